@@ -1,0 +1,106 @@
+/**
+ * What a VM is made of, once command line and config files are read, merged and checked. The machine
+ * takes it as it is: every default is filled in, every path is absolute, every number is in range.
+ *
+ * @module
+ */
+
+/** A file that is opened by its path, or that the caller of vmctl opened and passed on. */
+export type FileSource =
+  | {
+    readonly kind: "path";
+    /** Absolute path. */
+    readonly path: string;
+  }
+  | {
+    readonly kind: "fd";
+    /** Inherited descriptor, to be checked and duplicated with lib/host's `validateInheritedFd`. */
+    readonly fd: number;
+    /** As the user wrote it, such as `/proc/self/fd/5`, for messages. */
+    readonly path: string;
+  };
+
+/** Which engine runs the guest; `auto` takes KVM where it is there and is real. */
+export type HypervisorChoice = "auto" | "kvm" | "soft";
+
+/** How much is logged to stderr, each level includes those before it. */
+export type LogLevelName = "error" | "warn" | "info" | "debug" | "trace";
+
+/** Where the bytes that a guest writes to a serial port go. */
+export type SerialOutput =
+  | { readonly type: "stdout" }
+  | { readonly type: "sink" }
+  | { readonly type: "syslog" }
+  /** Appended to, made if missing. */
+  | { readonly type: "file"; readonly file: FileSource }
+  /** Sent to the datagram socket at `path`. */
+  | { readonly type: "unix"; readonly path: string }
+  /** Connected to the stream socket at `path`, which is also the input. */
+  | { readonly type: "unix-stream"; readonly path: string };
+
+/** Where the bytes that a guest reads from a serial port come from. */
+export type SerialInput =
+  | { readonly type: "stdin" }
+  | { readonly type: "file"; readonly file: FileSource }
+  /** The stream socket that is the output, too. */
+  | { readonly type: "unix-stream" };
+
+/** A 16550 serial port. */
+export interface SerialConfig {
+  /** 1 is COM1 (`ttyS0` in the guest), 2 is COM2. */
+  readonly num: 1 | 2;
+  /** Where output goes. */
+  readonly output: SerialOutput;
+  /** Where input comes from; nothing is ever received where undefined. */
+  readonly input: SerialInput | undefined;
+  /** Whether the guest kernel is told to use this port as its console. At most one port. */
+  readonly console: boolean;
+  /** Whether the guest kernel is told to use this port as its early console. At most one port. */
+  readonly earlycon: boolean;
+  /** Whether each line of output is prefixed with the time since the VM's start. */
+  readonly outTimestamp: boolean;
+}
+
+/** What the guest runs first: a Linux kernel, or firmware. Exactly one of them. */
+export type BootSource =
+  | {
+    readonly kind: "kernel";
+    readonly kernel: FileSource;
+    readonly initrd: FileSource | undefined;
+    /** What the user adds to the kernel's command line, in order; joined with blanks. */
+    readonly params: readonly string[];
+  }
+  | { readonly kind: "firmware"; readonly firmware: FileSource };
+
+/** Where the control socket is. */
+export type SocketConfig =
+  /** At this path, or in it as `vmctl-PID.sock` where it is a directory. */
+  | { readonly kind: "path"; readonly path: string }
+  /** A listening SOCK_SEQPACKET socket that the caller opened. */
+  | { readonly kind: "fd"; readonly fd: number; readonly path: string };
+
+/** A complete, valid configuration of a VM. */
+export interface VmConfig {
+  /** Name under which `vmctl stop NAME` and `vmctl list` know the VM; generated from the pid where undefined. */
+  readonly name: string | undefined;
+  /** What the guest boots. */
+  readonly boot: BootSource;
+  /** Number of vCPUs, at least 1. */
+  readonly cpuCount: number;
+  /** Guest RAM in MiB. */
+  readonly memoryMib: number;
+  /** Always two ports, COM1 and COM2, in this order; one that was not asked for is a sink. */
+  readonly serial: readonly [SerialConfig, SerialConfig];
+  /** Control socket; by `name` under the user's run directory where undefined. */
+  readonly socket: SocketConfig | undefined;
+  /** Engine. */
+  readonly hypervisor: HypervisorChoice;
+  /** Whether the exit status tells reset, crash, panic and watchdog apart (32, 33, 34, 36). */
+  readonly extendedStatus: boolean;
+  /** Least important level that is logged. */
+  readonly logLevel: LogLevelName;
+  /** Levels of single parts, such as `disk` in `info,disk=warn`. */
+  readonly logModules: Readonly<Record<string, LogLevelName>>;
+  /** Whether devices run in workers of the VMM instead of jailed processes. */
+  readonly disableSandbox: boolean;
+}
