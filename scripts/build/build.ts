@@ -1,0 +1,151 @@
+/**
+ * Builds `dist/vmctl`.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+import { join } from "node:path";
+import { writeExecutable } from "./executable.ts";
+
+/** The checkout. */
+export const ROOT: string = fileURLToPath(new URL("../../", import.meta.url));
+
+/** Where the executable goes unless told otherwise. */
+export const DEFAULT_OUTPUT: string = join(ROOT, "dist", "vmctl");
+
+/** A build that failed. The message says which step and shows what it printed. */
+export class BuildError extends Error {
+  override name = "BuildError";
+}
+
+/** How to build. */
+export interface BuildOptions {
+  /** Path of the executable. */
+  readonly output: string;
+  /** With `deno compile` and its runtime stub, instead of with the runtime that runs this. */
+  readonly compile: boolean;
+}
+
+/** What was built. */
+export interface BuildResult {
+  /** Length of the executable. */
+  readonly bytes: number;
+  /** Length of the bundled module in it. */
+  readonly moduleBytes: number;
+}
+
+async function runDeno(step: string, args: string[]): Promise<void> {
+  const { success, code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args,
+    cwd: ROOT,
+    env: { NO_COLOR: "1" },
+    stdin: "null",
+    stdout: "null",
+    stderr: "piped",
+  }).output();
+  if (!success) {
+    throw new BuildError(`${step} ended with ${code}:\n${new TextDecoder().decode(stderr)}`);
+  }
+}
+
+async function removeIfThere(path: string): Promise<void> {
+  try {
+    await Deno.remove(path, { recursive: true });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
+/** One look whether the new file starts at all, away from everything that it must not need. */
+async function checkStarts(path: string): Promise<void> {
+  const { success, code, signal, stdout, stderr } = await new Deno.Command(path, {
+    args: ["--version"],
+    cwd: "/",
+    clearEnv: true,
+    stdin: "null",
+  }).output();
+  const said = new TextDecoder().decode(stdout);
+  if (!success || !said.startsWith("vmctl ")) {
+    const ending = signal === null ? `status ${code}` : signal;
+    throw new BuildError(
+      `the new executable's --version ended with ${ending} and said: ${said}` +
+        new TextDecoder().decode(stderr),
+    );
+  }
+}
+
+/**
+ * Bundles `main.ts` and everything it imports into one module and makes an executable of it, which
+ * replaces an older one in one step. The module and its source map are left beside it.
+ *
+ * @throws {BuildError} when a step fails or the result does not start.
+ */
+export async function build(options: BuildOptions): Promise<BuildResult> {
+  const { output } = options;
+  const module = `${output}.js`;
+  await Deno.mkdir(join(output, ".."), { recursive: true });
+  const folder = await Deno.makeTempDir({ dir: join(output, ".."), prefix: ".build-" });
+  try {
+    const newModule = join(folder, "vmctl.js");
+    const newOutput = join(folder, "vmctl");
+    await runDeno("deno bundle", [
+      "bundle",
+      "--platform=deno",
+      "--minify",
+      "--keep-names",
+      "--sourcemap=external",
+      `--output=${newModule}`,
+      "main.ts",
+    ]);
+    if (options.compile) {
+      await runDeno("deno compile", [
+        "compile",
+        "--allow-all",
+        "--no-check",
+        "--no-config",
+        `--output=${newOutput}`,
+        newModule,
+      ]);
+    } else {
+      writeExecutable(newOutput, { module: await Deno.readFile(newModule) });
+    }
+    await checkStarts(newOutput);
+    await Deno.rename(newModule, module);
+    await Deno.rename(`${newModule}.map`, `${module}.map`);
+    await Deno.rename(newOutput, output);
+  } finally {
+    await removeIfThere(folder);
+  }
+  return { bytes: (await Deno.stat(output)).size, moduleBytes: (await Deno.stat(module)).size };
+}
+
+async function* sources(path: string): AsyncGenerator<string> {
+  const { isDirectory } = await Deno.stat(path);
+  if (!isDirectory) {
+    yield path;
+    return;
+  }
+  for await (const entry of Deno.readDir(path)) {
+    if (entry.isDirectory) yield* sources(join(path, entry.name));
+    else if (!entry.name.endsWith("_test.ts")) yield join(path, entry.name);
+  }
+}
+
+/** Whether `output` is missing or older than a file that goes into it. */
+export async function isStale(output: string = DEFAULT_OUTPUT): Promise<boolean> {
+  let built: number;
+  try {
+    built = (await Deno.stat(output)).mtime?.getTime() ?? 0;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return true;
+    throw error;
+  }
+  for (const part of ["main.ts", "lib", "policies", "deno.json", "deno.lock", "scripts/build"]) {
+    for await (const path of sources(join(ROOT, part))) {
+      const { mtime } = await Deno.stat(path);
+      if ((mtime?.getTime() ?? 0) >= built) return true;
+    }
+  }
+  return false;
+}
