@@ -1,0 +1,132 @@
+/**
+ * The log: lines on stderr. Colors only on a terminal, and not with `NO_COLOR`. A worker starts at the
+ * default level; whoever starts it passes {@link getLogLevel} along and calls {@link setLogLevel} there.
+ *
+ * @module
+ */
+
+/** From the gravest to the most talkative. */
+export const LOG_LEVELS = ["error", "warn", "info", "debug", "trace"] as const;
+
+/** How grave a line is. */
+export type LogLevel = typeof LOG_LEVELS[number];
+
+/** Where lines go; takes a whole line with its newline. */
+export type LogSink = (line: string) => void;
+
+const COLOR: Readonly<Record<LogLevel, string>> = {
+  error: "\x1b[1;31m",
+  warn: "\x1b[33m",
+  info: "\x1b[32m",
+  debug: "\x1b[36m",
+  trace: "\x1b[2m",
+};
+const RANK: Readonly<Record<LogLevel, number>> = { error: 0, warn: 1, info: 2, debug: 3, trace: 4 };
+const encoder = new TextEncoder();
+
+let threshold: LogLevel = "info";
+let colored: boolean | undefined;
+let sink: LogSink = writeToStderr;
+
+/** Lets lines of `level` and graver ones through. */
+export function setLogLevel(level: LogLevel): void {
+  threshold = level;
+}
+
+/** The level in force. */
+export function getLogLevel(): LogLevel {
+  return threshold;
+}
+
+/** Whether `text` names a level. */
+export function isLogLevel(text: string): text is LogLevel {
+  return (LOG_LEVELS as readonly string[]).includes(text);
+}
+
+/** Sends lines elsewhere (a test, a raw terminal); `undefined` means stderr. */
+export function setLogSink(to: LogSink | undefined): void {
+  sink = to ?? writeToStderr;
+}
+
+/** Turns colors on or off; `undefined` decides by terminal and `NO_COLOR`. */
+export function setLogColor(on: boolean | undefined): void {
+  colored = on;
+}
+
+/** Writes lines that begin with a scope, such as `vcpu0`. */
+export class Logger {
+  readonly #scope: string;
+
+  constructor(scope = "vmctl") {
+    this.#scope = scope;
+  }
+
+  /** A logger for a part of this one's subject. */
+  child(scope: string): Logger {
+    return new Logger(`${this.#scope}:${scope}`);
+  }
+
+  /** Whether lines of `level` come through; for messages that cost something to make. */
+  enabled(level: LogLevel): boolean {
+    return RANK[level] <= RANK[threshold];
+  }
+
+  /** Something failed. */
+  error(message: string): void {
+    this.#write("error", message);
+  }
+
+  /** Something is odd and goes on. */
+  warn(message: string): void {
+    this.#write("warn", message);
+  }
+
+  /** What a user wants to know. */
+  info(message: string): void {
+    this.#write("info", message);
+  }
+
+  /** What a developer wants to know. */
+  debug(message: string): void {
+    this.#write("debug", message);
+  }
+
+  /** Every step. */
+  trace(message: string): void {
+    this.#write("trace", message);
+  }
+
+  #write(level: LogLevel, message: string): void {
+    if (RANK[level] > RANK[threshold]) return;
+    colored ??= wantsColor();
+    const label = level.padEnd(5);
+    const head = colored
+      ? `${COLOR[level]}${label}\x1b[0m \x1b[2m${this.#scope}:\x1b[0m`
+      : `${label} ${this.#scope}:`;
+    sink(`${head} ${message}\n`);
+  }
+}
+
+/** The program's own logger. */
+export const log: Logger = new Logger();
+
+function wantsColor(): boolean {
+  try {
+    return !Deno.noColor && Deno.stderr.isTerminal();
+  } catch {
+    return false;
+  }
+}
+
+function writeToStderr(line: string): void {
+  let rest = encoder.encode(line);
+  // stderr may be a pipe that somebody made non-blocking. A log line is worth a short wait, not a hang.
+  for (let attempt = 0; rest.length > 0 && attempt < 100; attempt++) {
+    try {
+      rest = rest.subarray(Deno.stderr.writeSync(rest));
+    } catch (error) {
+      if (!(error instanceof Deno.errors.WouldBlock)) return;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2);
+    }
+  }
+}

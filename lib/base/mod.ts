@@ -1,0 +1,41 @@
+/**
+ * What everything else stands on: errors, exit statuses, sizes, bytes, the log.
+ *
+ * @module
+ */
+
+export { assertNever, describeError, VmctlError } from "./errors.ts";
+export { ExitStatus } from "./exit_status.ts";
+export {
+  formatSize,
+  GIB,
+  KIB,
+  MIB,
+  parseSize,
+  type ParseSizeOptions,
+  SizeError,
+  TIB,
+} from "./units.ts";
+export {
+  alignDown,
+  alignUp,
+  bytesOf,
+  concatBytes,
+  equalBytes,
+  hex,
+  hexDump,
+  isAligned,
+  isPowerOfTwo,
+} from "./bytes.ts";
+export {
+  getLogLevel,
+  isLogLevel,
+  log,
+  LOG_LEVELS,
+  Logger,
+  type LogLevel,
+  type LogSink,
+  setLogColor,
+  setLogLevel,
+  setLogSink,
+} from "./log.ts";
