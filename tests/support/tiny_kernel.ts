@@ -1,0 +1,300 @@
+/**
+ * Guests of a few bytes: ELF files with a 64-bit entry (long mode, identity-mapped, as the Linux boot
+ * protocol hands a vmlinux over), which do one thing each. They start in milliseconds on any engine.
+ *
+ * @module
+ */
+
+const LOAD_ADDRESS = 0x10_0000;
+const ELF_HEADER_SIZE = 64;
+const PROGRAM_HEADER_SIZE = 56;
+const CODE_OFFSET = 0x1000;
+
+const COM1 = 0x3f8;
+const LSR = COM1 + 5;
+const MCR = COM1 + 4;
+const PM1A_STATUS = 0x600;
+const PM1A_CONTROL = 0x604;
+/** SLP_EN with the SLP_TYP of S5. */
+const SOFT_OFF = 1 << 13 | 5 << 10;
+
+/** Byte that ends the input of {@link tinyKernels.echo} and {@link tinyKernels.checksum}. */
+export const END_OF_INPUT = 0x04;
+
+/** A place in the code that jumps refer to. */
+type Label = string;
+
+/** Puts machine code together: the few instructions that the guests need, jumps with 32-bit distance. */
+export class Code {
+  readonly #bytes: number[] = [];
+  readonly #labels = new Map<Label, number>();
+  readonly #fixups: { readonly at: number; readonly label: Label; readonly absolute: boolean }[] =
+    [];
+  #unique = 0;
+
+  /** Raw bytes. */
+  raw(...bytes: number[]): this {
+    this.#bytes.push(...bytes);
+    return this;
+  }
+
+  /** Names the current place. */
+  label(name: Label): this {
+    this.#labels.set(name, this.#bytes.length);
+    return this;
+  }
+
+  /** A name that no other label has. */
+  fresh(): Label {
+    return `.${this.#unique++}`;
+  }
+
+  /** JMP. */
+  jump(label: Label): this {
+    return this.raw(0xe9).#relative(label);
+  }
+
+  /** JZ. */
+  jumpIfZero(label: Label): this {
+    return this.raw(0x0f, 0x84).#relative(label);
+  }
+
+  /** JNZ. */
+  jumpIfNotZero(label: Label): this {
+    return this.raw(0x0f, 0x85).#relative(label);
+  }
+
+  /** CALL; there is a stack as the boot protocol gives one. */
+  call(label: Label): this {
+    return this.raw(0xe8).#relative(label);
+  }
+
+  /** RET. */
+  ret(): this {
+    return this.raw(0xc3);
+  }
+
+  /** MOV DX, port; OUT DX, AL. */
+  outAl(port: number): this {
+    return this.dx(port).raw(0xee);
+  }
+
+  /** MOV DX, port; IN AL, DX. */
+  inAl(port: number): this {
+    return this.dx(port).raw(0xec);
+  }
+
+  /** MOV DX, port. */
+  dx(port: number): this {
+    return this.raw(0x66, 0xba, port & 0xff, port >> 8);
+  }
+
+  /** MOV AL, value. */
+  al(value: number): this {
+    return this.raw(0xb0, value);
+  }
+
+  /** MOV byte to a port. */
+  outByte(port: number, value: number): this {
+    return this.al(value).outAl(port);
+  }
+
+  /** MOV 16 bits to a port. */
+  outWord(port: number, value: number): this {
+    return this.raw(0x66, 0xb8, value & 0xff, value >> 8).dx(port).raw(0x66, 0xef);
+  }
+
+  /** MOV ECX, value. */
+  ecx(value: number): this {
+    return this.raw(0xb9).#u32(value);
+  }
+
+  /** Writes `text` to COM1, byte by byte. */
+  print(text: string): this {
+    const [data, loop, done] = [this.fresh(), this.fresh(), this.fresh()];
+    this.raw(0x48, 0xbe).#absolute(data); // mov rsi, data
+    this.dx(COM1).label(loop);
+    this.raw(0xac, 0x84, 0xc0).jumpIfZero(done); // lodsb; test al, al
+    this.raw(0xee).jump(loop);
+    this.label(data).raw(...new TextEncoder().encode(text), 0);
+    return this.label(done);
+  }
+
+  /** Waits for a byte from COM1 and takes it into AL. */
+  readByte(): this {
+    const wait = this.fresh();
+    return this.label(wait).inAl(LSR).raw(0xa8, 1).jumpIfZero(wait).inAl(COM1);
+  }
+
+  /** Raises DTR and RTS: ready to receive. */
+  readyToReceive(): this {
+    return this.outByte(MCR, 3);
+  }
+
+  /** Soft off through ACPI. */
+  powerOff(): this {
+    return this.outWord(PM1A_CONTROL, SOFT_OFF).forever();
+  }
+
+  /** Sleeps for good. */
+  forever(): this {
+    const loop = this.fresh();
+    return this.label(loop).raw(0xf4).jump(loop);
+  }
+
+  /** The code, placed at `LOAD_ADDRESS`. */
+  finish(): Uint8Array {
+    const bytes = Uint8Array.from(this.#bytes);
+    const view = new DataView(bytes.buffer);
+    for (const { at, label, absolute } of this.#fixups) {
+      const target = this.#labels.get(label);
+      if (target === undefined) throw new Error(`no label ${label}`);
+      if (absolute) view.setBigUint64(at, BigInt(LOAD_ADDRESS + target), true);
+      else view.setInt32(at, target - (at + 4), true);
+    }
+    return bytes;
+  }
+
+  #relative(label: Label): this {
+    this.#fixups.push({ at: this.#bytes.length, label, absolute: false });
+    return this.#u32(0);
+  }
+
+  #absolute(label: Label): this {
+    this.#fixups.push({ at: this.#bytes.length, label, absolute: true });
+    return this.#u32(0).#u32(0);
+  }
+
+  #u32(value: number): this {
+    return this.raw(value & 0xff, value >> 8 & 0xff, value >> 16 & 0xff, value >>> 24);
+  }
+}
+
+/** An ELF file that holds `code` and begins with it. */
+export function elf(code: Uint8Array): Uint8Array {
+  const file = new Uint8Array(CODE_OFFSET + code.length);
+  const view = new DataView(file.buffer);
+  file.set([0x7f, 0x45, 0x4c, 0x46, 2, 1, 1]);
+  view.setUint16(16, 2, true); // ET_EXEC
+  view.setUint16(18, 62, true); // EM_X86_64
+  view.setUint32(20, 1, true);
+  view.setBigUint64(24, BigInt(LOAD_ADDRESS), true);
+  view.setBigUint64(32, BigInt(ELF_HEADER_SIZE), true);
+  view.setUint16(52, ELF_HEADER_SIZE, true);
+  view.setUint16(54, PROGRAM_HEADER_SIZE, true);
+  view.setUint16(56, 1, true);
+  const header = ELF_HEADER_SIZE;
+  view.setUint32(header, 1, true); // PT_LOAD
+  view.setUint32(header + 4, 7, true); // RWX
+  view.setBigUint64(header + 8, BigInt(CODE_OFFSET), true);
+  view.setBigUint64(header + 16, BigInt(LOAD_ADDRESS), true);
+  view.setBigUint64(header + 24, BigInt(LOAD_ADDRESS), true);
+  view.setBigUint64(header + 32, BigInt(code.length), true);
+  view.setBigUint64(header + 40, BigInt(code.length), true);
+  view.setBigUint64(header + 48, 0x1000n, true);
+  file.set(code, CODE_OFFSET);
+  return file;
+}
+
+/** The guests, each a function that returns an ELF file. */
+export const tinyKernels = {
+  /** Prints `text` and powers off. */
+  hello: (text = "hello\n") => elf(new Code().print(text).powerOff().finish()),
+
+  /** Powers off at once. */
+  off: () => elf(new Code().powerOff().finish()),
+
+  /** Prints and resets through the ACPI reset register. */
+  reset: () => elf(new Code().print("reset\n").outByte(0xcf9, 6).forever().finish()),
+
+  /** Prints and resets through the keyboard controller. */
+  keyboardReset: () => elf(new Code().print("reset\n").outByte(0x64, 0xfe).forever().finish()),
+
+  /** Prints and takes a triple fault: an empty interrupt table, then an invalid instruction. */
+  tripleFault: () =>
+    elf(
+      new Code().print("fault\n")
+        // push 0; push 0; lidt [rsp]; ud2
+        .raw(0x6a, 0, 0x6a, 0, 0x0f, 0x01, 0x1c, 0x24, 0x0f, 0x0b).finish(),
+    ),
+
+  /** Prints `ready`, then runs without ever leaving the processor. */
+  spin: () => elf(new Code().print("ready\n").label("spin").jump("spin").finish()),
+
+  /** Prints `ready`, then sleeps with nothing to wake it. */
+  sleep: () => elf(new Code().print("ready\n").forever().finish()),
+
+  /** Prints `ready`, then ticks: a dot after each `turns` turns of a loop. */
+  ticks: (turns = 10_000) =>
+    elf(
+      new Code().print("ready\n").label("again").ecx(turns).label("wait")
+        .raw(0xff, 0xc9).jumpIfNotZero("wait") // dec ecx
+        .outByte(COM1, 0x2e).jump("again").finish(),
+    ),
+
+  /** Prints without end. */
+  flood: () =>
+    elf(
+      new Code().label("again").print("0123456789abcdef0123456789abcdef0123456789abcdef\n")
+        .jump("again").finish(),
+    ),
+
+  /** Prints `lines` numbered-by-nothing lines, then powers off. */
+  lines: (lines: number) =>
+    elf(
+      new Code().raw(0x41, 0xbc, lines & 0xff, lines >> 8 & 0xff, lines >> 16 & 0xff, lines >>> 24)
+        .label("again").print("0123456789abcde\n")
+        .raw(0x41, 0xff, 0xcc).jumpIfNotZero("again") // dec r12d
+        .powerOff().finish(),
+    ),
+
+  /** Prints `ready`, then sends each byte back until {@link END_OF_INPUT}, then powers off. */
+  echo: () =>
+    elf(
+      new Code().readyToReceive().print("ready\n").label("again").readByte()
+        .raw(0x3c, END_OF_INPUT).jumpIfZero("end") // cmp al, imm8
+        .outAl(COM1).jump("again").label("end").print("\nbye\n").powerOff().finish(),
+    ),
+
+  /**
+   * Prints `ready`, takes bytes until {@link END_OF_INPUT}, then prints their count and their checksum
+   * (`c = rotl(c, 1) + byte`, 32 bits), both as 8 hexadecimal digits, and powers off.
+   */
+  checksum: () =>
+    elf(
+      new Code().readyToReceive().print("ready\n")
+        .raw(0x45, 0x31, 0xe4, 0x45, 0x31, 0xed) // xor r12d, r12d; xor r13d, r13d
+        .label("again").readByte()
+        .raw(0x3c, END_OF_INPUT).jumpIfZero("end")
+        .raw(0x0f, 0xb6, 0xc0) // movzx eax, al
+        .raw(0x41, 0xd1, 0xc5) // rol r13d, 1
+        .raw(0x41, 0x01, 0xc5) // add r13d, eax
+        .raw(0x41, 0xff, 0xc4).jump("again") // inc r12d
+        .label("end")
+        .raw(0x45, 0x89, 0xe6).call("hex").print(" ") // mov r14d, r12d
+        .raw(0x45, 0x89, 0xee).call("hex").print("\n") // mov r14d, r13d
+        .powerOff()
+        // Prints r14d: eight times rotate left by 4, low nibble as a digit.
+        .label("hex").ecx(8).label("digit")
+        .raw(0x41, 0xc1, 0xc6, 4, 0x44, 0x89, 0xf0) // rol r14d, 4; mov eax, r14d
+        .raw(0x24, 0x0f, 0x04, 0x30, 0x3c, 0x3a) // and al, 15; add al, '0'; cmp al, '9' + 1
+        .raw(0x72, 0x02, 0x04, 0x27) // jb +2; add al, 39
+        .outAl(COM1).raw(0xff, 0xc9).jumpIfNotZero("digit").ret().finish(),
+    ),
+
+  /** Prints `ready`, waits for the power button, prints `button` and powers off. */
+  powerButton: () =>
+    elf(
+      new Code().print("ready\n").label("wait").dx(PM1A_STATUS).raw(0x66, 0xed) // in ax, dx
+        .raw(0xf6, 0xc4, 1).jumpIfZero("wait") // test ah, 1 (PWRBTN_STS)
+        .print("button\n").powerOff().finish(),
+    ),
+} as const;
+
+/** What {@link tinyKernels.checksum} prints for `bytes`. */
+export function checksumLine(bytes: Uint8Array): string {
+  let sum = 0;
+  for (const byte of bytes) sum = ((sum << 1 | sum >>> 31) + byte) >>> 0;
+  const digits = (value: number) => value.toString(16).padStart(8, "0");
+  return `${digits(bytes.length)} ${digits(sum)}`;
+}
