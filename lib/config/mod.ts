@@ -15,3 +15,33 @@ export type {
   SocketConfig,
   VmConfig,
 } from "./vm_config.ts";
+export { type ArgumentOptions, decodeArgument } from "./argument.ts";
+export { type ConfigLayer, ConfigLoader } from "./config_file.ts";
+export { describeType, inheritedFd } from "./decode.ts";
+export { GrammarError, type KeyValue, parseKeyValues, printKeyValues } from "./grammar.ts";
+export { type JsonSchema, jsonSchema } from "./json_schema.ts";
+export { mergeOptions } from "./merge.ts";
+export type {
+  BooleanType,
+  ChoiceType,
+  Decoded,
+  DecodedOptions,
+  DecodedRecord,
+  Field,
+  FieldTable,
+  IntegerType,
+  ItemType,
+  ListType,
+  MibType,
+  Option,
+  OptionTable,
+  PathType,
+  RecordType,
+  ScalarType,
+  StringType,
+  ValueType,
+} from "./option_types.ts";
+export { RUN_OPTIONS, type RunOptions } from "./options.ts";
+export { ConfigError, type ConfigProblem, formatProblem, type Span } from "./problem.ts";
+export { type Resolved, resolveLayers, type ResolveOptions, withDefaults } from "./resolve.ts";
+export { editDistance, suggest } from "./suggest.ts";

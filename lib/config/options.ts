@@ -1,0 +1,196 @@
+/**
+ * The one table of what can be said about a VM. Its keys are the command line's long options and the
+ * keys of config files.
+ *
+ * @module
+ */
+
+import type { DecodedOptions, OptionTable } from "./option_types.ts";
+
+/** Less than this does not hold a kernel that anybody runs. */
+export const MIN_MEMORY_MIB = 16;
+/** 16 TiB: beyond it is a typing error; what an engine can back is for the engine to say. */
+export const MAX_MEMORY_MIB = 16 * 1024 * 1024;
+/** APIC ids are a byte, and 255 means all. */
+export const MAX_CPUS = 255;
+
+const LOG_LEVEL = "(?:error|warn|info|debug|trace)";
+
+/** How serial ports write and read. */
+export const SERIAL = {
+  kind: "record",
+  first: "type",
+  fields: {
+    "type": {
+      type: {
+        kind: "choice",
+        choices: {
+          "stdout": "written to standard output",
+          "stdin": "read from standard input, output is discarded",
+          "file": "appended to the file at path",
+          "unix": "sent to the datagram socket at path",
+          "unix-stream": "connected to the stream socket at path, both ways",
+          "sink": "discarded",
+          "syslog": "sent to the system log",
+        },
+      },
+      help: "where output goes",
+    },
+    "hardware": {
+      type: { kind: "choice", choices: { serial: "a 16550 serial port" } },
+      help: "what the guest sees",
+    },
+    "num": {
+      type: { kind: "integer", min: 1, max: 2 },
+      help: "which port: 1 is COM1 (ttyS0), 2 is COM2 (ttyS1); 1 by default",
+    },
+    "path": { type: { kind: "path" }, help: "file or socket of the type" },
+    "input": { type: { kind: "path" }, help: "file or FIFO that input comes from" },
+    "stdin": { type: { kind: "boolean" }, help: "input comes from standard input" },
+    "console": { type: { kind: "boolean" }, help: "the kernel's console" },
+    "earlycon": { type: { kind: "boolean" }, help: "the kernel's early console" },
+    "out-timestamp": {
+      type: { kind: "boolean" },
+      help: "begin each line with the time since the start",
+      aliases: ["out_timestamp"],
+    },
+  },
+} as const;
+
+/** Options of `vmctl run`. */
+export const RUN_OPTIONS = {
+  "kernel": {
+    type: { kind: "path" },
+    valueName: "FILE",
+    group: "Boot",
+    help: "Linux kernel (bzImage or vmlinux); the same as the argument KERNEL",
+  },
+  "initrd": {
+    type: { kind: "path" },
+    short: "i",
+    valueName: "FILE",
+    group: "Boot",
+    help: "initial RAM disk",
+  },
+  "params": {
+    type: {
+      kind: "list",
+      item: {
+        kind: "string",
+        pattern: /^[\t\x20-\x7e\u0080-\uffff]*$/,
+        expected: "kernel parameters in one line",
+      },
+    },
+    short: "p",
+    valueName: "PARAMS",
+    group: "Boot",
+    help: "words for the kernel's command line; may be repeated",
+  },
+  "bios": {
+    type: { kind: "path" },
+    aliases: ["firmware"],
+    valueName: "FILE",
+    group: "Boot",
+    help: "firmware to boot instead of a kernel",
+  },
+  "cpus": {
+    type: {
+      kind: "record",
+      first: "num-cores",
+      fields: {
+        "num-cores": {
+          type: { kind: "integer", min: 1, max: MAX_CPUS },
+          help: "number of vCPUs; 1 by default",
+        },
+      },
+    },
+    short: "c",
+    valueName: "N",
+    group: "Machine",
+    help: "number of vCPUs; 1 by default",
+  },
+  "mem": {
+    type: {
+      kind: "record",
+      first: "size",
+      fields: {
+        "size": {
+          type: { kind: "mib", min: MIN_MEMORY_MIB, max: MAX_MEMORY_MIB },
+          help: "guest RAM in MiB, or with a unit as in 2G; 256 MiB by default",
+        },
+      },
+    },
+    short: "m",
+    valueName: "SIZE",
+    group: "Machine",
+    help: "guest RAM in MiB, or with a unit as in 2G; 256 MiB by default",
+  },
+  "hypervisor": {
+    type: {
+      kind: "choice",
+      choices: {
+        auto: "KVM where it is there and is real, else software",
+        kvm: "Linux's KVM",
+        soft: "a processor in software, needs no privilege",
+      },
+    },
+    valueName: "ENGINE",
+    group: "Machine",
+    help: "what runs the guest's code; auto by default",
+  },
+  "serial": {
+    type: { kind: "list", item: SERIAL },
+    valueName: "type=TYPE,…",
+    group: "Machine",
+    help: "serial port; may be repeated",
+  },
+  "disable-sandbox": {
+    type: { kind: "boolean" },
+    group: "Machine",
+    help: "run devices in vmctl's own process, unjailed",
+  },
+  "name": {
+    type: {
+      kind: "string",
+      pattern: /^[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}$/,
+      expected:
+        "a name of 1 to 64 letters, digits or _ . : @ + - that begins with a letter, digit or _",
+    },
+    valueName: "NAME",
+    group: "Control",
+    help: "name for vmctl stop NAME and the like",
+  },
+  "socket": {
+    type: { kind: "path" },
+    short: "s",
+    valueName: "PATH",
+    group: "Control",
+    help: "control socket, or a folder to make it in; by the name in the run directory by default",
+  },
+  "extended-status": {
+    type: { kind: "boolean" },
+    group: "Control",
+    help: "tell reset, crash, panic and invalid arguments apart in the exit status",
+  },
+  "log-level": {
+    type: {
+      kind: "string",
+      pattern: new RegExp(
+        `^(?:${LOG_LEVEL}|[A-Za-z0-9_.:-]+=${LOG_LEVEL})(?:,(?:${LOG_LEVEL}|[A-Za-z0-9_.:-]+=${LOG_LEVEL}))*$`,
+      ),
+      expected: 'error, warn, info, debug or trace, or such as "info,disk=warn"',
+    },
+    valueName: "LEVEL",
+    group: "Control",
+    help: "how much to log to stderr: error, warn, info, debug or trace; info by default",
+  },
+  "cfg": {
+    type: { kind: "list", item: { kind: "path" } },
+    valueName: "FILE",
+    group: "Control",
+    help: "config file, JSON or TOML; may be repeated",
+  },
+} as const satisfies OptionTable;
+
+/** Decoded options of `vmctl run`, from one source or merged. */
+export type RunOptions = DecodedOptions<typeof RUN_OPTIONS>;

@@ -1,0 +1,306 @@
+/**
+ * From merged options to a complete configuration: defaults, and the checks that concern more than one
+ * value.
+ *
+ * @module
+ */
+
+import { type ConfigLayer, displayPath, reasonOf } from "./config_file.ts";
+import { inheritedFd } from "./decode.ts";
+import { mergeOptions } from "./merge.ts";
+import type { DecodedRecord } from "./option_types.ts";
+import { RUN_OPTIONS, type RunOptions, type SERIAL } from "./options.ts";
+import type { ConfigProblem } from "./problem.ts";
+import type {
+  BootSource,
+  FileSource,
+  LogLevelName,
+  SerialConfig,
+  SerialInput,
+  SerialOutput,
+  SocketConfig,
+  VmConfig,
+} from "./vm_config.ts";
+
+const DEFAULT_MEMORY_MIB = 256;
+const DEFAULT_CPU_COUNT = 1;
+const DEFAULT_LOG_LEVEL: LogLevelName = "info";
+
+/** A serial port's options. */
+type SerialOptions = DecodedRecord<typeof SERIAL["fields"]>;
+
+/** How strictly to look. */
+export interface ResolveOptions {
+  /** Whether something to boot must be there. */
+  readonly requireBoot: boolean;
+  /** Whether the files that are named must be there. */
+  readonly requireFiles: boolean;
+}
+
+/** What came of it. */
+export interface Resolved {
+  /** The effective options, defaults filled in. */
+  readonly options: RunOptions;
+  /** Complete where nothing was wrong and there is something to boot. */
+  readonly config: VmConfig | undefined;
+}
+
+/** Merges `layers` and checks the whole; pushes what is wrong to `problems`. */
+export function resolveLayers(
+  layers: readonly ConfigLayer[],
+  problems: ConfigProblem[],
+  how: ResolveOptions,
+): Resolved {
+  const before = problems.length;
+  const given = mergeOptions(RUN_OPTIONS, ...layers.map((layer) => layer.options));
+  const options = withDefaults(given);
+  const checker = new Checker(layers, problems, how);
+  const boot = checker.boot(options);
+  const serial = checker.serial(options.serial ?? []);
+  if (problems.length > before || boot === undefined || serial === undefined) {
+    return { options, config: undefined };
+  }
+  const config: VmConfig = {
+    name: options.name,
+    boot,
+    cpuCount: options.cpus?.["num-cores"] ?? DEFAULT_CPU_COUNT,
+    memoryMib: options.mem?.size ?? DEFAULT_MEMORY_MIB,
+    serial,
+    socket: options.socket === undefined ? undefined : socketOf(options.socket),
+    hypervisor: options.hypervisor ?? "auto",
+    extendedStatus: options["extended-status"] ?? false,
+    ...logLevels(options["log-level"] ?? DEFAULT_LOG_LEVEL),
+    disableSandbox: options["disable-sandbox"] ?? false,
+  };
+  return { options, config };
+}
+
+/** The options that `given` amounts to. Filling in twice changes nothing. */
+export function withDefaults(given: RunOptions): RunOptions {
+  return {
+    ...given,
+    cpus: { "num-cores": DEFAULT_CPU_COUNT, ...given.cpus },
+    mem: { size: DEFAULT_MEMORY_MIB, ...given.mem },
+    hypervisor: given.hypervisor ?? "auto",
+    serial: serialDefaults(given.serial ?? []),
+    "extended-status": given["extended-status"] ?? false,
+    "log-level": given["log-level"] ?? DEFAULT_LOG_LEVEL,
+    "disable-sandbox": given["disable-sandbox"] ?? false,
+  };
+}
+
+/**
+ * Ports that were not asked for: the first is the console on standard input and output unless
+ * another port is the console, all others discard what they get.
+ */
+function serialDefaults(given: readonly SerialOptions[]): readonly SerialOptions[] {
+  const ports = given.map((port): SerialOptions => ({ hardware: "serial", num: 1, ...port }));
+  const hasConsole = ports.some((port) => port.console === true);
+  const missing = [1, 2].filter((num) => !ports.some((port) => port.num === num));
+  return [
+    ...ports,
+    ...missing.map((num): SerialOptions =>
+      num === 1 && !hasConsole
+        ? { hardware: "serial", num, type: "stdout", stdin: true, console: true }
+        : { hardware: "serial", num, type: "sink" }
+    ),
+  ];
+}
+
+class Checker {
+  readonly #layers: readonly ConfigLayer[];
+  readonly #problems: ConfigProblem[];
+  readonly #how: ResolveOptions;
+
+  constructor(layers: readonly ConfigLayer[], problems: ConfigProblem[], how: ResolveOptions) {
+    this.#layers = layers;
+    this.#problems = problems;
+    this.#how = how;
+  }
+
+  boot(options: RunOptions): BootSource | undefined {
+    const { kernel, bios, initrd } = options;
+    if (kernel !== undefined && bios !== undefined) {
+      this.#problem("bios", `expected a kernel or firmware, got both (${this.#says("kernel")})`);
+    } else if (bios !== undefined && initrd !== undefined) {
+      this.#problem("initrd", `expected no initrd with firmware, got one (${this.#says("bios")})`);
+    }
+    if (kernel === undefined && bios === undefined && this.#how.requireBoot) {
+      this.#problems.push({
+        key: "",
+        message: "expected a kernel or firmware to boot, got neither: name a KERNEL, or use " +
+          "--bios FILE, or --cfg FILE with one of them",
+      });
+    }
+    for (const key of ["kernel", "bios", "initrd"] as const) {
+      const path = options[key];
+      if (path !== undefined) this.#needFile(path, this.#place(key));
+    }
+    if (kernel !== undefined) {
+      return {
+        kind: "kernel",
+        kernel: fileSource(kernel),
+        initrd: initrd === undefined ? undefined : fileSource(initrd),
+        params: options.params ?? [],
+      };
+    }
+    return bios === undefined ? undefined : { kind: "firmware", firmware: fileSource(bios) };
+  }
+
+  serial(ports: readonly SerialOptions[]): VmConfig["serial"] | undefined {
+    const configs = new Map<number, SerialConfig>();
+    let stdinTaken = false;
+    let consoleTaken = false;
+    let earlyconTaken = false;
+    ports.forEach((port, index) => {
+      const config = this.#port(port, index);
+      if (configs.has(config.num)) {
+        this.#portProblem(index, "num", `serial port ${config.num} is given twice`);
+      }
+      configs.set(config.num, config);
+      if (config.input?.type === "stdin") {
+        if (stdinTaken) {
+          this.#portProblem(index, "stdin", "another port has standard input already");
+        }
+        stdinTaken = true;
+      }
+      if (config.console) {
+        if (consoleTaken) {
+          this.#portProblem(index, "console", "another port is the console already");
+        }
+        consoleTaken = true;
+      }
+      if (config.earlycon) {
+        if (earlyconTaken) {
+          this.#portProblem(index, "earlycon", "another port is the early console already");
+        }
+        earlyconTaken = true;
+      }
+    });
+    const first = configs.get(1);
+    const second = configs.get(2);
+    return first === undefined || second === undefined ? undefined : [first, second];
+  }
+
+  #port(port: SerialOptions, index: number): SerialConfig {
+    const output = this.#output(port, index);
+    return {
+      num: port.num === 2 ? 2 : 1,
+      output,
+      input: this.#input(port, output, index),
+      console: port.console ?? false,
+      earlycon: port.earlycon ?? false,
+      outTimestamp: port["out-timestamp"] ?? false,
+    };
+  }
+
+  #output(port: SerialOptions, index: number): SerialOutput {
+    const { path } = port;
+    const type = port.type ?? "stdout";
+    if (type === "file" || type === "unix" || type === "unix-stream") {
+      if (path === undefined) {
+        this.#portProblem(index, "path", `expected a path with type=${type}, got none`);
+        return { type: "sink" };
+      }
+      if (type === "file") return { type, file: fileSource(path) };
+      if (inheritedFd(path) !== undefined) {
+        this.#portProblem(index, "path", `expected a socket's path with type=${type}, got ${path}`);
+      }
+      return { type, path };
+    }
+    if (path !== undefined) {
+      this.#portProblem(index, "path", `expected no path with type=${type}, got ${path}`);
+    }
+    return { type: type === "stdin" ? "sink" : type };
+  }
+
+  #input(port: SerialOptions, output: SerialOutput, index: number): SerialInput | undefined {
+    const sources: SerialInput[] = [];
+    if (port.stdin === true || port.type === "stdin") sources.push({ type: "stdin" });
+    if (port.input !== undefined) {
+      this.#needFile(port.input, this.#portPlace(index, "input"));
+      sources.push({ type: "file", file: fileSource(port.input) });
+    }
+    if (output.type === "unix-stream") sources.push({ type: "unix-stream" });
+    if (sources.length > 1) {
+      this.#portProblem(
+        index,
+        port.input === undefined ? "stdin" : "input",
+        "expected one source of input, got two of stdin, input and type=unix-stream",
+      );
+    }
+    return sources[0];
+  }
+
+  #needFile(path: string, place: Pick<ConfigProblem, "file" | "key">): void {
+    if (!this.#how.requireFiles) return;
+    const refuse = (what: string) =>
+      void this.#problems.push({
+        ...place,
+        message: `expected a file that can be read, got ${what}`,
+      });
+    try {
+      // A descriptor's entry is not followed: what it refers to may have no name any more.
+      if (inheritedFd(path) !== undefined) Deno.lstatSync(path);
+      else if (Deno.statSync(path).isDirectory) refuse(`the folder ${displayPath(path)}`);
+    } catch (error) {
+      const isFd = inheritedFd(path) !== undefined;
+      refuse(isFd ? `${path}, which is not open` : `${displayPath(path)}: ${reasonOf(error)}`);
+    }
+  }
+
+  /** Where the value of `key` that is in force was given. */
+  #place(key: keyof RunOptions): { file: string | undefined; key: string } {
+    const layer = this.#layers.findLast((layer) => layer.options[key] !== undefined);
+    const file = layer?.file;
+    return { file, key: file !== undefined ? key : key === "kernel" ? "KERNEL" : `--${key}` };
+  }
+
+  #says(key: keyof RunOptions): string {
+    const { file, key: shown } = this.#place(key);
+    return file === undefined ? `${shown} is given` : `${key} is given in ${file}`;
+  }
+
+  #problem(key: keyof RunOptions, message: string): void {
+    this.#problems.push({ ...this.#place(key), message });
+  }
+
+  #portProblem(index: number, field: string, message: string): void {
+    this.#problems.push({ ...this.#portPlace(index, field), message });
+  }
+
+  /** Where the merged list's port `index` was given. */
+  #portPlace(index: number, field: string): { file: string | undefined; key: string } {
+    let at = index;
+    for (const { file, options } of this.#layers) {
+      const count = options.serial?.length ?? 0;
+      if (at < count) {
+        return { file, key: file === undefined ? `--serial ${field}` : `serial[${at}].${field}` };
+      }
+      at -= count;
+    }
+    // One of the ports that were added; what was given clashes with it.
+    return { file: undefined, key: `serial ${field}` };
+  }
+}
+
+function fileSource(path: string): FileSource {
+  const fd = inheritedFd(path);
+  return fd === undefined ? { kind: "path", path } : { kind: "fd", fd, path };
+}
+
+function socketOf(path: string): SocketConfig {
+  return fileSource(path);
+}
+
+/** `info,disk=warn` as a level for all and levels for some. */
+function logLevels(text: string): Pick<VmConfig, "logLevel" | "logModules"> {
+  let logLevel = DEFAULT_LOG_LEVEL;
+  const logModules: Record<string, LogLevelName> = {};
+  for (const part of text.split(",")) {
+    const [left, right] = part.split("=") as [string, string | undefined];
+    if (right === undefined) logLevel = left as LogLevelName;
+    else logModules[left] = right as LogLevelName;
+  }
+  return { logLevel, logModules };
+}
