@@ -1,0 +1,38 @@
+/**
+ * The host's clocks.
+ *
+ * @module
+ */
+
+import { bindLibc } from "./libc.ts";
+
+const libc = bindLibc({
+  // Safe: the buffer is the 16 bytes of struct timespec.
+  clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
+});
+
+const timespec = new Uint32Array(new ArrayBuffer(16));
+
+/**
+ * Nanoseconds of the monotonic clock; exact for 104 days of uptime, to 2 ns after that. About 40 ns a
+ * call, and nothing is allocated. The same clock in every thread and process.
+ */
+export function monotonicNs(): number {
+  return clockNs(1);
+}
+
+/** Nanoseconds since 1970 of the wall clock, to 256 ns. */
+export function realtimeNs(): number {
+  return clockNs(0);
+}
+
+/** Nanoseconds of processor time of the calling thread. */
+export function threadCpuNs(): number {
+  return clockNs(3);
+}
+
+function clockNs(clock: number): number {
+  libc().clock_gettime(clock, timespec);
+  const seconds = (timespec[0] ?? 0) + (timespec[1] ?? 0) * 2 ** 32;
+  return seconds * 1e9 + (timespec[2] ?? 0);
+}

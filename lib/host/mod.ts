@@ -1,0 +1,132 @@
+/**
+ * The host: every system call of the project goes through here, as functions that throw
+ * {@link HostError} and objects that release themselves.
+ *
+ * @module
+ */
+
+export {
+  Errno,
+  type ErrnoName,
+  errnoName,
+  HostError,
+  type HostErrorOptions,
+  isHostError,
+} from "./errno.ts";
+export {
+  addSeals,
+  closeFd,
+  dupFd,
+  Fd,
+  type FdLike,
+  getCloseOnExec,
+  getSeals,
+  getStatusFlags,
+  inheritedFdOfPath,
+  listOpenFds,
+  rawFd,
+  Seal,
+  setCloseOnExec,
+  setNonblocking,
+  setStatusFlags,
+  validateInheritedFd,
+} from "./fd.ts";
+export {
+  fallocate,
+  FallocateMode,
+  fdatasync,
+  type FileKind,
+  type FileStatus,
+  flock,
+  fstat,
+  fsync,
+  ftruncate,
+  memfdCreate,
+  MemfdFlag,
+  openFile,
+  OpenFlag,
+  pipe,
+  pread,
+  punchHole,
+  pwrite,
+  read,
+  seek,
+  SeekFrom,
+  tryRead,
+  tryWrite,
+  write,
+  writeAll,
+  type WriteAllOptions,
+} from "./file.ts";
+export { ioctl, type IoctlArgument, ioctlFast, tryIoctl } from "./ioctl.ts";
+export { poll, PollEvent, pollFd, type PollRequest } from "./poll.ts";
+export { Epoll, EpollFlag, Reactor, type Watch, type WatchCallback } from "./epoll.ts";
+export {
+  eventfd,
+  type EventfdOptions,
+  setTimer,
+  signalEvent,
+  takeEvent,
+  timerfd,
+  type TimerSetting,
+} from "./event.ts";
+export {
+  Advice,
+  bufferAddress,
+  madvise,
+  Mapping,
+  mmap,
+  mmapFixedOver,
+  type MmapOptions,
+  munmap,
+  unmapFixedOver,
+  viewMemory,
+} from "./mapping.ts";
+export {
+  connectUnix,
+  type ListenOptions,
+  listenUnix,
+  type PeerCredentials,
+  type ReceivedMessage,
+  socketError,
+  type SocketOptions,
+  socketPair,
+  socketpair,
+  type SocketType,
+  UnixListener,
+  UnixSeqpacket,
+  UnixSocket,
+} from "./socket.ts";
+export {
+  drainTerminal,
+  isatty,
+  openPty,
+  type Pty,
+  setWindowSize,
+  terminalAttributes,
+  TerminalMode,
+  type WindowSize,
+  windowSize,
+} from "./terminal.ts";
+export {
+  blockSignal,
+  FIRST_REALTIME_SIGNAL,
+  getpid,
+  gettid,
+  installNoopSignalHandler,
+  kill,
+  setSignalDisposition,
+  Signal,
+  tgkill,
+} from "./signal.ts";
+export { monotonicNs, realtimeNs, threadCpuNs } from "./clock.ts";
+export {
+  geteuid,
+  getgid,
+  getResourceLimit,
+  getuid,
+  Resource,
+  type ResourceLimit,
+  setResourceLimit,
+  umask,
+} from "./process.ts";

@@ -1,0 +1,74 @@
+/**
+ * Facts about this process and its limits.
+ *
+ * @module
+ */
+
+import { check } from "./errno.ts";
+import { bindLibc } from "./libc.ts";
+
+// Safe: numbers, and buffers of the 16 bytes of struct rlimit64.
+const libc = bindLibc({
+  getuid: { parameters: [], result: "u32" },
+  geteuid: { parameters: [], result: "u32" },
+  getgid: { parameters: [], result: "u32" },
+  umask: { parameters: ["u32"], result: "u32" },
+});
+const libcLimit = bindLibc({
+  prlimit64: { parameters: ["i32", "i32", "buffer", "buffer"], result: "i32" },
+});
+
+/** Real user id. */
+export function getuid(): number {
+  return libc().getuid();
+}
+
+/** Effective user id. */
+export function geteuid(): number {
+  return libc().geteuid();
+}
+
+/** Real group id. */
+export function getgid(): number {
+  return libc().getgid();
+}
+
+/** Sets the process's file mode mask; returns the former one. */
+export function umask(mask: number): number {
+  return libc().umask(mask);
+}
+
+/** Resources of {@link getResourceLimit}. */
+export const Resource = { Core: 4, OpenFiles: 7, LockedMemory: 8, AddressSpace: 9 } as const;
+
+/** A limit; `Infinity` where there is none. */
+export interface ResourceLimit {
+  readonly soft: number;
+  readonly hard: number;
+}
+
+/** The limit of one of {@link Resource} for this process. */
+export function getResourceLimit(resource: number): ResourceLimit {
+  const limit = new DataView(new ArrayBuffer(16));
+  check(libcLimit().prlimit64(0, resource, null, limit), "prlimit");
+  return { soft: limitAt(limit, 0), hard: limitAt(limit, 8) };
+}
+
+/** Sets the limit of one of {@link Resource} for this process. */
+export function setResourceLimit(resource: number, limit: ResourceLimit): void {
+  const bytes = new DataView(new ArrayBuffer(16));
+  putLimit(bytes, 0, limit.soft);
+  putLimit(bytes, 8, limit.hard);
+  check(libcLimit().prlimit64(0, resource, bytes, null), "prlimit");
+}
+
+const INFINITY = 0xffff_ffff_ffff_ffffn;
+
+function limitAt(view: DataView, at: number): number {
+  const value = view.getBigUint64(at, true);
+  return value === INFINITY ? Infinity : Number(value);
+}
+
+function putLimit(view: DataView, at: number, value: number): void {
+  view.setBigUint64(at, value === Infinity ? INFINITY : BigInt(value), true);
+}
