@@ -7,9 +7,6 @@
 import { addSegment } from "./elf.ts";
 import { makeLauncher } from "./launcher.ts";
 
-/** More than any program's header and program headers take. */
-const HEAD_BYTES = 4096;
-
 /** `vmctl ARG…` becomes `vmctl run` with these, the module's path and `ARG…`. */
 const RUNTIME_ARGUMENTS = [
   "vmctl",
@@ -37,15 +34,10 @@ const RUNTIME_ENVIRONMENT = [
 /** What a developer has set for a runtime of their own is not meant for the one inside vmctl. */
 const DROPPED_PREFIXES = ["DENO_", "NODE_", "OTEL_"];
 
-function writeAllAt(file: Deno.FsFile, offset: number, bytes: Uint8Array): void {
-  file.seekSync(offset, Deno.SeekMode.Start);
-  for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
-}
-
 /**
  * Writes an executable that runs `module`.
  *
- * @param output Path of the new file; must not be in use as a running program.
+ * @param output Path of the file; must not be a running program.
  * @param options `module`: the bundled JavaScript. `runtime`: path of the Deno program that goes in,
  * by default the one that runs this.
  * @throws {ElfError} when `runtime` cannot be extended.
@@ -54,24 +46,20 @@ export function writeExecutable(
   output: string,
   options: { module: Uint8Array; runtime?: string },
 ): void {
-  Deno.copyFileSync(options.runtime ?? Deno.execPath(), output);
-  using file = Deno.openSync(output, { read: true, write: true });
-  const head = new Uint8Array(HEAD_BYTES);
-  const length = file.readSync(head) ?? 0;
-  const patch = addSegment(head.subarray(0, length), {
-    fileBytes: file.statSync().size,
-    makeSegment: (placement) =>
-      makeLauncher(
-        {
-          module: options.module,
-          argv: RUNTIME_ARGUMENTS,
-          environment: RUNTIME_ENVIRONMENT,
-          droppedPrefixes: DROPPED_PREFIXES,
-        },
-        placement,
-      ),
-  });
-  writeAllAt(file, 0, patch.head);
-  writeAllAt(file, patch.segmentOffset, patch.segment);
-  Deno.chmodSync(output, 0o755);
+  const runtime = Deno.readFileSync(options.runtime ?? Deno.execPath());
+  const patch = addSegment(runtime, (placement) =>
+    makeLauncher(
+      {
+        module: options.module,
+        argv: RUNTIME_ARGUMENTS,
+        environment: RUNTIME_ENVIRONMENT,
+        droppedPrefixes: DROPPED_PREFIXES,
+      },
+      placement,
+    ));
+  const image = new Uint8Array(patch.segmentOffset + patch.segment.length);
+  image.set(runtime);
+  image.set(patch.head);
+  image.set(patch.segment, patch.segmentOffset);
+  Deno.writeFileSync(output, image, { mode: 0o755 });
 }

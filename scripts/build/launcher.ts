@@ -117,6 +117,7 @@ const JNE = [0x0f, 0x85];
 const JS = [0x0f, 0x88];
 const JLE = [0x0f, 0x8e];
 const JMP = [0xe9];
+const MOV_RAX = [0x48, 0x8b, 0x05];
 const LEA_RDI = [0x48, 0x8d, 0x3d];
 const LEA_RSI = [0x48, 0x8d, 0x35];
 const LEA_RDX = [0x48, 0x8d, 0x15];
@@ -232,7 +233,12 @@ function emitArguments(code: Code, count: number): void {
   code.put(0x48, 0x89, 0x04, 0x24); // mov [rsp], rax
 }
 
+/**
+ * The C library takes its environment from the dynamic linker, not from the block that its start-up
+ * code is given, so the variable is set as well.
+ */
 function emitEnvironment(code: Code, count: number, droppedPrefixes: readonly string[]): void {
+  code.put(0x49, 0x89, 0xfc); // mov r12, rdi
   emitStrings(code, "environment", count);
   code.put(0x48, 0x89, 0xee); // mov rsi, rbp
   code.label("variable");
@@ -247,6 +253,8 @@ function emitEnvironment(code: Code, count: number, droppedPrefixes: readonly st
   code.put(0x48, 0xab).near(JMP, "variable"); // stosq
   code.label("last variable");
   code.put(0x48, 0xab); // stosq
+  code.near(MOV_RAX, "environ slot"); // mov rax, [environ slot]
+  code.put(0x4c, 0x89, 0x20); // mov [rax], r12
   code.label("auxv");
   code.put(0x48, 0x8b, 0x06); // mov rax, [rsi]
   code.put(0x48, 0xa5, 0x48, 0xa5); // movsq; movsq
@@ -304,7 +312,9 @@ export function makeLauncher(launch: Launch, placement: SegmentPlacement): Added
   syscall(code, SYS_EXIT_GROUP);
 
   emitTables(code, launch);
-  code.label("module").defineOutside("runtime", placement.originalEntry - placement.address);
+  code.label("module");
+  code.defineOutside("runtime", placement.originalEntry - placement.address);
+  code.defineOutside("environ slot", placement.environSlot - placement.address);
   const head = code.finish();
   const bytes = new Uint8Array(head.length + launch.module.length);
   bytes.set(head);
