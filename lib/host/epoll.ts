@@ -4,7 +4,7 @@
  * @module
  */
 
-import { check, Errno, HostError } from "./errno.ts";
+import { check, Errno, HostError, isHostError } from "./errno.ts";
 import { eventfd, signalEvent, takeEvent } from "./event.ts";
 import { Fd, type FdLike, rawFd } from "./fd.ts";
 import { bindLibc, lastErrno } from "./libc.ts";
@@ -135,6 +135,11 @@ export type WatchCallback = (events: number) => void;
 interface Entry {
   readonly raw: number;
   readonly callback: WatchCallback;
+  /** For a descriptor that epoll refuses because it never waits (a regular file, /dev/null). */
+  readonly alwaysReady: boolean;
+  events: number;
+  /** Whether the next turn of an always ready one is due. */
+  scheduled: boolean;
 }
 
 /**
@@ -157,17 +162,26 @@ export class Reactor implements Disposable {
     this.#epoll.add(this.#wake, PollEvent.In, 0);
   }
 
-  /** Calls `callback` whenever one of `events` (of `PollEvent`) is ready; the callback handles it. */
+  /**
+   * Calls `callback` whenever one of `events` (of `PollEvent`) is ready; the callback handles it. A
+   * descriptor can be watched once at a time, and is unwatched before it is closed. Regular files and
+   * the like are always ready.
+   */
   watch(fd: FdLike, events: number, callback: WatchCallback): Watch {
     if (this.#closed) throw new HostError("watch of a closed reactor", Errno.EBADF);
-    const raw = rawFd(fd);
     const token = this.#nextToken++;
-    this.#epoll.add(raw, events, token);
-    this.#watches.set(token, { raw, callback });
-    if (!this.#running) void this.#run();
+    const raw = rawFd(fd);
+    const alwaysReady = !this.#addIfPollable(raw, events, token);
+    const entry: Entry = { raw, callback, alwaysReady, events, scheduled: false };
+    this.#watches.set(token, entry);
+    if (alwaysReady) this.#schedule(token, entry);
+    else if (!this.#running) void this.#run();
     return {
       setEvents: (wanted: number) => {
-        if (this.#watches.has(token)) this.#epoll.modify(raw, wanted, token);
+        if (!this.#watches.has(token)) return;
+        entry.events = wanted;
+        if (alwaysReady) this.#schedule(token, entry);
+        else this.#epoll.modify(raw, wanted, token);
       },
       [Symbol.dispose]: () => this.#unwatch(token),
     };
@@ -182,22 +196,61 @@ export class Reactor implements Disposable {
     else this.#release();
   }
 
+  #addIfPollable(raw: number, events: number, token: number): boolean {
+    try {
+      this.#epoll.add(raw, events, token);
+      return true;
+    } catch (error) {
+      if (isHostError(error, "EPERM")) return false;
+      throw error;
+    }
+  }
+
+  #schedule(token: number, entry: Entry): void {
+    if (entry.scheduled || entry.events === 0) return;
+    entry.scheduled = true;
+    setTimeout(() => {
+      entry.scheduled = false;
+      if (!this.#watches.has(token)) return;
+      const ready = entry.events & (PollEvent.In | PollEvent.Out);
+      if (ready !== 0) this.#call(entry, ready);
+      if (this.#watches.has(token)) this.#schedule(token, entry);
+    }, 0);
+  }
+
+  #call(entry: Entry, events: number): void {
+    try {
+      entry.callback(events);
+    } catch (error) {
+      this.#onError(error);
+    }
+  }
+
   #unwatch(token: number): void {
     const entry = this.#watches.get(token);
     if (entry === undefined) return;
     this.#watches.delete(token);
-    try {
-      this.#epoll.remove(entry.raw);
-    } catch (error) {
-      // Closed before it was unwatched: the kernel has removed it already.
-      if (!(error instanceof HostError)) throw error;
+    // Where the descriptor was closed too early, its number may be another watch's by now.
+    const reused = [...this.#watches.values()].some((other) => other.raw === entry.raw);
+    if (!entry.alwaysReady && !reused) {
+      try {
+        this.#epoll.remove(entry.raw);
+      } catch (error) {
+        // Closed before it was unwatched: the kernel has removed it already.
+        if (!isHostError(error, "EBADF", "ENOENT", "EPERM")) throw error;
+      }
     }
-    if (this.#watches.size === 0) signalEvent(this.#wake);
+    if (this.#running && !this.#hasPollable()) signalEvent(this.#wake);
+  }
+
+  #hasPollable(): boolean {
+    for (const entry of this.#watches.values()) if (!entry.alwaysReady) return true;
+    return false;
   }
 
   async #run(): Promise<void> {
     this.#running = true;
-    while (this.#watches.size > 0) {
+    while (this.#hasPollable()) {
       const count = await this.#epoll.waitAsync();
       for (let index = 0; index < count && !this.#closed; index++) {
         const token = this.#epoll.token(index);
@@ -205,11 +258,8 @@ export class Reactor implements Disposable {
           takeEvent(this.#wake);
           continue;
         }
-        try {
-          this.#watches.get(token)?.callback(this.#epoll.events(index));
-        } catch (error) {
-          this.#onError(error);
-        }
+        const entry = this.#watches.get(token);
+        if (entry !== undefined) this.#call(entry, this.#epoll.events(index));
       }
     }
     this.#running = false;

@@ -5,7 +5,7 @@
  */
 
 import { VmctlError } from "../base/mod.ts";
-import { lastErrno, prepareErrno } from "./libc.ts";
+import { lastErrno } from "./libc.ts";
 
 /** Name to number. */
 export const Errno = {
@@ -179,6 +179,3 @@ export function check(result: number, syscall: string, subject?: string): number
   }
   return result;
 }
-
-// The view of errno must exist before the first call whose failure it tells.
-prepareErrno();

@@ -14,36 +14,32 @@ const LIBC = "libc.so.6";
 /** What to bind: the value of `Deno.dlopen`'s second argument. */
 export type Symbols = Deno.ForeignLibraryInterface;
 
+// A worker's code runs on one thread from start to end, so that thread's errno has one address.
+let errnoView: Int32Array | undefined;
+
 /** Binds `symbols` of the C library at the first call and gives the bound functions. */
 export function bindLibc<const S extends Symbols>(
   symbols: S,
 ): () => Deno.StaticForeignLibraryInterface<S> {
   let bound: Deno.StaticForeignLibraryInterface<S> | undefined;
-  return () => bound ??= Deno.dlopen(LIBC, symbols).symbols;
+  return () => bound ??= bind(symbols);
 }
-
-const errnoLibc = bindLibc({
-  // Safe: takes nothing, returns the address of this thread's errno, valid as long as the thread.
-  __errno_location: { parameters: [], result: "pointer" },
-});
-
-// A worker's code runs on one thread from start to end, so the address is looked up once per worker.
-let errnoView: Int32Array | undefined;
 
 /** `errno` of this thread. It must be read right after the failed call. */
 export function lastErrno(): number {
-  errnoView ??= locateErrno();
-  return errnoView[0] ?? 0;
+  return errnoView?.[0] ?? 0;
 }
 
-/** Makes the first use of {@link lastErrno} not clobber the value: call before the call that may fail. */
-export function prepareErrno(): void {
+function bind<const S extends Symbols>(symbols: S): Deno.StaticForeignLibraryInterface<S> {
+  // Before any call that may fail: looking errno up could itself change it.
   errnoView ??= locateErrno();
+  return Deno.dlopen(LIBC, symbols).symbols;
 }
 
 function locateErrno(): Int32Array {
-  // The lookup itself could change errno (it loads symbols), so it is done before it matters.
-  const address = errnoLibc().__errno_location();
+  // Safe: takes nothing, returns the address of this thread's errno, valid as long as the thread.
+  const libc = Deno.dlopen(LIBC, { __errno_location: { parameters: [], result: "pointer" } });
+  const address = libc.symbols.__errno_location();
   if (address === null) throw new Error("__errno_location returned null");
   return new Int32Array(Deno.UnsafePointerView.getArrayBuffer(address, 4));
 }

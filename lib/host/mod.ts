@@ -84,6 +84,7 @@ export {
 } from "./mapping.ts";
 export {
   connectUnix,
+  listeningType,
   type ListenOptions,
   listenUnix,
   type PeerCredentials,

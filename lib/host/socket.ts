@@ -6,7 +6,10 @@
 
 import { check, Errno, HostError } from "./errno.ts";
 import { Fd, type FdLike, rawFd } from "./fd.ts";
+import { openFile, OpenFlag } from "./file.ts";
 import { addressOf, bindLibc, lastErrno } from "./libc.ts";
+import { PollEvent, pollFd } from "./poll.ts";
+import { umask } from "./process.ts";
 
 // Safe: every buffer is passed with its own length; the structures built here point into buffers that
 // are referenced until after the call.
@@ -29,8 +32,10 @@ const libcSetup = bindLibc({
 const AF_UNIX = 1;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
+const SO_TYPE = 3;
 const SO_ERROR = 4;
 const SO_PEERCRED = 17;
+const SO_ACCEPTCONN = 30;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const MSG_CTRUNC = 0x8;
@@ -145,8 +150,14 @@ export class UnixSocket implements Disposable {
       fds,
       truncated: (messageFlags & MSG_TRUNC) !== 0 || count > maxBytes,
       fdsTruncated,
-      endOfFile: count === 0 && fds.length === 0,
+      endOfFile: count === 0 && fds.length === 0 && this.#hungUp(),
     };
+  }
+
+  // An empty packet and the end look the same to recvmsg.
+  #hungUp(): boolean {
+    const ends = PollEvent.HangUp | PollEvent.ReadHangUp | PollEvent.Error;
+    return (pollFd(this.fd, PollEvent.ReadHangUp, 0) & ends) !== 0;
   }
 
   /** Who is at the other end, as of when the connection was made. */
@@ -217,8 +228,7 @@ export interface ListenOptions extends SocketOptions {
 }
 
 /**
- * Makes a socket at `path` that accepts connections. The path must not exist; its mode follows the
- * umask and the given one.
+ * Makes a socket at `path` that accepts connections. The path must not exist.
  *
  * @throws {HostError} EADDRINUSE where the path exists, ENAMETOOLONG.
  */
@@ -227,11 +237,16 @@ export function listenUnix(
   type: SocketType,
   options: ListenOptions = {},
 ): UnixListener {
-  const address = socketAddress(path);
   using fd = newSocket(type, options);
-  // The path gets the socket's own mode (unix_bind in the kernel), so it is never more open than this.
-  if (options.mode !== undefined) check(libcSetup().fchmod(fd.raw, options.mode), "fchmod", path);
-  check(libcSetup().bind(fd.raw, address, address.byteLength), "bind", path);
+  withAddress(path, (address) => {
+    // The mode holds from the first moment on: nobody can connect between bind and a chmod.
+    const mask = umask(0o777 & ~(options.mode ?? 0o600));
+    try {
+      check(libcSetup().bind(fd.raw, address, address.byteLength), "bind", path);
+    } finally {
+      umask(mask);
+    }
+  });
   check(libcSetup().listen(fd.raw, options.backlog ?? 128), "listen", path);
   return new UnixListener(Fd.adopt(fd.take()), path);
 }
@@ -239,16 +254,22 @@ export function listenUnix(
 /**
  * Connects to the socket at `path`.
  *
- * @throws {HostError} ENOENT where there is none, ECONNREFUSED where nobody listens any more.
+ * @throws {HostError} ENOENT where there is none, ECONNREFUSED where nobody listens any more, EAGAIN
+ * where its queue is full and the socket is non-blocking.
  */
 export function connectUnix(
   path: string,
   type: SocketType,
   options: SocketOptions = {},
 ): UnixSocket {
-  const address = socketAddress(path);
   using fd = newSocket(type, options);
-  check(libcSetup().connect(fd.raw, address, address.byteLength), "connect", path);
+  withAddress(path, (address) => {
+    for (;;) {
+      const result = libcSetup().connect(fd.raw, address, address.byteLength);
+      if (result === 0) return;
+      if (lastErrno() !== Errno.EINTR) check(result, "connect", path);
+    }
+  });
   return new UnixSocket(Fd.adopt(fd.take()));
 }
 
@@ -295,6 +316,15 @@ export function socketError(fd: FdLike): number {
   return result.getInt32(0, true);
 }
 
+/** The type of a Unix socket that listens; undefined where it does not. @throws {HostError} ENOTSOCK. */
+export function listeningType(fd: FdLike): SocketType | undefined {
+  const result = new DataView(new ArrayBuffer(4));
+  getOption(fd, SO_ACCEPTCONN, result);
+  if (result.getInt32(0, true) === 0) return undefined;
+  getOption(fd, SO_TYPE, result);
+  return result.getInt32(0, true) === socketType("stream") ? "stream" : "seqpacket";
+}
+
 function getOption(fd: FdLike, option: number, into: DataView<ArrayBuffer>): void {
   const length = new Uint32Array(new ArrayBuffer(4));
   length[0] = into.byteLength;
@@ -310,16 +340,26 @@ function socketType(type: SocketType): number {
   return type === "stream" ? 1 : type === "datagram" ? 2 : 5;
 }
 
-function socketAddress(path: string): Uint8Array<ArrayBuffer> {
-  const name = new TextEncoder().encode(path);
+/** Calls `use` with the address of `path`; a path that is too long goes through its folder. */
+function withAddress(path: string, use: (address: Uint8Array<ArrayBuffer>) => void): void {
+  const encoder = new TextEncoder();
+  const name = encoder.encode(path);
   if (name.length === 0 || name.includes(0)) {
     throw new HostError("socket path", Errno.EINVAL, { subject: JSON.stringify(path) });
   }
-  if (name.length > MAX_PATH_BYTES) {
-    throw new HostError("socket path", Errno.ENAMETOOLONG, {
-      subject: `${path} (at most ${MAX_PATH_BYTES} bytes)`,
-    });
+  if (name.length <= MAX_PATH_BYTES) return use(socketAddress(name));
+  const slash = path.lastIndexOf("/");
+  using folder = openFile(slash <= 0 ? (slash < 0 ? "." : "/") : path.slice(0, slash), PATH_FLAGS);
+  const short = encoder.encode(`/proc/self/fd/${folder.raw}/${path.slice(slash + 1)}`);
+  if (short.length > MAX_PATH_BYTES) {
+    throw new HostError("socket path", Errno.ENAMETOOLONG, { subject: path });
   }
+  use(socketAddress(short));
+}
+
+const PATH_FLAGS = OpenFlag.Path | OpenFlag.Directory;
+
+function socketAddress(name: Uint8Array): Uint8Array<ArrayBuffer> {
   const address = new Uint8Array(new ArrayBuffer(2 + name.length + 1));
   address[0] = AF_UNIX;
   address.set(name, 2);

@@ -53,10 +53,6 @@ export interface GuestMemoryHandle {
 export class GuestMemory implements Disposable {
   /** Bytes of RAM. */
   readonly sizeBytes: number;
-  /** Bytes of RAM that begin at guest address 0. */
-  readonly lowBytes: number;
-  /** Bytes of RAM that begin at 4 GiB. */
-  readonly highBytes: number;
   /** The regions by ascending guest address. */
   readonly regions: readonly MemoryRegion[];
   /** The memory itself, where the backing is `wasm`; offsets in it are those in the memfd. */
@@ -66,24 +62,27 @@ export class GuestMemory implements Disposable {
   readonly #owned: Disposable | undefined;
   readonly #view: DataView;
   readonly #bytes: Uint8Array;
+  // Bytes below and above the PCI hole; -1 once disposed, so that every access is outside.
+  #low: number;
+  #high: number;
   #disposed = false;
 
   private constructor(handle: GuestMemoryHandle, buffer: ArrayBufferLike, owned?: Disposable) {
     this.sizeBytes = handle.sizeBytes;
-    this.lowBytes = lowMemoryBytes(handle.sizeBytes);
-    this.highBytes = handle.sizeBytes - this.lowBytes;
+    this.#low = lowMemoryBytes(handle.sizeBytes);
+    this.#high = handle.sizeBytes - this.#low;
     this.wasmMemory = handle.wasmMemory;
     this.#rawFd = handle.rawFd;
     this.#owned = owned;
     this.#view = new DataView(buffer);
     this.#bytes = new Uint8Array(buffer);
-    const low = { guestAddress: 0, sizeBytes: this.lowBytes, fileOffset: 0 };
+    const low = { guestAddress: 0, sizeBytes: this.#low, fileOffset: 0 };
     const high = {
       guestAddress: HIGH_RAM_START,
-      sizeBytes: this.highBytes,
-      fileOffset: this.lowBytes,
+      sizeBytes: this.#high,
+      fileOffset: this.#low,
     };
-    this.regions = (this.highBytes === 0 ? [low] : [low, high]).map((region) => ({
+    this.regions = (this.#high === 0 ? [low] : [low, high]).map((region) => ({
       ...region,
       hostAddress: handle.address + BigInt(region.fileOffset),
     }));
@@ -137,16 +136,26 @@ export class GuestMemory implements Disposable {
     return this.wasmMemory === undefined ? "mmap" : "wasm";
   }
 
+  /** Bytes of RAM that begin at guest address 0. */
+  get lowBytes(): number {
+    return this.#low;
+  }
+
+  /** Bytes of RAM that begin at 4 GiB. */
+  get highBytes(): number {
+    return this.#high;
+  }
+
   /** First address behind the last byte of RAM. */
   get endAddress(): number {
-    return this.highBytes === 0 ? this.lowBytes : HIGH_RAM_START + this.highBytes;
+    return this.#high > 0 ? HIGH_RAM_START + this.#high : this.#low;
   }
 
   /** Whether `length` bytes at `gpa` are RAM and in one region. */
   contains(gpa: number, length: number): boolean {
     if (!(length >= 0)) return false;
-    if (gpa >= 0 && gpa + length <= this.lowBytes) return true;
-    return gpa >= HIGH_RAM_START && gpa - HIGH_RAM_START + length <= this.highBytes;
+    if (gpa >= 0 && gpa + length <= this.#low) return true;
+    return gpa >= HIGH_RAM_START && gpa - HIGH_RAM_START + length <= this.#high;
   }
 
   /** Offset in the memfd (and in {@link wasmMemory}) of `length` bytes at `gpa`. */
@@ -253,6 +262,10 @@ export class GuestMemory implements Disposable {
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    this.#low = -1;
+    this.#high = -1;
+    // Slices that somebody kept must fail and not reach whatever is mapped there next.
+    if (this.wasmMemory === undefined) (this.#view.buffer as ArrayBuffer).transfer(0);
     this.#owned?.[Symbol.dispose]();
   }
 
@@ -263,10 +276,10 @@ export class GuestMemory implements Disposable {
   #offset(gpa: number, length: number): number {
     // NaN fails every comparison; a huge address does not become small by rounding.
     if (length >= 0) {
-      if (gpa >= 0 && gpa + length <= this.lowBytes) return gpa;
+      if (gpa >= 0 && gpa + length <= this.#low) return gpa;
       if (gpa >= HIGH_RAM_START) {
         const at = gpa - HIGH_RAM_START;
-        if (at + length <= this.highBytes) return at + this.lowBytes;
+        if (at + length <= this.#high) return at + this.#low;
       }
     }
     throw outside(gpa, length);
