@@ -1,0 +1,183 @@
+/**
+ * The asking end of a control socket.
+ *
+ * @module
+ */
+
+import {
+  type FdLike,
+  isHostError,
+  PollEvent,
+  Reactor,
+  UnixSeqpacket,
+  type UnixSocket,
+} from "../host/mod.ts";
+import { ControlError, NotRunningError } from "./errors.ts";
+import {
+  encodeMessage,
+  MAX_RESPONSE_BYTES,
+  parseResponse,
+  type VmRequest,
+  type VmResponse,
+  type VmState,
+} from "./protocol.ts";
+import { runDirectory, socketsIn } from "./run_directory.ts";
+
+/** How long a VM may take to answer, in ms. */
+const DEFAULT_TIMEOUT_MS = 10_000;
+/** How long each VM of a list may take, in ms. */
+const LIST_TIMEOUT_MS = 1_000;
+/** How long to wait before another try when a VM has too many clients waiting, in ms. */
+const CONNECT_RETRY_MS = 20;
+
+/** Settings of a {@link ControlClient}. */
+export interface ControlClientOptions {
+  /** Waits for the socket; one of its own where absent. */
+  readonly reactor?: Reactor;
+  /** Longest wait for the connection and for each answer, in ms. */
+  readonly timeoutMs?: number;
+}
+
+/** A connection to a running VM. */
+export class ControlClient implements Disposable {
+  readonly #path: string;
+  readonly #socket: UnixSocket;
+  readonly #reactor: Reactor;
+  readonly #ownReactor: boolean;
+  readonly #timeoutMs: number;
+
+  private constructor(socket: UnixSocket, path: string, options: ControlClientOptions) {
+    this.#socket = socket;
+    this.#path = path;
+    this.#ownReactor = options.reactor === undefined;
+    this.#reactor = options.reactor ?? new Reactor();
+    this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
+  }
+
+  /**
+   * Connects to the VM that listens at `path`.
+   *
+   * @throws {NotRunningError} when nobody does
+   * @throws {ControlError} when it takes nobody in, or the host refuses.
+   */
+  static async connect(path: string, options: ControlClientOptions = {}): Promise<ControlClient> {
+    const deadline = performance.now() + (options.timeoutMs ?? DEFAULT_TIMEOUT_MS);
+    for (;;) {
+      try {
+        return new ControlClient(UnixSeqpacket.connect(path, { nonblock: true }), path, options);
+      } catch (error) {
+        if (isHostError(error, "ENOENT", "ECONNREFUSED")) {
+          throw new NotRunningError(`no VM listens at ${path}`, { cause: error });
+        }
+        if (!isHostError(error, "EAGAIN") || performance.now() > deadline) {
+          throw new ControlError(`cannot connect to the VM at ${path}`, { cause: error });
+        }
+        await new Promise((resolve) => setTimeout(resolve, CONNECT_RETRY_MS));
+      }
+    }
+  }
+
+  /**
+   * Asks, and gives the answer, whatever it is. One request at a time.
+   *
+   * @param fds descriptors that go along; they stay open here
+   * @throws {ControlError} when the VM is gone, or does not answer in time, or not intelligibly.
+   */
+  async request(request: VmRequest, fds: readonly FdLike[] = []): Promise<VmResponse> {
+    const packet = encodeMessage(request);
+    try {
+      while (this.#socket.sendMessage(packet, fds) < 0) await this.#ready(PollEvent.Out);
+      for (;;) {
+        const message = this.#socket.recvMessage(MAX_RESPONSE_BYTES);
+        if (message === undefined) {
+          await this.#ready(PollEvent.In);
+          continue;
+        }
+        if (message.endOfFile) throw new ControlError(`the VM at ${this.#path} ended`);
+        return parseResponse(message.bytes);
+      }
+    } catch (error) {
+      if (error instanceof ControlError) throw error;
+      throw new ControlError(`the VM at ${this.#path} cannot be asked`, { cause: error });
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#socket[Symbol.dispose]();
+    if (this.#ownReactor) this.#reactor[Symbol.dispose]();
+  }
+
+  async #ready(events: number): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const timer = setTimeout(
+      () =>
+        reject(
+          new ControlError(`the VM at ${this.#path} did not answer within ${this.#timeoutMs} ms`),
+        ),
+      this.#timeoutMs,
+    );
+    const watch = this.#reactor.watch(this.#socket.fd, events, () => resolve());
+    try {
+      await promise;
+    } finally {
+      clearTimeout(timer);
+      watch[Symbol.dispose]();
+    }
+  }
+}
+
+/**
+ * Sends one request to the VM that listens at `path` and gives the answer.
+ *
+ * @throws {NotRunningError} when there is none
+ * @throws {ControlError} as {@link ControlClient.request}.
+ */
+export async function requestVm(
+  path: string,
+  request: VmRequest,
+  options: ControlClientOptions = {},
+): Promise<VmResponse> {
+  using client = await ControlClient.connect(path, options);
+  return await client.request(request);
+}
+
+/** The state of the VM that listens at `path`. Errors as {@link requestVm}. */
+export async function queryState(
+  path: string,
+  options: ControlClientOptions = {},
+): Promise<VmState> {
+  const answer = await requestVm(path, { Vmctl: "State" }, options);
+  if (typeof answer === "object" && "Vmctl" in answer) return answer.Vmctl.State;
+  throw new ControlError(`the VM at ${path} answered ${JSON.stringify(answer)} to State`);
+}
+
+/** A VM of {@link listRunning}. */
+export interface RunningVm {
+  /** Its name. */
+  readonly name: string;
+  /** Where its control socket is. */
+  readonly path: string;
+  /** Its state; undefined when it listens and did not tell in time. */
+  readonly state: VmState | undefined;
+}
+
+/** The VMs that listen in `directory`, the user's run directory by default, by name. */
+export async function listRunning(directory: string = runDirectory()): Promise<RunningVm[]> {
+  using reactor = new Reactor();
+  const all = await Promise.all(
+    socketsIn(directory).map(async ({ name, path }) => {
+      try {
+        return {
+          name,
+          path,
+          state: await queryState(path, { reactor, timeoutMs: LIST_TIMEOUT_MS }),
+        };
+      } catch (error) {
+        if (error instanceof NotRunningError) return undefined;
+        if (error instanceof ControlError) return { name, path, state: undefined };
+        throw error;
+      }
+    }),
+  );
+  return all.filter((vm) => vm !== undefined);
+}
