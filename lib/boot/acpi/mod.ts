@@ -1,0 +1,49 @@
+/**
+ * ACPI: the firmware tables that tell a guest of its processors, interrupts, PCI bus and power
+ * management.
+ *
+ * @module
+ */
+
+import { alignUp } from "../../base/mod.ts";
+import type { GuestMemory } from "../../memory/mod.ts";
+import { BootError } from "../errors.ts";
+import { ACPI_TABLES_ADDRESS, ACPI_TABLES_END } from "../platform_layout.ts";
+import { buildDsdt } from "./dsdt.ts";
+import { facs, fadt, madt, mcfg, rsdp, table, xsdt } from "./tables.ts";
+
+/** What the tables tell of. */
+export interface AcpiOptions {
+  /** Number of processors, with APIC ids from 0. */
+  readonly cpuCount: number;
+  /** Whether memory-mapped PCI configuration is there. */
+  readonly ecam?: boolean | undefined;
+}
+
+/** Bytes between the starts of tables; the FACS needs it. */
+const ALIGNMENT = 64;
+
+/**
+ * Writes the tables to {@link ACPI_TABLES_ADDRESS}, the RSDP first.
+ * @throws {BootError} when there are so many processors that the tables do not fit.
+ */
+export function buildAcpi(memory: GuestMemory, { cpuCount, ecam }: AcpiOptions): void {
+  let next = ACPI_TABLES_ADDRESS + ALIGNMENT; // behind the RSDP
+  const place = (bytes: Uint8Array) => {
+    const address = next;
+    if (address + bytes.length > ACPI_TABLES_END) {
+      throw new BootError(
+        `ACPI tables: expected at most ${ACPI_TABLES_END - ACPI_TABLES_ADDRESS} bytes, ` +
+          `${cpuCount} processors need more`,
+      );
+    }
+    memory.writeFrom(address, bytes);
+    next = alignUp(address + bytes.length, ALIGNMENT);
+    return address;
+  };
+  const facsAddress = place(facs());
+  const dsdtAddress = place(table("DSDT", { revision: 2, body: buildDsdt({ cpuCount }) }));
+  const tables = [place(fadt({ facsAddress, dsdtAddress })), place(madt(cpuCount))];
+  if (ecam) tables.push(place(mcfg()));
+  memory.writeFrom(ACPI_TABLES_ADDRESS, rsdp(place(xsdt(tables))));
+}

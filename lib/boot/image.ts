@@ -1,0 +1,105 @@
+import { closeSync, fstatSync, openSync, readSync, type Stats } from "node:fs";
+import { describeError, formatSize } from "../base/mod.ts";
+import { BootError } from "./errors.ts";
+
+/** A file to boot from: its path, or its bytes with a name for messages. */
+export type BootImage = string | { readonly name: string; readonly data: Uint8Array };
+
+const CHUNK_BYTES = 1024 * 1024;
+
+/** An open image, read from its start. */
+export class ImageReader implements Disposable {
+  /** For messages. */
+  readonly name: string;
+  readonly #data: Uint8Array | undefined;
+  readonly #fd: number;
+  readonly #stats: Stats | undefined;
+  #position = 0;
+
+  /**
+   * Opens `image`.
+   * @throws {BootError} when there is no such file, or it is a folder or device.
+   */
+  constructor(image: BootImage) {
+    if (typeof image !== "string") {
+      this.name = image.name;
+      this.#data = image.data;
+      this.#fd = -1;
+      return;
+    }
+    this.name = image;
+    try {
+      this.#fd = openSync(image, "r");
+      this.#stats = fstatSync(this.#fd);
+    } catch (cause) {
+      throw new BootError(`${image}: cannot open: ${describeError(cause)}`, { cause });
+    }
+    if (!this.#stats.isFile() && !this.#stats.isFIFO()) {
+      this[Symbol.dispose]();
+      throw new BootError(`${image}: expected a regular file, found ${kindOf(this.#stats)}`);
+    }
+  }
+
+  /** Size in bytes, undefined where only reading tells (a pipe). */
+  get size(): number | undefined {
+    if (this.#data) return this.#data.length;
+    return this.#stats?.isFile() ? this.#stats.size : undefined;
+  }
+
+  /**
+   * Reads everything.
+   * @throws {BootError} when there is more than `maxBytes` of it.
+   */
+  readAll(maxBytes: number): Uint8Array {
+    if (this.#data && this.#data.length <= maxBytes) return this.#data;
+    this.#check(this.size ?? 0, maxBytes);
+    const size = this.size;
+    let all = new Uint8Array(size ?? CHUNK_BYTES);
+    let length = 0;
+    for (;;) {
+      if (length === all.length) {
+        if (size !== undefined) return all;
+        this.#check(length * 2, maxBytes);
+        const larger = new Uint8Array(length * 2);
+        larger.set(all);
+        all = larger;
+      }
+      const count = this.read(all.subarray(length));
+      if (count === 0) return all.subarray(0, length);
+      length += count;
+    }
+  }
+
+  /** Reads the next bytes into `target`; 0 at the end. */
+  read(target: Uint8Array): number {
+    if (this.#data) {
+      const chunk = this.#data.subarray(this.#position, this.#position + target.length);
+      target.set(chunk);
+      this.#position += chunk.length;
+      return chunk.length;
+    }
+    try {
+      return readSync(this.#fd, target);
+    } catch (cause) {
+      throw new BootError(`${this.name}: cannot read: ${describeError(cause)}`, { cause });
+    }
+  }
+
+  #check(size: number, maxBytes: number): void {
+    if (size > maxBytes) {
+      throw new BootError(
+        `${this.name}: expected at most ${formatSize(maxBytes)}, found ${formatSize(size)} or more`,
+      );
+    }
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#fd >= 0) closeSync(this.#fd);
+  }
+}
+
+function kindOf(stats: Stats): string {
+  if (stats.isDirectory()) return "a folder";
+  if (stats.isSocket()) return "a socket";
+  return "a device";
+}

@@ -1,0 +1,331 @@
+/**
+ * Puts a kernel with everything it needs into guest memory.
+ *
+ * @module
+ */
+
+import { alignDown, alignUp, formatSize, hex } from "../base/mod.ts";
+import type { GuestMemory } from "../memory/mod.ts";
+import { buildAcpi } from "./acpi/mod.ts";
+import { type BzImage, isBzImage, parseBzImage } from "./bzimage.ts";
+import { encodeCmdline } from "./cmdline.ts";
+import {
+  ELF_HEADERS_BYTES,
+  type ElfKernel,
+  findPvhEntry,
+  isElf,
+  isLoaded,
+  parseElf,
+} from "./elf.ts";
+import { type BootEntry, writeEntryState } from "./entry.ts";
+import { BootError } from "./errors.ts";
+import { type BootImage, ImageReader } from "./image.ts";
+import { writeBootParams } from "./linux.ts";
+import { buildMemoryMap } from "./memory_map.ts";
+import {
+  canUnpack,
+  detectPayload,
+  type PayloadFormat,
+  unpackedSize,
+  unpackLz4,
+  unpackPayload,
+} from "./payload.ts";
+import {
+  BOOT_CMDLINE_ADDRESS,
+  BOOT_CMDLINE_MAX_SIZE_BYTES,
+  HIGH_MEMORY_START,
+} from "./platform_layout.ts";
+import { writePvhStartInfo } from "./pvh.ts";
+import { checkSegments, copySegments, type Range, unpackInPlace } from "./segments.ts";
+
+/** What to boot. */
+export interface BootOptions {
+  /** bzImage or ELF vmlinux. */
+  readonly kernel: BootImage;
+  /** Initial RAM disk, passed on as it is. */
+  readonly initrd?: BootImage | undefined;
+  /** Whole command line of the kernel; see {@link buildCmdline}. */
+  readonly cmdline: string;
+  /** Number of vCPUs that the firmware tables announce. */
+  readonly cpuCount: number;
+  /**
+   * Entry of an ELF kernel that has both: `auto` takes the 64-bit one of Linux where there is one.
+   */
+  readonly protocol?: "auto" | "linux" | "pvh" | undefined;
+  /** Leave a bzImage packed, so that it unpacks itself in the guest. */
+  readonly keepPacked?: boolean | undefined;
+  /** Whether memory-mapped PCI configuration is there. */
+  readonly ecam?: boolean | undefined;
+}
+
+/** What has been loaded, and where. */
+export interface LoadedKernel {
+  /** How the boot processor begins; for {@link configureBootVcpu}. */
+  readonly entry: BootEntry;
+  /** Where the kernel is, with the memory that it needs at its start. */
+  readonly kernel: Range;
+  /** Where the initrd is. */
+  readonly initrd: Range | undefined;
+  /** What kind of file it was. */
+  readonly format: "vmlinux" | "bzImage";
+  /** How the payload of a bzImage is packed. */
+  readonly payload: PayloadFormat | undefined;
+}
+
+/** Largest kernel file that is read. */
+const MAX_KERNEL_BYTES = 1024 * 1024 * 1024;
+/** x86's COMMAND_LINE_SIZE less the NUL, for images that do not tell. */
+const DEFAULT_CMDLINE_BYTES = 2047;
+const DEFAULT_INITRD_MAX_ADDRESS = 0x7fff_ffff;
+const PAGE_BYTES = 0x1000;
+/** Offset of the 64-bit entry in the protected-mode part of a bzImage. */
+const ENTRY_64_OFFSET = 0x200;
+
+/** A kernel in its place, before anything else is. */
+interface PlacedKernel {
+  readonly entry: BootEntry;
+  readonly range: Range;
+  readonly format: "vmlinux" | "bzImage";
+  readonly payload?: PayloadFormat;
+  readonly header?: BzImage;
+}
+
+/**
+ * Loads kernel, initrd, command line, boot parameters, firmware tables and the boot processor's
+ * tables into `memory`.
+ * @throws {BootError} when something is not fit to be booted; a vCPU must not run then.
+ */
+export function loadKernel(memory: GuestMemory, options: BootOptions): LoadedKernel {
+  const image = readImage(options.kernel);
+  const placed = placeKernel(memory, image, options);
+  const { entry, header } = placed;
+
+  const cmdlineLimit = header?.cmdlineMaxBytes || DEFAULT_CMDLINE_BYTES;
+  const cmdline = encodeCmdline(
+    options.cmdline,
+    Math.min(cmdlineLimit, BOOT_CMDLINE_MAX_SIZE_BYTES - 1),
+  );
+  memory.writeFrom(BOOT_CMDLINE_ADDRESS, cmdline);
+
+  const initrd = options.initrd === undefined ? undefined : placeInitrd(memory, options.initrd, {
+    above: placed.range.end,
+    maxAddress: header?.initrdMaxAddress || DEFAULT_INITRD_MAX_ADDRESS,
+  });
+
+  const memoryMap = buildMemoryMap(memory, { ecam: options.ecam });
+  if (entry.kind === "long64") {
+    writeBootParams(memory, {
+      setupHeader: header?.setupHeader,
+      memoryMap,
+      cmdlineBytes: cmdline.length - 1,
+      initrd,
+    });
+  } else {
+    writePvhStartInfo(memory, { memoryMap, initrd });
+  }
+  writeEntryState(memory, entry);
+  buildAcpi(memory, { cpuCount: options.cpuCount, ecam: options.ecam });
+  return { entry, kernel: placed.range, initrd, format: placed.format, payload: placed.payload };
+}
+
+interface NamedBytes {
+  readonly name: string;
+  readonly bytes: Uint8Array;
+}
+
+function readImage(kernel: BootImage): NamedBytes {
+  using reader = new ImageReader(kernel);
+  return { name: reader.name, bytes: reader.readAll(MAX_KERNEL_BYTES) };
+}
+
+function placeKernel(
+  memory: GuestMemory,
+  { name, bytes }: NamedBytes,
+  options: BootOptions,
+): PlacedKernel {
+  if (bytes.length === 0) {
+    throw new BootError(`${name}: expected a kernel (bzImage or ELF vmlinux), found an empty file`);
+  }
+  if (isElf(bytes)) {
+    const kernel = parseElf(bytes, { name, fileBytes: bytes.length });
+    const range = checkSegments(memory, kernel, name);
+    const entry = chooseEntry(kernel, { name, image: bytes, protocol: options.protocol });
+    copySegments(memory, kernel, bytes);
+    return { entry, range, format: "vmlinux" };
+  }
+  if (!isBzImage(bytes)) {
+    throw new BootError(
+      `${name}: expected a kernel (bzImage or ELF vmlinux), found ${describeStart(bytes)}`,
+    );
+  }
+  const header = parseBzImage(bytes, name);
+  const payload = detectPayload(header.payload);
+  const common = { format: "bzImage", payload, header } as const;
+  if (options.keepPacked || !canUnpack(payload)) {
+    return { ...placePacked(memory, header, name), ...common };
+  }
+  const placed = payload === "lz4"
+    ? placeLz4(memory, header, { name, protocol: options.protocol })
+    : placeUnpacked(memory, unpackPayload(header.payload, { format: payload, name }), {
+      name,
+      protocol: options.protocol,
+    });
+  // The kernel clears and allocates beyond its segments before it reads the memory map.
+  const end = Math.max(placed.range.end, placed.range.start + header.initBytes);
+  if (!memory.contains(placed.range.start, end - placed.range.start)) {
+    throw new BootError(
+      `${name}: expected ${formatSize(end)} of memory for this kernel to start in, ` +
+        `found ${formatSize(lowMemoryEnd(memory))}; give the guest more memory`,
+    );
+  }
+  return { entry: placed.entry, range: { start: placed.range.start, end }, ...common };
+}
+
+interface PlaceOptions {
+  readonly name: string;
+  readonly protocol: BootOptions["protocol"];
+}
+
+/** A bzImage that unpacks itself, at the place that it prefers. */
+function placePacked(
+  memory: GuestMemory,
+  header: BzImage,
+  name: string,
+): Pick<PlacedKernel, "entry" | "range"> {
+  const start = header.preferredAddress;
+  const end = start + header.initBytes;
+  if (start < HIGH_MEMORY_START || !memory.contains(start, header.initBytes)) {
+    throw new BootError(
+      `${name}: expected memory from ${hex(start)} to ${hex(end)} for this kernel, ` +
+        `found it up to ${hex(lowMemoryEnd(memory))}; give the guest more memory`,
+    );
+  }
+  memory.writeFrom(start, header.protectedMode);
+  return { entry: { kind: "long64", rip: start + ENTRY_64_OFFSET }, range: { start, end } };
+}
+
+/** A vmlinux that is unpacked already, in memory of its own. */
+function placeUnpacked(
+  memory: GuestMemory,
+  image: Uint8Array,
+  { name, protocol }: PlaceOptions,
+): Pick<PlacedKernel, "entry" | "range"> {
+  const kernel = parseElf(image, { name, fileBytes: image.length });
+  const range = checkSegments(memory, kernel, name);
+  const entry = chooseEntry(kernel, { name, image, protocol });
+  copySegments(memory, kernel, image);
+  return { entry, range };
+}
+
+/** LZ4 is fast enough for copying to matter, so it goes straight into guest memory where it can. */
+function placeLz4(
+  memory: GuestMemory,
+  { payload }: BzImage,
+  { name, protocol }: PlaceOptions,
+): Pick<PlacedKernel, "entry" | "range"> {
+  const fileBytes = unpackedSize(payload, name);
+  const beginning = new Uint8Array(Math.min(ELF_HEADERS_BYTES, fileBytes));
+  const length = unpackLz4(payload, beginning, name);
+  const kernel = parseElf(beginning.subarray(0, length), { name, fileBytes });
+  const range = checkSegments(memory, kernel, name);
+  const unpack = (target: Uint8Array) => unpackLz4(payload, target, name);
+  const inPlace = unpackInPlace(memory, kernel, { fileBytes, unpack });
+  if (!inPlace) {
+    return placeUnpacked(memory, unpackPayload(payload, { format: "lz4", name }), {
+      name,
+      protocol,
+    });
+  }
+  const entry = chooseEntry(kernel, { name, image: inPlace.image, protocol });
+  inPlace.settle();
+  return { entry, range };
+}
+
+function chooseEntry(
+  kernel: ElfKernel,
+  { name, image, protocol = "auto" }: {
+    readonly name: string;
+    readonly image: Uint8Array;
+    readonly protocol?: BootOptions["protocol"];
+  },
+): BootEntry {
+  if (protocol !== "pvh" && isLoaded(kernel, kernel.entry)) {
+    return { kind: "long64", rip: kernel.entry };
+  }
+  const pvhEntry = protocol === "linux" ? undefined : findPvhEntry(kernel, image);
+  if (pvhEntry !== undefined && isLoaded(kernel, pvhEntry)) return { kind: "pvh32", rip: pvhEntry };
+  throw new BootError(
+    `${name}: expected ${
+      protocol === "pvh" ? "a PVH" : "an"
+    } entry point inside of what it loads, ` +
+      `found ${
+        pvhEntry !== undefined ? hex(pvhEntry) : kernel.entry < 0 ? "none" : hex(kernel.entry)
+      }`,
+  );
+}
+
+/** Puts the initrd as high as it may be, out of the way of a kernel that unpacks itself. */
+function placeInitrd(
+  memory: GuestMemory,
+  image: BootImage,
+  { above, maxAddress }: { readonly above: number; readonly maxAddress: number },
+): Range | undefined {
+  using reader = new ImageReader(image);
+  const ceiling = Math.min(maxAddress + 1, lowMemoryEnd(memory));
+  const floor = alignUp(above, PAGE_BYTES);
+  const room = Math.max(0, ceiling - floor);
+  // A pipe tells its size only at its end.
+  const known = reader.size;
+  const bytes = known === undefined ? reader.readAll(room) : undefined;
+  const size = known ?? bytes!.length;
+  if (size === 0) throw new BootError(`${reader.name}: expected an initrd, found an empty file`);
+  const start = alignDown(ceiling - size, PAGE_BYTES);
+  if (start < floor) {
+    throw new BootError(
+      `${reader.name}: expected an initrd of at most ${formatSize(room)} beside the kernel, ` +
+        `found ${formatSize(size)}; give the guest more memory`,
+    );
+  }
+  if (bytes) memory.writeFrom(start, bytes);
+  else copyImage(memory, reader, { start, size });
+  return { start, end: start + size };
+}
+
+const CHUNK_BYTES = 1024 * 1024;
+
+/** Copies by way of a small buffer: a large initrd is not held twice. */
+function copyImage(
+  memory: GuestMemory,
+  reader: ImageReader,
+  { start, size }: { readonly start: number; readonly size: number },
+): void {
+  const chunk = new Uint8Array(Math.min(CHUNK_BYTES, size));
+  let done = 0;
+  while (done < size) {
+    const count = reader.read(chunk.subarray(0, Math.min(chunk.length, size - done)));
+    if (count === 0) {
+      throw new BootError(
+        `${reader.name}: expected ${size} bytes, found ${done}: it was truncated`,
+      );
+    }
+    memory.writeFrom(start + done, chunk.subarray(0, count));
+    done += count;
+  }
+}
+
+function lowMemoryEnd(memory: GuestMemory): number {
+  const low = memory.regions.find((region) => region.guestAddress === 0);
+  return low ? low.sizeBytes : 0;
+}
+
+/** A guess at what a foreign file is, for the message. */
+function describeStart(bytes: Uint8Array): string {
+  const head = bytes.subarray(0, 64);
+  if (bytes.length >= 4 && head[0] === 0x1f && head[1] === 0x8b) return "a gzip file";
+  if (head[0] === 0x23 && head[1] === 0x21) return "a script";
+  if (head.every((byte) => byte === 9 || byte === 10 || byte === 13 || byte >= 32 && byte < 127)) {
+    return "a text file";
+  }
+  if (bytes.length < 0x268) return `a file of ${bytes.length} bytes without a header`;
+  return "a file without a known header";
+}
