@@ -83,7 +83,6 @@ function pciRoot({ pciMmio64 }: DsdtOptions): Aml {
   return device("PCI0", [
     name("_HID", eisaId("PNP0A03")),
     name("_UID", integer(0)),
-    name("_ADR", integer(0)),
     name("_BBN", integer(0)),
     name("_SEG", integer(0)),
     name("_CRS", resourceTemplate(windows)),
