@@ -6,7 +6,7 @@
 
 import { Decoder } from "./decode.ts";
 import { GrammarError, type Node, parseKeyValues } from "./grammar.ts";
-import type { Option } from "./option_types.ts";
+import type { Decoded, Option } from "./option_types.ts";
 import type { ConfigProblem } from "./problem.ts";
 
 /** How to read an option's value. */
@@ -23,7 +23,15 @@ export interface ArgumentOptions {
  * The value of one occurrence of `option`, written as `text`: a list of one item for a list, which
  * the next occurrence appends to. Undefined where it does not fit.
  */
-export function decodeArgument(option: Option, text: string, options: ArgumentOptions): unknown {
+export function decodeArgument<Opt extends Option>(
+  option: Opt,
+  text: string,
+  options: ArgumentOptions,
+): Decoded<Opt["type"]> | undefined {
+  return decode(option, text, options) as Decoded<Opt["type"]> | undefined;
+}
+
+function decode(option: Option, text: string, options: ArgumentOptions): unknown {
   const { name, problems, baseDir } = options;
   const isList = option.type.kind === "list";
   const type = option.type.kind === "list" ? option.type.item : option.type;
@@ -37,14 +45,6 @@ export function decodeArgument(option: Option, text: string, options: ArgumentOp
       problems.push({ key: name, message: error.message, excerpt: { text, span: error.span } });
       return undefined;
     }
-  } else {
-    // The whole text is the value; showing it again below the message says nothing new.
-    const before = problems.length;
-    const value = decoder.value(type, node, name);
-    for (let at = before; at < problems.length; at++) {
-      problems[at] = { ...problems[at]!, excerpt: undefined };
-    }
-    return isList && value !== undefined ? [value] : value;
   }
   const value = decoder.value(type, node, name);
   return isList && value !== undefined ? [value] : value;

@@ -6,6 +6,7 @@
  */
 
 import { resolve } from "node:path";
+import { formatSize } from "../base/mod.ts";
 import { type Entry, type GroupNode, groupOf, type Node } from "./grammar.ts";
 import type {
   ChoiceType,
@@ -231,7 +232,11 @@ export class Decoder {
     if (number === undefined) return this.#mismatch(describeType(type), node, key);
     if (!Number.isInteger(number)) return this.#mismatch("a whole number of MiB", node, key);
     if (number < type.min || number > type.max) {
-      return this.#mismatch(`a size from ${type.min} MiB to ${type.max} MiB`, node, key);
+      return this.#mismatch(
+        `a size from ${formatMib(type.min)} to ${formatMib(type.max)}`,
+        node,
+        key,
+      );
     }
     return number;
   }
@@ -298,9 +303,11 @@ export class Decoder {
     options: { span?: Span | undefined; suggestion?: string | undefined } = {},
   ): void {
     const { text } = this.#source;
-    const excerpt = text !== undefined && options.span !== undefined
-      ? { text, span: options.span }
-      : undefined;
+    const { span } = options;
+    // Where all of it is wrong, showing it below a message that quotes it says nothing new.
+    const isPart = span !== undefined && text !== undefined &&
+      (span.start > 0 || span.end < text.length);
+    const excerpt = isPart ? { text, span } : undefined;
     const { suggestion } = options;
     this.#problems.push({ file: this.#source.file, key, message, suggestion, excerpt });
   }
@@ -367,6 +374,10 @@ function mibOfText(text: string | undefined): number | undefined {
   const digits = /^[0-9]+/.exec(text)![0];
   const unit = text.slice(digits.length, digits.length + 1).toLowerCase();
   return Number(digits) * UNITS[unit]!;
+}
+
+function formatMib(mib: number): string {
+  return formatSize(mib * 1024 * 1024);
 }
 
 function canonicalName(table: OptionTable, word: string): string | undefined {

@@ -152,9 +152,8 @@ export const RUN_OPTIONS = {
   "name": {
     type: {
       kind: "string",
-      pattern: /^[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,63}$/,
-      expected:
-        "a name of 1 to 64 letters, digits or _ . : @ + - that begins with a letter, digit or _",
+      pattern: /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/,
+      expected: "a name of at most 64 letters, digits, _ . and -, not beginning with . or -",
     },
     valueName: "NAME",
     group: "Control",

@@ -1,0 +1,84 @@
+/**
+ * `vmctl config check`, `show` and `schema`.
+ *
+ * @module
+ */
+
+import {
+  ConfigError,
+  ConfigLoader,
+  type ConfigProblem,
+  jsonSchema,
+  resolveLayers,
+  RUN_OPTIONS,
+  type RunOptions,
+} from "../../config/mod.ts";
+import type { CommandInput } from "../command.ts";
+import { loadConfig } from "../load_config.ts";
+import { print, printJson } from "../output.ts";
+import type { CHECK_OPTIONS, SHOW_OPTIONS } from "../tree.ts";
+
+/** Checks files by themselves: each with its includes, whether or not they name a kernel. */
+export async function checkConfig(input: CommandInput<typeof CHECK_OPTIONS>): Promise<number> {
+  const reports: { file: string; problems: readonly ConfigProblem[] }[] = [];
+  let extendedStatus = false;
+  for (const file of input.positionals) {
+    const problems: ConfigProblem[] = [];
+    const loader = new ConfigLoader(problems);
+    await loader.load(file);
+    const { options } = resolveLayers(loader.layers, problems, {
+      requireBoot: false,
+      requireFiles: true,
+    });
+    extendedStatus ||= options["extended-status"] ?? false;
+    reports.push({ file, problems });
+  }
+  const all = reports.flatMap(({ problems }) => problems);
+  if (input.options.json === true) {
+    await printJson(reports.map(({ file, problems }) => ({
+      file,
+      ok: problems.length === 0,
+      problems: problems.map((problem) => ({
+        file: problem.file ?? null,
+        key: problem.key,
+        message: problem.message,
+        suggestion: problem.suggestion ?? null,
+      })),
+    })));
+  } else {
+    for (const { file, problems } of reports) {
+      if (problems.length === 0) await print(`${file}: ok\n`);
+    }
+  }
+  if (all.length > 0) throw new ConfigError(all, { extendedStatus });
+  return 0;
+}
+
+/** Prints what the given files and options amount to, in a form that `--cfg` takes. */
+export async function showConfig(input: CommandInput<typeof SHOW_OPTIONS>): Promise<number> {
+  const { json, ...given } = input.options;
+  const { options } = await loadConfig(
+    { options: given, positionals: input.positionals },
+    { requireBoot: false, requireFiles: false },
+  );
+  const ordered = inTableOrder(options);
+  if (json === true) {
+    await printJson(ordered);
+  } else {
+    const { stringify } = await import("smol-toml");
+    await print(`${stringify(ordered).trimEnd()}\n`);
+  }
+  return 0;
+}
+
+/** Prints the JSON Schema of config files. */
+export async function printSchema(): Promise<number> {
+  await printJson(jsonSchema(RUN_OPTIONS));
+  return 0;
+}
+
+function inTableOrder(options: RunOptions): Record<string, unknown> {
+  const values: Readonly<Record<string, unknown>> = options;
+  const names = Object.keys(RUN_OPTIONS).filter((name) => values[name] !== undefined);
+  return Object.fromEntries(names.map((name) => [name, values[name]]));
+}

@@ -1,0 +1,135 @@
+/**
+ * Commands that talk to running VMs.
+ *
+ * @module
+ */
+
+import { formatSize } from "../../base/mod.ts";
+import {
+  isVmName,
+  listRunning,
+  queryState,
+  requestVm,
+  socketPathOf,
+  socketPathOfName,
+  type VmRequest,
+} from "../../control/mod.ts";
+import type { CommandInput } from "../command.ts";
+import { CommandError } from "../errors.ts";
+import { print, printJson, table } from "../output.ts";
+import type { LIST_OPTIONS, STATUS_OPTIONS, SUSPEND_OPTIONS, VM_OPTIONS } from "../tree.ts";
+
+/** Asks the VM to end. */
+export async function stop(input: CommandInput<typeof VM_OPTIONS>): Promise<number> {
+  return await order(input, "Exit");
+}
+
+/** Stops the vCPUs, with `--full` the devices, too. */
+export async function suspend(input: CommandInput<typeof SUSPEND_OPTIONS>): Promise<number> {
+  return await order(input, input.options.full === true ? "SuspendVm" : "SuspendVcpus");
+}
+
+/** Undoes {@link suspend}. */
+export async function resume(input: CommandInput<typeof SUSPEND_OPTIONS>): Promise<number> {
+  return await order(input, input.options.full === true ? "ResumeVm" : "ResumeVcpus");
+}
+
+/** Presses the power button. */
+export async function powerbtn(input: CommandInput<typeof VM_OPTIONS>): Promise<number> {
+  return await order(input, "Powerbtn");
+}
+
+/** Tells how a VM is. */
+export async function status(input: CommandInput<typeof STATUS_OPTIONS>): Promise<number> {
+  const state = await queryState(socketOf(input));
+  if (input.options.json === true) {
+    await printJson(state);
+    return 0;
+  }
+  const rows = [
+    ["name", state.name],
+    ["state", state.state],
+    ["pid", String(state.pid)],
+    ["engine", state.engine],
+    ["uptime", formatDuration(state.uptime_ms)],
+    [
+      "memory",
+      `${formatSize(state.memory.size_bytes)}, of it ${
+        formatSize(state.memory.resident_bytes)
+      } in use on the host`,
+    ],
+    ...state.vcpus.map((vcpu) => [
+      `vcpu ${vcpu.id}`,
+      `${vcpu.state}, ${formatDuration(vcpu.cpu_time_ms)} of processor time`,
+    ]),
+  ];
+  await print(table(rows));
+  return 0;
+}
+
+/** Lists the VMs that run. */
+export async function list(input: CommandInput<typeof LIST_OPTIONS>): Promise<number> {
+  const running = await listRunning();
+  if (input.options.names === true) {
+    await print(running.map(({ name }) => `${name}\n`).join(""));
+  } else if (input.options.json === true) {
+    await printJson(running);
+  } else {
+    const rows = running.map(({ name, path, state }) => [
+      name,
+      state?.state ?? "no answer",
+      state === undefined ? "?" : String(state.pid),
+      state === undefined ? "?" : String(state.vcpus.length),
+      state === undefined ? "?" : formatSize(state.memory.size_bytes),
+      state === undefined ? "?" : formatDuration(state.uptime_ms),
+      path,
+    ]);
+    const heading = ["NAME", "STATE", "PID", "VCPUS", "MEMORY", "UPTIME", "SOCKET"];
+    await print(table([heading, ...rows]));
+  }
+  return 0;
+}
+
+async function order(input: CommandInput, request: VmRequest): Promise<number> {
+  const response = await requestVm(socketOf(input), request);
+  if (response !== "Ok") throw new CommandError(refusal(response));
+  return 0;
+}
+
+/** The control socket that the argument names: by path, or by the VM's name. */
+function socketOf(input: CommandInput): string {
+  const vm = input.positionals[0]!;
+  // A socket in the current folder may be given without "./", but a VM's name comes first.
+  if (!vm.includes("/") && isSocket(vm) && !(isVmName(vm) && isSocket(socketPathOfName(vm)))) {
+    return `./${vm}`;
+  }
+  return socketPathOf(vm);
+}
+
+function isSocket(path: string): boolean {
+  try {
+    return Deno.statSync(path).isSocket === true;
+  } catch {
+    return false;
+  }
+}
+
+function refusal(response: unknown): string {
+  if (typeof response === "object" && response !== null) {
+    if ("ErrString" in response) return String(response.ErrString);
+    if ("Err" in response) return `the VM refused with errno ${response.Err}`;
+  }
+  return `unexpected answer of the VM: ${JSON.stringify(response)}`;
+}
+
+/** `1 d 2 h`, `3 min 4 s`, `5.6 s`: the two greatest units. */
+export function formatDuration(durationMs: number): string {
+  const seconds = durationMs / 1000;
+  if (seconds < 60) return `${seconds.toFixed(1)} s`;
+  const whole = Math.floor(seconds);
+  const minutes = Math.floor(whole / 60);
+  if (minutes < 60) return `${minutes} min ${whole % 60} s`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 24) return `${hours} h ${minutes % 60} min`;
+  return `${Math.floor(hours / 24)} d ${hours % 24} h`;
+}

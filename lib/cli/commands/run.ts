@@ -1,0 +1,20 @@
+/**
+ * `vmctl run`.
+ *
+ * @module
+ */
+
+import { setLogLevel } from "../../base/mod.ts";
+import type { RUN_OPTIONS } from "../../config/mod.ts";
+import type { CommandInput } from "../command.ts";
+import { CommandError } from "../errors.ts";
+import { loadConfig } from "../load_config.ts";
+
+/** Runs a VM until it ends and tells how it ended. */
+export async function run(input: CommandInput<typeof RUN_OPTIONS>): Promise<number> {
+  const { config } = await loadConfig(input, { requireBoot: true, requireFiles: true });
+  if (config === undefined) throw new CommandError("the configuration is incomplete");
+  setLogLevel(config.logLevel);
+  const { runVm } = await import("../../machine/mod.ts");
+  return await runVm(config);
+}

@@ -1,0 +1,198 @@
+/**
+ * The tree of commands.
+ *
+ * @module
+ */
+
+import { type OptionTable, RUN_OPTIONS } from "../config/mod.ts";
+import { type Command, group, leaf, type Positional } from "./command.ts";
+
+const JSON_OPTION = { type: { kind: "boolean" }, help: "print JSON" } as const;
+
+/** Options of commands that talk to a VM. */
+export const VM_OPTIONS = {} as const satisfies OptionTable;
+/** Options of `suspend` and `resume`. */
+export const SUSPEND_OPTIONS = {
+  full: { type: { kind: "boolean" }, help: "the devices, too, not only the vCPUs" },
+} as const satisfies OptionTable;
+/** Options of `status`. */
+export const STATUS_OPTIONS = { json: JSON_OPTION } as const satisfies OptionTable;
+/** Options of `list`. */
+export const LIST_OPTIONS = {
+  json: JSON_OPTION,
+  names: { type: { kind: "boolean" }, help: "print only names, one a line" },
+} as const satisfies OptionTable;
+/** Options of `doctor`. */
+export const DOCTOR_OPTIONS = { json: JSON_OPTION } as const satisfies OptionTable;
+/** Options of `config check`. */
+export const CHECK_OPTIONS = { json: JSON_OPTION } as const satisfies OptionTable;
+/** Options of `config show`. */
+export const SHOW_OPTIONS = {
+  ...RUN_OPTIONS,
+  json: { ...JSON_OPTION, help: "print JSON instead of TOML" },
+} as const satisfies OptionTable;
+
+const KERNEL: Positional = {
+  name: "KERNEL",
+  help: "Linux kernel to boot: bzImage or vmlinux",
+  optional: true,
+  completes: "file",
+};
+const VM: Positional = {
+  name: "VM",
+  help: "name of a running VM, or path of its control socket",
+  completes: "vm",
+};
+
+const RUN = leaf({
+  name: "run",
+  help: "run a VM until it powers off",
+  details: [
+    "The guest's console is on standard input and output; Ctrl-a x ends the VM, Ctrl-a h helps.",
+    "Values of several keys are written first,key=value,flag; quotes take commas and brackets as they are.",
+    "A file that is /proc/self/fd/N or /dev/fd/N is descriptor N, passed on by the caller.",
+    "Exit status: 0 the VM stopped, 1 an error; with --extended-status also 32 reset, 33 crash, " +
+    "34 guest panic, 35 invalid arguments, 36 watchdog.",
+  ],
+  options: RUN_OPTIONS,
+  positionals: [KERNEL],
+  examples: [
+    {
+      help: "boot a kernel and an initial RAM disk to a shell",
+      command: 'vmctl run -m 512 -i initrd.img -p "rdinit=/bin/sh" vmlinuz',
+    },
+    {
+      help: "two processors, a name, the console's output in a file",
+      command: "vmctl run -c 2 --name web --serial type=file,path=web.log,console vmlinuz",
+    },
+    {
+      help: "what config files say, with more memory",
+      command: "vmctl run --cfg base.toml --cfg web.json -m 2G",
+    },
+  ],
+  run: async (input) => await (await import("./commands/run.ts")).run(input),
+});
+
+const CONTROL: readonly Command[] = [
+  leaf({
+    name: "stop",
+    help: "end a running VM at once",
+    options: VM_OPTIONS,
+    positionals: [VM],
+    examples: [{ help: "by name", command: "vmctl stop web" }],
+    run: async (input) => await (await import("./commands/control.ts")).stop(input),
+  }),
+  leaf({
+    name: "suspend",
+    help: "pause a running VM",
+    options: SUSPEND_OPTIONS,
+    positionals: [VM],
+    examples: [{ help: "by socket", command: "vmctl suspend /run/vms/web.sock" }],
+    run: async (input) => await (await import("./commands/control.ts")).suspend(input),
+  }),
+  leaf({
+    name: "resume",
+    help: "let a paused VM go on",
+    options: SUSPEND_OPTIONS,
+    positionals: [VM],
+    examples: [{ help: "by name", command: "vmctl resume web" }],
+    run: async (input) => await (await import("./commands/control.ts")).resume(input),
+  }),
+  leaf({
+    name: "powerbtn",
+    help: "press a VM's power button, so that the guest shuts down",
+    options: VM_OPTIONS,
+    positionals: [VM],
+    examples: [{ help: "by name", command: "vmctl powerbtn web" }],
+    run: async (input) => await (await import("./commands/control.ts")).powerbtn(input),
+  }),
+  leaf({
+    name: "status",
+    help: "show how a running VM is",
+    options: STATUS_OPTIONS,
+    positionals: [VM],
+    examples: [{ help: "for a program", command: "vmctl status --json web" }],
+    run: async (input) => await (await import("./commands/control.ts")).status(input),
+  }),
+  leaf({
+    name: "list",
+    help: "list running VMs",
+    options: LIST_OPTIONS,
+    examples: [{ help: "stop them all", command: "vmctl list --names | xargs -n1 vmctl stop" }],
+    run: async (input) => await (await import("./commands/control.ts")).list(input),
+  }),
+];
+
+const CONFIG = group("config", [
+  leaf({
+    name: "check",
+    help: "check config files",
+    options: CHECK_OPTIONS,
+    positionals: [{
+      name: "FILE",
+      help: "config file, JSON or TOML",
+      repeated: true,
+      completes: "file",
+    }],
+    examples: [{ help: "two of them", command: "vmctl config check base.toml web.json" }],
+    run: async (input) => await (await import("./commands/config.ts")).checkConfig(input),
+  }),
+  leaf({
+    name: "show",
+    help: "show what config files and options amount to",
+    details: ["The options are those of vmctl run. What is printed is itself a config file."],
+    options: SHOW_OPTIONS,
+    positionals: [KERNEL],
+    examples: [{
+      help: "with an option over a file",
+      command: "vmctl config show --cfg web.toml --mem 2G",
+    }],
+    run: async (input) => await (await import("./commands/config.ts")).showConfig(input),
+  }),
+  leaf({
+    name: "schema",
+    help: "print the JSON Schema of config files, for editors",
+    options: {},
+    examples: [{ help: "to a file", command: "vmctl config schema > vmctl.schema.json" }],
+    run: async () => await (await import("./commands/config.ts")).printSchema(),
+  }),
+], {
+  help: "check, show and describe config files",
+  examples: [{ help: "check a file", command: "vmctl config check web.toml" }],
+});
+
+/** The shells that completions are made for. */
+export const SHELLS = ["bash", "zsh", "fish"] as const;
+
+const COMPLETIONS = leaf({
+  name: "completions",
+  help: "print a script that completes vmctl's words in a shell",
+  options: {},
+  positionals: [{ name: "SHELL", help: "bash, zsh or fish", completes: SHELLS }],
+  examples: [
+    { help: "in this bash", command: "source <(vmctl completions bash)" },
+    {
+      help: "in every fish",
+      command: "vmctl completions fish > ~/.config/fish/completions/vmctl.fish",
+    },
+  ],
+  run: async (input) => await (await import("./commands/completions.ts")).completions(input),
+});
+
+const DOCTOR = leaf({
+  name: "doctor",
+  help: "show what this host offers to VMs, and what to do about what it lacks",
+  details: ["Exit status: 0 where a VM can run, 1 where none can."],
+  options: DOCTOR_OPTIONS,
+  examples: [{ help: "for a program", command: "vmctl doctor --json" }],
+  run: async (input) => await (await import("./commands/doctor.ts")).doctor(input),
+});
+
+/** `vmctl` itself. */
+export const ROOT: Command = group("vmctl", [RUN, ...CONTROL, DOCTOR, CONFIG, COMPLETIONS], {
+  help: "Virtual machine monitor for Linux guests, with or without hardware virtualization",
+  examples: [
+    { help: "boot a kernel", command: "vmctl run -i initrd.img vmlinuz" },
+    { help: "see what the host offers", command: "vmctl doctor" },
+  ],
+});
