@@ -11,6 +11,7 @@ export { type BootEntry, configureBootVcpu } from "./entry.ts";
 export { BootError } from "./errors.ts";
 export { type BootImage } from "./image.ts";
 export { type BootOptions, type LoadedKernel, loadKernel } from "./load.ts";
+export { extractVmlinux } from "./vmlinux.ts";
 export { buildMemoryMap, type MemoryMapEntry, MemoryType } from "./memory_map.ts";
 export {
   ACPI_GPE0_LENGTH,

@@ -42,6 +42,7 @@ export class FetchError extends Error {
 
 const KERNEL_METAPACKAGE = "linux-image-cloud-amd64";
 const BUSYBOX_PACKAGE = "busybox-static";
+const WORK_PREFIX = "fetch-";
 const NEEDED_TOOLS = ["apt-get", "apt-cache", "apt-config", "dpkg-deb"];
 
 /**
@@ -71,7 +72,11 @@ export async function fetchGuest(options: FetchOptions = {}): Promise<Guest> {
     const cached = await readCached(cacheDir);
     if (cached) return cached;
   }
-  const work = await mkdtemp(join(cacheDir, "fetch-"));
+  // What an interrupted fetch has left behind; nobody else is fetching now.
+  for (const entry of await readdir(cacheDir)) {
+    if (entry.startsWith(WORK_PREFIX)) await rm(join(cacheDir, entry), { recursive: true });
+  }
+  const work = await mkdtemp(join(cacheDir, WORK_PREFIX));
   try {
     return await fetchInto(cacheDir, work, options);
   } finally {
@@ -177,7 +182,7 @@ async function fetchInto(cacheDir: string, work: string, options: FetchOptions):
 
 async function listTrees(cacheDir: string): Promise<string[]> {
   const entries = await readdir(cacheDir, { withFileTypes: true });
-  return entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith("fetch-"))
+  return entries.filter((entry) => entry.isDirectory() && !entry.name.startsWith(WORK_PREFIX))
     .map((entry) => entry.name);
 }
 
