@@ -24,6 +24,9 @@ const F_GET_SEALS = 1034;
 const FD_CLOEXEC = 1;
 const O_NONBLOCK = 0o4000;
 
+// Those that validateInheritedFd made close-on-exec; two options may name the same one.
+const inherited = new Set<number>();
+
 /** memfd seals (fcntl(2), F_ADD_SEALS). */
 export const Seal = { Seal: 1, Shrink: 2, Grow: 4, Write: 8, FutureWrite: 16 } as const;
 
@@ -72,8 +75,7 @@ export class Fd implements Disposable {
     if (this.#raw < 0) return;
     const raw = this.#raw;
     this.#raw = -1;
-    // Linux releases the number whatever close() returns, so there is nothing to retry.
-    libc().close(raw);
+    closeFd(raw);
   }
 
   [Symbol.dispose](): void {
@@ -88,6 +90,9 @@ export function rawFd(fd: FdLike): number {
 
 /** Closes a bare descriptor number. */
 export function closeFd(raw: number): void {
+  // The number may be another file's next.
+  inherited.delete(raw);
+  // Linux releases the number whatever close() returns, so there is nothing to retry.
   libc().close(raw);
 }
 
@@ -132,9 +137,6 @@ export function addSeals(fd: FdLike, seals: number): void {
 export function getSeals(fd: FdLike): number {
   return check(libc().fcntl(rawFd(fd), F_GET_SEALS, 0), "fcntl(F_GET_SEALS)");
 }
-
-// Those that were validated once and made close-on-exec by that; two options may name the same one.
-const inherited = new Set<number>();
 
 /**
  * Takes a descriptor that this process was started with (`/proc/self/fd/N`, `--…-fd N`). One that is
