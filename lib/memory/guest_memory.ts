@@ -105,8 +105,9 @@ export class GuestMemory implements Disposable {
     const mapped = backing === "wasm"
       ? mapIntoWasm(fd, sizeBytes, stack)
       : mapAlone(stack.use(mmap(sizeBytes, { fd })));
-    const handle = { sizeBytes, rawFd: fd.raw, ...mapped };
-    return new GuestMemory(handle, bufferOf(handle), stack.move());
+    const { address, wasmMemory, buffer } = mapped;
+    const handle = { sizeBytes, rawFd: fd.raw, address, wasmMemory };
+    return new GuestMemory(handle, buffer, stack.move());
   }
 
   /** The same memory in another worker, or once more in this one; it does not own it. */
@@ -264,9 +265,12 @@ export class GuestMemory implements Disposable {
     this.#disposed = true;
     this.#low = -1;
     this.#high = -1;
-    // Slices that somebody kept must fail and not reach whatever is mapped there next.
-    if (this.wasmMemory === undefined) (this.#view.buffer as ArrayBuffer).transfer(0);
-    this.#owned?.[Symbol.dispose]();
+    if (this.#owned !== undefined) {
+      this.#owned[Symbol.dispose]();
+    } else if (this.wasmMemory === undefined) {
+      // Slices that somebody kept must fail and not reach whatever is mapped there next.
+      (this.#view.buffer as ArrayBuffer).transfer(0);
+    }
   }
 
   #alive(): void {
@@ -289,10 +293,11 @@ export class GuestMemory implements Disposable {
 interface Mapped {
   readonly address: bigint;
   readonly wasmMemory: WebAssembly.Memory | undefined;
+  readonly buffer: ArrayBufferLike;
 }
 
 function mapAlone(mapping: Mapping): Mapped {
-  return { address: mapping.address, wasmMemory: undefined };
+  return { address: mapping.address, wasmMemory: undefined, buffer: mapping.buffer };
 }
 
 function mapIntoWasm(fd: Fd, sizeBytes: number, stack: DisposableStack): Mapped {
@@ -306,7 +311,7 @@ function mapIntoWasm(fd: Fd, sizeBytes: number, stack: DisposableStack): Mapped 
   const { buffer } = wasmMemory;
   mmapFixedOver(buffer, 0, sizeBytes, fd, 0);
   stack.defer(() => unmapFixedOver(buffer, 0, sizeBytes));
-  return { address: bufferAddress(buffer), wasmMemory };
+  return { address: bufferAddress(buffer), wasmMemory, buffer };
 }
 
 function bufferOf(handle: GuestMemoryHandle): ArrayBufferLike {
