@@ -26,6 +26,7 @@ const encoder = new TextEncoder();
 
 let threshold: LogLevel = "info";
 let colored: boolean | undefined;
+let terminal: boolean | undefined;
 let sink: LogSink = writeToStderr;
 
 /** Lets lines of `level` and graver ones through. */
@@ -103,23 +104,36 @@ export class Logger {
     const head = colored
       ? `${COLOR[level]}${label}\x1b[0m \x1b[2m${this.#scope}:\x1b[0m`
       : `${label} ${this.#scope}:`;
-    sink(`${head} ${message}\n`);
+    sink(`${head} ${printable(message)}\n`);
   }
 }
 
 /** The program's own logger. */
 export const log: Logger = new Logger();
 
+/** Messages may quote a guest or an image: no escape sequence of theirs reaches the terminal. */
+function printable(message: string): string {
+  return message.replace(
+    /(?![\n\t])\p{Cc}/gu,
+    (control) => `\\x${control.charCodeAt(0).toString(16).padStart(2, "0")}`,
+  );
+}
+
 function wantsColor(): boolean {
+  return !Deno.noColor && onTerminal();
+}
+
+function onTerminal(): boolean {
   try {
-    return !Deno.noColor && Deno.stderr.isTerminal();
+    return terminal ??= Deno.stderr.isTerminal();
   } catch {
     return false;
   }
 }
 
 function writeToStderr(line: string): void {
-  let rest = encoder.encode(line);
+  // In raw mode a terminal does not return its carriage by itself; in cooked mode one more is harmless.
+  let rest = encoder.encode(onTerminal() ? line.replaceAll("\n", "\r\n") : line);
   // stderr may be a pipe that somebody made non-blocking. A log line is worth a short wait, not a hang.
   for (let attempt = 0; rest.length > 0 && attempt < 100; attempt++) {
     try {

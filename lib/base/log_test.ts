@@ -31,6 +31,11 @@ Deno.test("lines at and above the level come through, with their scope", () => {
   assert.deepEqual(lines, ["error vmctl: a\n", "info  vm:vcpu0: b\n", "trace vmctl: c\n"]);
 });
 
+Deno.test("control characters of a message do not reach the terminal", () => {
+  const lines = collect(() => log.error("a\x1b[2Jb\r\x9b\tc\nd"));
+  assert.deepEqual(lines, ["error vmctl: a\\x1b[2Jb\\x0d\\x9b\tc\nd\n"]);
+});
+
 Deno.test("the text of an error names its causes once", () => {
   const inner = new Error("disk full");
   assert.equal(

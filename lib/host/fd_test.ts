@@ -130,3 +130,27 @@ Deno.test("errno belongs to the failed call, also under garbage collection and i
   worker.terminate();
   URL.revokeObjectURL(url);
 });
+
+Deno.test("a program takes what its parent passed, and not what it opened itself", async () => {
+  const url = JSON.stringify(new URL("./mod.ts", import.meta.url).href);
+  const program = `
+    import { Fd, HostError, openFile, read, validateInheritedFd } from ${url};
+    using own = openFile("/dev/null");
+    try {
+      validateInheritedFd(own.raw);
+      console.log("own descriptor taken");
+    } catch (error) {
+      if (!(error instanceof HostError)) throw error;
+    }
+    using fd = validateInheritedFd(37);
+    const into = new Uint8Array(20);
+    console.log(new TextDecoder().decode(into.subarray(0, read(fd, into))));`;
+  const { stdout, stderr } = await new Deno.Command("bash", {
+    args: ["-c", 'exec 37<<<"from the parent"; exec "$0" eval "$1"', Deno.execPath(), program],
+  }).output();
+  assert.equal(
+    new TextDecoder().decode(stdout).trim(),
+    "from the parent",
+    new TextDecoder().decode(stderr),
+  );
+});
