@@ -1,0 +1,181 @@
+import { deepStrictEqual, strictEqual } from "node:assert/strict";
+import type { ConfigLayer } from "./config_file.ts";
+import type { RunOptions } from "./options.ts";
+import { type ConfigProblem, formatProblem } from "./problem.ts";
+import { type Resolved, resolveLayers } from "./resolve.ts";
+
+function resolve(
+  layers: readonly ConfigLayer[],
+  how = { requireBoot: true, requireFiles: false },
+): Resolved & { problems: string[] } {
+  const problems: ConfigProblem[] = [];
+  const resolved = resolveLayers(layers, problems, how);
+  return { ...resolved, problems: problems.map(formatProblem) };
+}
+
+function fromCommandLine(options: RunOptions): Resolved & { problems: string[] } {
+  return resolve([{ file: undefined, options }]);
+}
+
+Deno.test("defaults are the seeds': one vCPU, 256 MiB, the console on standard input and output", () => {
+  deepStrictEqual(fromCommandLine({ kernel: "/k" }).config, {
+    name: undefined,
+    boot: { kind: "kernel", kernel: { kind: "path", path: "/k" }, initrd: undefined, params: [] },
+    cpuCount: 1,
+    memoryMib: 256,
+    serial: [
+      {
+        num: 1,
+        output: { type: "stdout" },
+        input: { type: "stdin" },
+        console: true,
+        earlycon: false,
+        outTimestamp: false,
+      },
+      {
+        num: 2,
+        output: { type: "sink" },
+        input: undefined,
+        console: false,
+        earlycon: false,
+        outTimestamp: false,
+      },
+    ],
+    socket: undefined,
+    hypervisor: "auto",
+    extendedStatus: false,
+    logLevel: "info",
+    logModules: {},
+    disableSandbox: false,
+  });
+});
+
+Deno.test("everything that is given arrives", () => {
+  const { config } = fromCommandLine({
+    kernel: "/proc/self/fd/5",
+    initrd: "/i",
+    params: ["a", "b"],
+    cpus: { "num-cores": 3 },
+    mem: { size: 64 },
+    hypervisor: "soft",
+    serial: [{ type: "file", path: "/dev/fd/6", num: 2, input: "/in", earlycon: true }],
+    socket: "/dev/fd/7",
+    name: "web",
+    "extended-status": true,
+    "log-level": "warn,disk=trace,net=error",
+    "disable-sandbox": true,
+  });
+  deepStrictEqual(config?.boot, {
+    kind: "kernel",
+    kernel: { kind: "fd", fd: 5, path: "/proc/self/fd/5" },
+    initrd: { kind: "path", path: "/i" },
+    params: ["a", "b"],
+  });
+  deepStrictEqual(config?.serial[1], {
+    num: 2,
+    output: { type: "file", file: { kind: "fd", fd: 6, path: "/dev/fd/6" } },
+    input: { type: "file", file: { kind: "path", path: "/in" } },
+    console: false,
+    earlycon: true,
+    outTimestamp: false,
+  });
+  strictEqual(config?.serial[0].console, true);
+  deepStrictEqual(config?.socket, { kind: "fd", fd: 7, path: "/dev/fd/7" });
+  deepStrictEqual([config?.logLevel, config?.logModules], ["warn", {
+    disk: "trace",
+    net: "error",
+  }]);
+  deepStrictEqual([config?.cpuCount, config?.memoryMib, config?.name], [3, 64, "web"]);
+});
+
+Deno.test("a port that is the console elsewhere leaves the first one silent", () => {
+  const { config } = fromCommandLine({
+    kernel: "/k",
+    serial: [{ num: 2, type: "stdout", console: true, stdin: true }],
+  });
+  deepStrictEqual(config?.serial.map(({ output, input, console }) => [output, input, console]), [
+    [{ type: "sink" }, undefined, false],
+    [{ type: "stdout" }, { type: "stdin" }, true],
+  ]);
+});
+
+Deno.test("a kernel or firmware, and not both", () => {
+  const cases: [RunOptions, string[]][] = [
+    [{}, [
+      "expected a kernel or firmware to boot, got neither: name a KERNEL, or use --bios FILE, or " +
+      "--cfg FILE with one of them",
+    ]],
+    [{ initrd: "/i" }, [
+      "expected a kernel or firmware to boot, got neither: name a KERNEL, or use --bios FILE, or " +
+      "--cfg FILE with one of them",
+    ]],
+    [{ kernel: "/k", bios: "/b" }, [
+      "--bios: expected a kernel or firmware, got both (KERNEL is given)",
+    ]],
+    [{ bios: "/b", initrd: "/i" }, [
+      "--initrd: expected no initrd with firmware, got one (--bios is given)",
+    ]],
+    [{ bios: "/b" }, []],
+  ];
+  for (const [options, problems] of cases) {
+    deepStrictEqual(fromCommandLine(options).problems, problems);
+  }
+  deepStrictEqual(fromCommandLine({ bios: "/b" }).config?.boot, {
+    kind: "firmware",
+    firmware: { kind: "path", path: "/b" },
+  });
+});
+
+Deno.test("problems between sources name the file and key of each", () => {
+  const { problems } = resolve([
+    { file: "base.json", options: { kernel: "/k", serial: [{ num: 1, stdin: true }] } },
+    { file: "vm.json", options: { bios: "/b", serial: [{ num: 2 }, { num: 1, stdin: true }] } },
+    { file: undefined, options: { serial: [{ num: 2, type: "file" }] } },
+  ]);
+  deepStrictEqual(problems, [
+    "vm.json: bios: expected a kernel or firmware, got both (kernel is given in base.json)",
+    "vm.json: serial[1].num: serial port 1 is given twice",
+    "vm.json: serial[1].stdin: another port has standard input already",
+    "--serial path: expected a path with type=file, got none",
+    "--serial num: serial port 2 is given twice",
+  ]);
+});
+
+Deno.test("serial ports: what does not go together", () => {
+  const cases: [RunOptions["serial"], string][] = [
+    [[{ type: "file" }], "--serial path: expected a path with type=file, got none"],
+    [[{ type: "unix" }], "--serial path: expected a path with type=unix, got none"],
+    [[{ type: "sink", path: "/x" }], "--serial path: expected no path with type=sink, got /x"],
+    [
+      [{ type: "unix", path: "/dev/fd/4" }],
+      "--serial path: expected a socket's path with type=unix, got /dev/fd/4",
+    ],
+    [
+      [{ type: "sink", stdin: true, input: "/x" }],
+      "--serial input: expected one source of input, got two of stdin, input and type=unix-stream",
+    ],
+    [
+      [{ num: 1, console: true }, { num: 2, console: true }],
+      "--serial console: another port is the console already",
+    ],
+    [
+      [{ num: 1, earlycon: true }, { num: 2, earlycon: true }],
+      "--serial earlycon: another port is the early console already",
+    ],
+  ];
+  for (const [serial, problem] of cases) {
+    deepStrictEqual(fromCommandLine({ kernel: "/k", serial: serial! }).problems, [problem]);
+  }
+});
+
+Deno.test("files that are named must be there, and no folders", () => {
+  const { problems } = resolve([
+    { file: "vm.json", options: { kernel: "/nowhere/k", serial: [{ type: "sink", input: "/" }] } },
+    { file: undefined, options: { initrd: "/proc/self/fd/999999" } },
+  ], { requireBoot: true, requireFiles: true });
+  deepStrictEqual(problems, [
+    "vm.json: kernel: expected a file that can be read, got /nowhere/k: no such file",
+    "--initrd: expected a file that can be read, got /proc/self/fd/999999, which is not open",
+    "vm.json: serial[0].input: expected a file that can be read, got the folder /",
+  ]);
+});
