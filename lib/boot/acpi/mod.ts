@@ -22,12 +22,17 @@ export interface AcpiOptions {
 
 /** Bytes between the starts of tables; the FACS needs it. */
 const ALIGNMENT = 64;
+/** Names of processor devices have three hexadecimal digits. */
+const MAX_CPUS = 4096;
 
 /**
  * Writes the tables to {@link ACPI_TABLES_ADDRESS}, the RSDP first.
  * @throws {BootError} when there are so many processors that the tables do not fit.
  */
 export function buildAcpi(memory: GuestMemory, { cpuCount, ecam }: AcpiOptions): void {
+  if (!Number.isInteger(cpuCount) || cpuCount < 1 || cpuCount > MAX_CPUS) {
+    throw new BootError(`ACPI tables: expected 1 to ${MAX_CPUS} processors, got ${cpuCount}`);
+  }
   let next = ACPI_TABLES_ADDRESS + ALIGNMENT; // behind the RSDP
   const place = (bytes: Uint8Array) => {
     const address = next;

@@ -1,0 +1,61 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { concatBytes } from "../base/mod.ts";
+import { BootError } from "./errors.ts";
+import { decodeLz4Legacy } from "./lz4.ts";
+import { packLz4Legacy, pattern } from "./test_images.ts";
+
+/** Bytes with repetitions of all kinds. */
+const repetitive = fc.array(
+  fc.tuple(fc.uint8Array({ minLength: 1, maxLength: 40 }), fc.integer({ min: 1, max: 60 })),
+  { maxLength: 30 },
+).map((parts) =>
+  concatBytes(parts.flatMap(([bytes, count]) => Array.from({ length: count }, () => bytes)))
+);
+
+Deno.test("decodes what was packed, in one block and in several", () => {
+  fc.assert(fc.property(repetitive, fc.integer({ min: 1, max: 3000 }), (bytes, blockBytes) => {
+    const target = new Uint8Array(bytes.length);
+    assert.equal(decodeLz4Legacy(packLz4Legacy(bytes, { blockBytes }), target), bytes.length);
+    assert.deepEqual(target, bytes);
+  }));
+});
+
+Deno.test("decodes a prefix, and touches nothing behind it", () => {
+  fc.assert(fc.property(repetitive, fc.nat({ max: 3000 }), (bytes, wanted) => {
+    const buffer = new Uint8Array(wanted + 64).fill(0xa5);
+    const length = decodeLz4Legacy(packLz4Legacy(bytes), buffer.subarray(0, wanted));
+    assert.equal(length, Math.min(wanted, bytes.length));
+    assert.deepEqual(buffer.subarray(0, length), bytes.subarray(0, length));
+    assert.ok(buffer.subarray(wanted).every((byte) => byte === 0xa5));
+  }));
+});
+
+Deno.test("damaged data ends in a BootError or other bytes, never outside of the target", () => {
+  const packed = packLz4Legacy(pattern(5000));
+  const change = fc.tuple(fc.nat({ max: packed.length - 1 }), fc.nat({ max: 255 }));
+  fc.assert(
+    fc.property(fc.array(change, { minLength: 1, maxLength: 8 }), (changes) => {
+      const damaged = packed.slice();
+      for (const [index, byte] of changes) damaged[index] = byte;
+      const buffer = new Uint8Array(5000 + 64).fill(0xa5);
+      try {
+        decodeLz4Legacy(damaged, buffer.subarray(0, 5000));
+      } catch (error) {
+        assert.ok(error instanceof BootError, String(error));
+      }
+      assert.ok(buffer.subarray(5000).every((byte) => byte === 0xa5));
+    }),
+    { numRuns: 500 },
+  );
+});
+
+Deno.test("a truncated frame is refused", () => {
+  const packed = packLz4Legacy(pattern(5000));
+  const target = new Uint8Array(5000);
+  assert.throws(() => decodeLz4Legacy(packed.subarray(0, 1000), target), {
+    name: "BootError",
+    message: /expected \d+ bytes, found only 992/,
+  });
+  assert.throws(() => decodeLz4Legacy(new Uint8Array(3), target), BootError);
+});
