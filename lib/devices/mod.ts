@@ -1,0 +1,7 @@
+/**
+ * Devices of the virtual machine.
+ *
+ * @module
+ */
+
+export * from "./platform/mod.ts";

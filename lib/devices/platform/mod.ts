@@ -1,0 +1,17 @@
+/**
+ * The devices that every PC has.
+ *
+ * @module
+ */
+
+export { PCI_CONFIG_SIZE, PCI_DEVICE_COUNT, PciBus } from "./pci.ts";
+export type { PciConfigListener, PciFunction } from "./pci.ts";
+export {
+  Platform,
+  type PlatformHandle,
+  type PlatformOptions,
+  type SharedEvent,
+} from "./platform.ts";
+export { PVPANIC_PORT, SYSTEM_CONTROL_PORT } from "./ports.ts";
+export { Uart, type UartEvent } from "./uart.ts";
+export { type IrqLine, PlatformRequest, type PlatformWiring, type SerialSink } from "./wiring.ts";
