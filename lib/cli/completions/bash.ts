@@ -11,10 +11,10 @@ import { type CompletedCommand, completedCommands, scalarValues, type Values } f
 export function bashCompletions(root: Command): string {
   const commands = completedCommands(root);
   return SCRIPT.replaceAll("@COMMANDS@", () => commands.map(commandCase).join("\n"))
-    .replaceAll("@VALUES@", () => commands.map(valueCases).join("\n"))
+    .replaceAll("@VALUES@", () => commands.flatMap(valueCases).join("\n"))
     .replaceAll("@DESCEND@", () => commands.slice(1).map(descendCase).join(" | "))
     .replaceAll("@VALUED@", () => [...new Set(commands.flatMap(valuedNames))].join(" | "))
-    .replaceAll("@POSITIONALS@", () => commands.map(positionalCases).join("\n"));
+    .replaceAll("@POSITIONALS@", () => commands.flatMap(positionalCases).join("\n"));
 }
 
 /** Bash splits words at `=` and `:`, so the script takes them from the line itself. */
@@ -57,9 +57,9 @@ _vmctl() {
   elif [[ -z $rest && $current == --*=* ]]; then
     _vmctl_value "$command" "\${current%%=*}" "\${current%%=*}=" "\${current#*=}"
   elif [[ -z $rest && $current == -* ]]; then
-    COMPREPLY=($(compgen -W "$options" -- "$current"))
+    _vmctl_words "" "$current" "$options"
   elif [[ -n $commands ]]; then
-    COMPREPLY=($(compgen -W "$commands" -- "$current"))
+    _vmctl_words "" "$current" "$commands"
   else
     case "$command/$count" in
 @POSITIONALS@
@@ -84,12 +84,11 @@ _vmctl_value() {
 }
 
 _vmctl_words() {
-  COMPREPLY=($(compgen -P "$1" -W "$3" -- "$2"))
+  mapfile -t COMPREPLY < <(compgen -P "$1" -W "$3" -- "$2")
 }
 
 _vmctl_files() {
-  local IFS=$'\\n'
-  COMPREPLY=($(compgen -f -P "$1" -- "$2"))
+  mapfile -t COMPREPLY < <(compgen -f -P "$1" -- "$2")
   compopt -o filenames 2>/dev/null
   [[ \${#COMPREPLY[@]} -eq 1 && -d \${COMPREPLY[0]#"$1"} ]] && compopt -o nospace 2>/dev/null
   return 0
@@ -140,13 +139,13 @@ function valuedNames(command: CompletedCommand): readonly string[] {
     .flatMap(({ names }) => names);
 }
 
-function valueCases(command: CompletedCommand): string {
+function valueCases(command: CompletedCommand): string[] {
   return command.options.flatMap(({ names, values }) => {
     const action = valueAction(values);
     if (action === undefined) return [];
     const patterns = names.map((name) => `"${pathOf(command)}:${name}"`).join(" | ");
     return [`    ${patterns}) ${action} ;;`];
-  }).join("\n");
+  });
 }
 
 function valueAction(values: Values): string | undefined {
@@ -175,13 +174,10 @@ function keysAction(values: Values & { kind: "record" }): string {
   return `_vmctl_keys "$3" "$4" "${keys.join(" ")}" ${entries.join(" ")}`;
 }
 
-function positionalCases(command: CompletedCommand): string {
-  return command.positionals.map((values, at) => {
-    const isLast = at === command.positionals.length - 1;
-    const action = positionalAction(values);
-    // What comes after the last is one more of them, or a mistake that completion need not find.
-    return `      "${pathOf(command)}/"${isLast && at > 0 ? "*" : at}) ${action} ;;`;
-  }).join("\n");
+function positionalCases(command: CompletedCommand): string[] {
+  return command.positionals.map(({ values, repeated }, at) =>
+    `      "${pathOf(command)}/"${repeated ? "*" : at}) ${positionalAction(values)} ;;`
+  );
 }
 
 function positionalAction(values: Values): string {

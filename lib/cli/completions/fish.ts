@@ -51,11 +51,11 @@ function __vmctl_at
     end
 end
 
-# Completes the last of several keys: "key=", "key=value" and flags, after a tab their help.
+# Completes the last of several keys: "key=", "key=value" and flags.
 function __vmctl_keys
     set -l head (string match -r '^.*,' -- (commandline -ct | string replace -r '^--[a-z-]+=' ''))
     for key in $argv
-        echo $head$key
+        echo "$head$key"
     end
 end
 
@@ -79,7 +79,7 @@ function commandLines(command: CompletedCommand): string[] {
   const last = command.positionals.at(-1);
   const positionals = last === undefined
     ? []
-    : [`complete -c vmctl -n ${at} ${valueWords(last)}`.trimEnd()];
+    : [`complete -c vmctl -n ${last.repeated ? at : exactly} ${valueWords(last.values)}`];
   return [...children, ...options, ...positionals];
 }
 
@@ -87,7 +87,9 @@ function optionWords(option: CompletedOption): string {
   const names = option.names.map((name) =>
     name.startsWith("--") ? `-l ${name.slice(2)}` : `-s ${name.slice(1)}`
   );
-  const value = option.valueName === undefined ? "" : ` -x ${valueWords(option.values)}`.trimEnd();
+  const value = option.valueName === undefined
+    ? ""
+    : ` ${option.values.kind === "file" ? "-r" : "-x"} ${valueWords(option.values)}`.trimEnd();
   return `${names.join(" ")} -d ${shellQuote(option.help)}${value}`;
 }
 

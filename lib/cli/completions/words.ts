@@ -14,7 +14,7 @@ export type Values =
   | { readonly kind: "file" }
   | { readonly kind: "vm" }
   | { readonly kind: "words"; readonly words: Readonly<Record<string, string>> }
-  | { readonly kind: "record"; readonly type: RecordType };
+  | { readonly kind: "record"; readonly option: string; readonly type: RecordType };
 
 /** An option with all its names. */
 export interface CompletedOption {
@@ -36,7 +36,15 @@ export interface CompletedCommand {
   /** Commands below it, with their help. */
   readonly commands: Readonly<Record<string, string>>;
   /** What its arguments name, one after the other. */
-  readonly positionals: readonly Values[];
+  readonly positionals: readonly CompletedPositional[];
+}
+
+/** An argument that is not an option. */
+export interface CompletedPositional {
+  readonly name: string;
+  readonly values: Values;
+  /** Whether any number of them may follow. */
+  readonly repeated: boolean;
 }
 
 /** All commands, from the root on, parents before children. */
@@ -50,9 +58,11 @@ function walk(command: Command, path: readonly string[]): CompletedCommand[] {
     path,
     options: completedOptions(optionsOf(command, path.length === 0)),
     commands,
-    positionals: command.positionals.map(({ completes, help }): Values => {
-      if (completes === "file" || completes === "vm") return { kind: completes };
-      return { kind: "words", words: Object.fromEntries(completes.map((word) => [word, help])) };
+    positionals: command.positionals.map(({ name, completes, help, repeated = false }) => {
+      const values: Values = completes === "file" || completes === "vm"
+        ? { kind: completes }
+        : { kind: "words", words: Object.fromEntries(completes.map((word) => [word, help])) };
+      return { name, values, repeated };
     }),
   };
   return [own, ...command.commands.flatMap((child) => walk(child, [...path, child.name]))];
@@ -67,29 +77,27 @@ function completedOptions(table: OptionTable): CompletedOption[] {
     help: option.help,
     valueName: option.type.kind === "boolean" ? undefined : option.valueName ?? "VALUE",
     repeated: option.type.kind === "list",
-    values: valuesOf(option.type),
+    values: valuesOf(name, option.type),
   }));
 }
 
-/** What can stand as a value of `type`. */
-export function valuesOf(type: ValueType): Values {
-  if (type.kind === "list") return valuesOf(type.item);
+/** What can stand as a value of option `name`. */
+function valuesOf(name: string, type: ValueType): Values {
+  if (type.kind === "list") return valuesOf(name, type.item);
+  if (type.kind !== "record") return scalarValues(type);
   // A record of one key is completed as nothing in particular: a number has no completions.
-  if (type.kind === "record") {
-    return Object.keys(type.fields).length > 1 ? { kind: "record", type } : { kind: "none" };
-  }
-  return scalarValues(type);
+  return Object.keys(type.fields).length > 1
+    ? { kind: "record", option: name, type }
+    : { kind: "none" };
 }
 
-/** The same for a key of a record. */
+/** What can stand as a value of a key. */
 export function scalarValues(type: ScalarType): Values {
   switch (type.kind) {
     case "path":
       return { kind: "file" };
     case "choice":
       return { kind: "words", words: type.choices };
-    case "boolean":
-      return { kind: "words", words: { true: "", false: "" } };
     case "integer":
       return type.max - type.min < 8 ? { kind: "words", words: numbers(type) } : { kind: "none" };
     default:

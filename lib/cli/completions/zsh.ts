@@ -14,9 +14,15 @@ import {
   type Values,
 } from "./words.ts";
 
+type RecordValues = Values & { readonly kind: "record" };
+
 /** The script: to be sourced, or as `_vmctl` in a folder of `$fpath`. */
 export function zshCompletions(root: Command): string {
   const commands = completedCommands(root);
+  const records = new Map<string, RecordValues>();
+  for (const { values } of commands.flatMap(({ options }) => options)) {
+    if (values.kind === "record") records.set(values.option, values);
+  }
   return `#compdef vmctl
 # zsh completion for vmctl: source this file, or put it as _vmctl into a folder of $fpath.
 
@@ -26,7 +32,7 @@ _vmctl_vms() {
   compadd -a vms
 }
 
-${commands.map(commandFunction).join("\n\n")}
+${[...[...records.values()].map(keysFunction), ...commands.map(commandFunction)].join("\n\n")}
 
 if [[ $funcstack[1] == _vmctl ]]; then
   _vmctl "$@"
@@ -45,9 +51,9 @@ function commandFunction(command: CompletedCommand): string {
   const specs = command.options.map(optionSpec);
   const children = Object.entries(command.commands);
   if (children.length === 0) {
-    command.positionals.forEach((values, at) => {
-      const which = at === command.positionals.length - 1 ? "*" : String(at + 1);
-      specs.push(shellQuote(`${which}:argument:${action(values)}`));
+    command.positionals.forEach((argument, at) => {
+      const which = argument.repeated ? "*" : String(at + 1);
+      specs.push(shellQuote(`${which}:${argument.name}:${action(argument.values)}`));
     });
     return `${name}() {\n  _arguments -s -S ${lines(specs)}\n}`;
   }
@@ -99,18 +105,25 @@ function action(values: Values): string {
       return "_vmctl_vms";
     case "words":
       return `(${Object.keys(values.words).join(" ")})`;
-    case "record": {
-      const specs = Object.entries(values.type.fields).map(([key, field]) => {
-        const value = field.type.kind === "boolean"
-          ? ""
-          : `:${key}:${action(scalarValues(field.type))}`;
-        return `"${key}[${escape(field.help)}]${value}"`;
-      });
-      return `_values -s , keys ${specs.join(" ")}`;
-    }
+    case "record":
+      return keysFunctionName(values);
     case "none":
       return " ";
   }
+}
+
+function keysFunctionName(values: RecordValues): string {
+  return `_vmctl_keys_${values.option}`;
+}
+
+function keysFunction(values: RecordValues): string {
+  const specs = Object.entries(values.type.fields).map(([key, field]) => {
+    const value = field.type.kind === "boolean"
+      ? ""
+      : `:${key}:${action(scalarValues(field.type))}`;
+    return shellQuote(`${key}[${escape(field.help)}]${value}`);
+  });
+  return `${keysFunctionName(values)}() {\n  _values -s , keys ${lines(specs)}\n}`;
 }
 
 /** Characters that mean something within a spec. */
