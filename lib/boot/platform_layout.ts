@@ -27,8 +27,6 @@ export const I8042_DATA_PORT = 0x60;
 export const I8042_COMMAND_PORT = 0x64;
 /** ISA interrupt of the i8042 keyboard. */
 export const I8042_KEYBOARD_IRQ = 1;
-/** ISA interrupt of the i8042 auxiliary device. */
-export const I8042_AUX_IRQ = 12;
 
 // CMOS and real-time clock (MC146818).
 
@@ -95,6 +93,8 @@ export const ACPI_RESET_VALUE = 6;
 
 /** Bytes that firmware and test guests write here go to the log. */
 export const DEBUG_PORT = 0x402;
+/** Guest panic notification (QEMU's pvpanic). */
+export const PVPANIC_PORT = 0x505;
 
 // Interrupt controllers (Intel SDM vol. 3, 11.4; 82093AA).
 

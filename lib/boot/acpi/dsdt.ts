@@ -13,7 +13,6 @@ import {
   COM2_IRQ,
   COM2_PORT,
   COM_PORT_COUNT,
-  I8042_AUX_IRQ,
   I8042_COMMAND_PORT,
   I8042_DATA_PORT,
   I8042_KEYBOARD_IRQ,
@@ -23,6 +22,7 @@ import {
   PCI_IO_START,
   PCI_MMIO_SIZE_BYTES,
   PCI_MMIO_START,
+  PVPANIC_PORT,
   RTC_IRQ,
 } from "../platform_layout.ts";
 import {
@@ -118,13 +118,13 @@ function isaDevices(): Aml[] {
         ]),
       ),
     ]),
-    device("MOU", [
-      name("_HID", eisaId("PNP0F13")),
-      name("_CRS", resourceTemplate([isaIrq(I8042_AUX_IRQ)])),
-    ]),
     device("RTC", [
       name("_HID", eisaId("PNP0B00")),
       name("_CRS", resourceTemplate([ioPorts(CMOS_INDEX_PORT, 2), isaIrq(RTC_IRQ)])),
+    ]),
+    device("PEVT", [
+      name("_HID", string("QEMU0001")), // what drivers of pvpanic know it by
+      name("_CRS", resourceTemplate([ioPorts(PVPANIC_PORT, 1)])),
     ]),
   ];
 }

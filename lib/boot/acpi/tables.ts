@@ -89,6 +89,7 @@ const FADT_PROC_C1 = 1 << 2;
 /** No sleep button; the power button is a fixed feature, which is the bit not set. */
 const FADT_SLEEP_BUTTON_NOT_FIXED = 1 << 5;
 const FADT_RTC_WAKE_NOT_FIXED = 1 << 6;
+const FADT_PM_TIMER_32_BITS = 1 << 8;
 const FADT_RESET_REGISTER = 1 << 10;
 /** Boot architecture flags of the FADT (ACPI 6.5, table 5.11). */
 const BOOT_ARCH_LEGACY_DEVICES = 1 << 0;
@@ -132,7 +133,7 @@ export function fadt(
   put32(
     112,
     FADT_WBINVD | FADT_PROC_C1 | FADT_SLEEP_BUTTON_NOT_FIXED | FADT_RTC_WAKE_NOT_FIXED |
-      FADT_RESET_REGISTER,
+      FADT_PM_TIMER_32_BITS | FADT_RESET_REGISTER,
   );
   putPort(116, ACPI_RESET_PORT, 1);
   put8(128, ACPI_RESET_VALUE);

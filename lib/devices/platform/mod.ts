@@ -12,6 +12,6 @@ export {
   type PlatformOptions,
   type SharedEvent,
 } from "./platform.ts";
-export { PVPANIC_PORT, SYSTEM_CONTROL_PORT } from "./ports.ts";
+export { SYSTEM_CONTROL_PORT } from "./ports.ts";
 export { Uart, type UartEvent } from "./uart.ts";
 export { type IrqLine, PlatformRequest, type PlatformWiring, type SerialSink } from "./wiring.ts";

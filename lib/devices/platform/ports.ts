@@ -18,12 +18,11 @@ import {
   I8042_DATA_PORT,
   PCI_CONFIG_ADDRESS_PORT,
   PCI_CONFIG_DATA_PORT,
+  PVPANIC_PORT,
 } from "../../boot/mod.ts";
 
 /** System control port A: A20 gate and fast reset (IBM PS/2). */
 export const SYSTEM_CONTROL_PORT = 0x92;
-/** Guest panic notification (QEMU's pvpanic). */
-export const PVPANIC_PORT = 0x505;
 
 /** Which device answers at a port. Numbers, as they lie in a table of bytes. */
 export enum PortDevice {
