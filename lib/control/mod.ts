@@ -44,3 +44,4 @@ export {
   requestVm,
   type RunningVm,
 } from "./client.ts";
+export { controlService } from "./vm_service.ts";

@@ -15,6 +15,9 @@ export async function run(input: CommandInput<typeof RUN_OPTIONS>): Promise<numb
   const { config } = await loadConfig(input, { requireBoot: true, requireFiles: true });
   if (config === undefined) throw new CommandError("the configuration is incomplete");
   setLogLevel(config.logLevel);
-  const { runVm } = await import("../../machine/mod.ts");
-  return await runVm(config);
+  const [{ runVm }, { controlService }] = await Promise.all([
+    import("../../machine/mod.ts"),
+    import("../../control/mod.ts"),
+  ]);
+  return await runVm(config, { services: [controlService(config)] });
 }

@@ -1,0 +1,118 @@
+/**
+ * Puts a VM together: memory, engine, devices, and the guest in its place.
+ *
+ * @module
+ */
+
+import { getLogLevel, MIB } from "../base/mod.ts";
+import {
+  type BootEntry,
+  type BootImage,
+  buildCmdline,
+  COM1_PORT,
+  COM2_PORT,
+  loadKernel,
+} from "../boot/mod.ts";
+import type { BootSource, FileSource, SerialConfig, VmConfig } from "../config/mod.ts";
+import { Platform } from "../devices/mod.ts";
+import { isatty, validateInheritedFd } from "../host/mod.ts";
+import { memoryBackingFor, selectHypervisor } from "../hypervisor/mod.ts";
+import { GuestMemory } from "../memory/mod.ts";
+import { MachineError } from "./errors.ts";
+import type { MachineParts } from "./machine.ts";
+import { SerialOutput } from "./serial_output.ts";
+import { openSerialPorts, type SerialPort } from "./serial_ports.ts";
+import type { VcpuTeam } from "./vcpu_team.ts";
+
+const STDERR = 2;
+
+/** A VM whose vCPUs wait at the start barrier. */
+export interface Assembly extends MachineParts {
+  /** Connections of the serial ports, COM1 first. */
+  readonly serialPorts: readonly SerialPort[];
+}
+
+/**
+ * Puts the VM of `config` together.
+ *
+ * @param options.team the vCPU workers, which attach to it
+ * @param options.resources where everything goes that is to be released when no vCPU runs any more
+ * @throws {VmctlError} when something of it is not possible.
+ */
+export async function assemble(
+  config: VmConfig,
+  options: { readonly team: VcpuTeam; readonly resources: DisposableStack },
+): Promise<Assembly> {
+  const { team, resources } = options;
+  const hypervisor = resources.use(selectHypervisor(config.hypervisor));
+  const memory = resources.use(GuestMemory.create({
+    sizeBytes: config.memoryMib * MIB,
+    backing: memoryBackingFor(hypervisor.kind),
+  }));
+  const vm = resources.use(hypervisor.createVm(memory, { vcpuCount: config.cpuCount }));
+  const serial = resources.use(
+    openSerialPorts(config.serial, { wakeFd: team.wakeFd, originMs: Date.now() }),
+  );
+  const platform = Platform.create({
+    lowMemoryBytes: memory.lowBytes,
+    highMemoryBytes: memory.highBytes,
+    irq: (gsi, level) => vm.setIrqLine(gsi, level),
+  });
+  const debugPort = SerialOutput.create({
+    kind: "log",
+    label: "debug port",
+    fd: -1,
+    wakeFd: team.wakeFd,
+    timestampOriginMs: undefined,
+  });
+  team.attach(vm, {
+    memory: memory.handle(),
+    vm: vm.handle(),
+    platform: platform.handle(),
+    outputs: serial.ports.map(({ output }) => output?.handle()),
+    debug: debugPort.handle(),
+    logLevel: getLogLevel(),
+    rawTerminal: serial.ports.some(({ fromTerminal }) => fromTerminal) && isatty(STDERR),
+  });
+  const entry = loadGuest(memory, config);
+  await team.boot(entry);
+  return {
+    engine: hypervisor.kind,
+    memory,
+    vm,
+    platform,
+    team,
+    serialPorts: serial.ports,
+  };
+}
+
+function loadGuest(memory: GuestMemory, config: VmConfig): BootEntry {
+  const { boot } = config;
+  if (boot.kind === "firmware") throw new MachineError("booting firmware is not supported yet");
+  using stack = new DisposableStack();
+  return loadKernel(memory, {
+    kernel: openImage(boot.kernel, stack),
+    initrd: boot.initrd === undefined ? undefined : openImage(boot.initrd, stack),
+    cmdline: cmdlineOf(boot, config.serial),
+    cpuCount: config.cpuCount,
+  }).entry;
+}
+
+function openImage(source: FileSource, stack: DisposableStack): BootImage {
+  if (source.kind === "path") return source.path;
+  return `/proc/self/fd/${stack.use(validateInheritedFd(source.fd)).raw}`;
+}
+
+function cmdlineOf(
+  boot: Extract<BootSource, { kind: "kernel" }>,
+  serial: readonly SerialConfig[],
+): string {
+  const console = serial.find((port) => port.console);
+  const early = serial.find((port) => port.earlycon);
+  const earlyParams = early === undefined
+    ? []
+    : [`earlycon=uart8250,io,0x${(early.num === 1 ? COM1_PORT : COM2_PORT).toString(16)}`];
+  return buildCmdline([...earlyParams, ...boot.params], {
+    console: console === undefined ? undefined : `ttyS${console.num - 1}`,
+  });
+}

@@ -1,0 +1,185 @@
+/**
+ * A VM that runs, as its supervisors see it: the control socket, the console, signals.
+ *
+ * @module
+ */
+
+import { ExitStatus, Logger } from "../base/mod.ts";
+import type { Platform } from "../devices/mod.ts";
+import { getpid } from "../host/mod.ts";
+import type { EngineKind, Vm } from "../hypervisor/mod.ts";
+import type { GuestMemory } from "../memory/mod.ts";
+import { MachineError } from "./errors.ts";
+import type { Outcome } from "./outcome.ts";
+import type { VcpuStatus, VcpuTeam } from "./vcpu_team.ts";
+
+const log = new Logger("machine");
+
+/** What a VM does. */
+export type MachinePhase = "starting" | "running" | "suspended" | "stopping";
+
+/** The parts of a VM that has been put together. */
+export interface MachineParts {
+  readonly engine: EngineKind;
+  readonly memory: GuestMemory;
+  readonly vm: Vm;
+  readonly platform: Platform;
+  readonly team: VcpuTeam;
+}
+
+/** What a VM tells about itself. */
+export interface MachineInfo {
+  readonly name: string;
+  readonly pid: number;
+  /** Undefined while it is being put together. */
+  readonly engine: EngineKind | undefined;
+  readonly phase: MachinePhase;
+  /** Since the vCPUs started, in ms. */
+  readonly uptimeMs: number;
+  readonly vcpus: readonly (VcpuStatus & { readonly cpuTimeMs: number })[];
+  readonly memory: { readonly sizeBytes: number; readonly residentBytes: number };
+}
+
+/** A VM. It exists before its parts do, so that it can be asked, and ended, while it starts. */
+export class Machine {
+  /** Its name. */
+  readonly name: string;
+  readonly #outcome = Promise.withResolvers<Outcome>();
+  #parts: MachineParts | undefined;
+  #phase: MachinePhase = "starting";
+  #startedMs = 0;
+  /** Suspending and resuming happen one after the other. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  constructor(name: string) {
+    this.name = name;
+  }
+
+  /** What it does. */
+  get phase(): MachinePhase {
+    return this.#phase;
+  }
+
+  /** Resolves when the VM ends or shall end; the first reason counts. */
+  get ended(): Promise<Outcome> {
+    return this.#outcome.promise;
+  }
+
+  /** Ends the VM. */
+  end(outcome: Outcome): void {
+    if (this.#phase === "stopping") return;
+    this.#phase = "stopping";
+    if (outcome.status === ExitStatus.Crash) log.error(outcome.why);
+    else log.debug(`the VM ends: ${outcome.why}`);
+    this.#outcome.resolve(outcome);
+  }
+
+  /** Lets the vCPUs of a VM that is put together start, unless it has been ended meanwhile. */
+  run(parts: MachineParts): void {
+    this.#parts = parts;
+    if (this.#phase !== "starting") return;
+    this.#phase = "running";
+    this.#startedMs = performance.now();
+    parts.team.run();
+    log.debug(`vCPUs start ${this.#startedMs.toFixed(1)} ms after the process`);
+  }
+
+  /**
+   * Stops the vCPUs and guest time. Nothing to do where they are stopped.
+   *
+   * @throws {MachineError} when the VM does not run, or a vCPU does not stop in time.
+   */
+  suspend(): Promise<void> {
+    return this.#inTurn(async ({ team, vm, platform }) => {
+      if (this.#phase === "suspended") return;
+      this.#require("running", "suspend");
+      await team.pause();
+      vm.pauseClock();
+      platform.pauseClock();
+      // Somebody may have ended it meanwhile, which this does not undo.
+      if (this.#phase === "running") this.#phase = "suspended";
+    });
+  }
+
+  /**
+   * Lets vCPUs and guest time go on. Nothing to do where they run.
+   *
+   * @throws {MachineError} when the VM is starting or stopping.
+   */
+  resume(): Promise<void> {
+    return this.#inTurn(({ team, vm, platform }) => {
+      if (this.#phase === "running") return;
+      this.#require("suspended", "resume");
+      platform.resumeClock();
+      vm.resumeClock();
+      this.#phase = "running";
+      team.run();
+    });
+  }
+
+  /**
+   * Presses the ACPI power button; what becomes of it is up to the guest.
+   *
+   * @throws {MachineError} when the VM is starting or stopping.
+   */
+  pressPowerButton(): void {
+    this.#alive().platform.pressPowerButton();
+  }
+
+  /**
+   * Presses the ACPI sleep button.
+   *
+   * @throws {MachineError} when the VM is starting or stopping.
+   */
+  pressSleepButton(): void {
+    this.#alive().platform.pressSleepButton();
+  }
+
+  /** What it is and does. */
+  info(): MachineInfo {
+    const parts = this.#parts;
+    return {
+      name: this.name,
+      pid: getpid(),
+      engine: parts?.engine,
+      phase: this.#phase,
+      uptimeMs: this.#startedMs === 0 ? 0 : Math.round(performance.now() - this.#startedMs),
+      vcpus: (parts?.team.status() ?? []).map((vcpu) => ({
+        ...vcpu,
+        cpuTimeMs: threadCpuMs(vcpu.tid),
+      })),
+      memory: {
+        sizeBytes: parts?.memory.sizeBytes ?? 0,
+        residentBytes: parts?.memory.residentBytes() ?? 0,
+      },
+    };
+  }
+
+  #inTurn(action: (parts: MachineParts) => Promise<void> | void): Promise<void> {
+    const result = this.#turn.then(() => action(this.#alive()));
+    this.#turn = result.catch(() => {});
+    return result;
+  }
+
+  #require(phase: MachinePhase, what: string): void {
+    if (this.#phase !== phase) throw new MachineError(`cannot ${what}: the VM is ${this.#phase}`);
+  }
+
+  #alive(): MachineParts {
+    if (this.#parts === undefined || this.#phase === "stopping") {
+      throw new MachineError(`the VM is ${this.#phase}`);
+    }
+    return this.#parts;
+  }
+}
+
+/** Processor time of thread `tid` of this process in ms; 0 where there is no such thread. */
+function threadCpuMs(tid: number): number {
+  if (tid === 0) return 0;
+  try {
+    const [ns] = Deno.readTextFileSync(`/proc/self/task/${tid}/schedstat`).split(" ");
+    return Math.round(Number(ns) / 1e6);
+  } catch {
+    return 0;
+  }
+}

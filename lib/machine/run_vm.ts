@@ -1,0 +1,197 @@
+/**
+ * Runs a VM from its configuration to its end.
+ *
+ * @module
+ */
+
+import { describeError, ExitStatus, Logger } from "../base/mod.ts";
+import type { VmConfig } from "../config/mod.ts";
+import { Errno, errnoName, fstat, getpid, PollEvent, Reactor } from "../host/mod.ts";
+import { assemble, type Assembly } from "./assemble.ts";
+import { Console } from "./console.ts";
+import type { ConsoleAction } from "./escape_filter.ts";
+import { Machine } from "./machine.ts";
+import { type Outcome, processStatus } from "./outcome.ts";
+import { PlatformTimers } from "./platform_timers.ts";
+import { SerialInput } from "./serial_input.ts";
+import type { SerialPort } from "./serial_ports.ts";
+import { SignalWatch } from "./signals.ts";
+import { VcpuTeam } from "./vcpu_team.ts";
+
+const log = new Logger("machine");
+
+/** Something that accompanies a VM from before its start to after its end, such as its control socket. */
+export interface MachineService {
+  /** Begins; what it returns is disposed when the VM has ended. */
+  start(machine: Machine, reactor: Reactor): Promise<Disposable>;
+}
+
+/** Settings of {@link runVm} beside the configuration. */
+export interface RunOptions {
+  /** What accompanies the VM. */
+  readonly services?: readonly MachineService[];
+}
+
+/**
+ * Puts a VM together, runs it until it ends, and releases everything.
+ *
+ * @returns the exit status of the process
+ * @throws {VmctlError} when it cannot be put together.
+ */
+export async function runVm(config: VmConfig, options: RunOptions = {}): Promise<number> {
+  const outcome = await new Run(config).toItsEnd(options.services ?? []);
+  return processStatus(outcome.status, config.extendedStatus);
+}
+
+/** One VM's way from start to end. */
+class Run {
+  readonly #config: VmConfig;
+  readonly #machine: Machine;
+  #serialPorts: readonly SerialPort[] = [];
+  #console: Console | undefined;
+  #stuck = false;
+
+  constructor(config: VmConfig) {
+    this.#config = config;
+    this.#machine = new Machine(config.name ?? `vm-${getpid()}`);
+  }
+
+  async toItsEnd(services: readonly MachineService[]): Promise<Outcome> {
+    const outcome = await this.#start(services);
+    if (!this.#stuck) return outcome;
+    return { status: ExitStatus.Crash, why: "a vCPU did not stop" };
+  }
+
+  async #start(services: readonly MachineService[]): Promise<Outcome> {
+    const machine = this.#machine;
+    await using stack = new AsyncDisposableStack();
+    stack.use(this.#watchErrors());
+    stack.use(this.#watchSignals());
+    const reactor = stack.use(new Reactor((error) => this.#fail(error)));
+    const team = new VcpuTeam(this.#config.cpuCount, {
+      onOutcome: (outcome) => machine.end(outcome),
+      onOutputFailed: (port, errno) => this.#outputFailed(port, errno),
+    });
+    // From the outside in: vCPUs, then console and input, then the parts, at last the control socket.
+    const attendants = stack.use(new DisposableStack());
+    const resources = new DisposableStack();
+    const inputs = new DisposableStack();
+    stack.defer(async () => {
+      this.#stuck = !await team.stop();
+      for (const { output } of this.#serialPorts) output?.finish();
+      inputs.dispose();
+      // What a vCPU still uses stays until the process ends.
+      if (!this.#stuck) resources.dispose();
+    });
+
+    for (const service of services) attendants.use(await service.start(machine, reactor));
+    const assembly = await assemble(this.#config, { team, resources });
+    this.#serialPorts = assembly.serialPorts;
+    this.#connect(assembly, { reactor, inputs });
+    inputs.use(new PlatformTimers(assembly.platform));
+    machine.run(assembly);
+    return await machine.ended;
+  }
+
+  /** Connects the serial ports' inputs, and watches their outputs for readers that leave. */
+  #connect(
+    assembly: Assembly,
+    options: { readonly reactor: Reactor; readonly inputs: DisposableStack },
+  ): void {
+    const { reactor, inputs } = options;
+    assembly.serialPorts.forEach((serial, index) => {
+      if (serial.toStdout && serial.output !== undefined) {
+        const { fd } = serial.output.handle();
+        if (["pipe", "socket"].includes(fstat(fd).kind)) {
+          // No event is asked for, but errors are always reported.
+          inputs.use(reactor.watch(fd, 0, (events) => {
+            if ((events & PollEvent.Error) !== 0) this.#outputFailed(index, Errno.EPIPE);
+          }));
+        }
+      }
+      if (serial.input === undefined) return;
+      const port = assembly.platform.serial(serial.number);
+      if (serial.fromTerminal) {
+        this.#console = inputs.use(
+          new Console({
+            fd: serial.input.raw,
+            reactor,
+            port,
+            onAction: (action) => this.#act(action),
+          }),
+        );
+        log.info(`console on ${serial.label}; Ctrl-a x ends the VM, Ctrl-a h shows more`);
+        this.#console.take();
+      } else {
+        inputs.use(new SerialInput(serial.input.raw, { reactor, port })).start();
+      }
+    });
+  }
+
+  #act(action: Exclude<ConsoleAction, "help">): void {
+    const machine = this.#machine;
+    switch (action) {
+      case "exit":
+        machine.end({ status: ExitStatus.Stop, why: "the user ended it from the console" });
+        return;
+      case "power-button":
+        this.#attempt(() => machine.pressPowerButton());
+        return;
+      case "toggle-suspend": {
+        const resume = machine.phase === "suspended";
+        this.#attempt(async () => {
+          await (resume ? machine.resume() : machine.suspend());
+          log.info(resume ? "resumed" : "suspended; Ctrl-a s resumes");
+        });
+      }
+    }
+  }
+
+  #attempt(action: () => Promise<void> | void): void {
+    Promise.try(action).catch((error) => log.warn(describeError(error)));
+  }
+
+  #outputFailed(port: number, errno: number): void {
+    const serial = this.#serialPorts[port];
+    const label = serial?.label ?? `serial port ${port}`;
+    if (serial?.toStdout && errno === Errno.EPIPE) {
+      const why = `nobody reads the output of ${label} any more`;
+      this.#machine.end({ status: ExitStatus.Stop, why });
+    } else {
+      log.warn(`${label}: output is dropped from now on: ${errnoName(errno)}`);
+    }
+  }
+
+  #fail(error: unknown): void {
+    log.debug(error instanceof Error ? error.stack ?? error.message : String(error));
+    this.#machine.end({
+      status: ExitStatus.Crash,
+      why: `internal error: ${describeError(error)}`,
+    });
+  }
+
+  #watchSignals(): SignalWatch {
+    return new SignalWatch({
+      onEnd: (signal) => this.#machine.end({ status: ExitStatus.Stop, why: `got ${signal}` }),
+      onForce: () => this.#console?.restore(),
+      onStop: () => this.#console?.release(),
+      onContinue: () => this.#console?.take(),
+    });
+  }
+
+  /** Lets nothing end this process with the terminal still raw. */
+  #watchErrors(): Disposable {
+    const watch = new AbortController();
+    const { signal } = watch;
+    addEventListener("error", (event) => {
+      event.preventDefault();
+      this.#fail(event.error);
+    }, { signal });
+    addEventListener("unhandledrejection", (event) => {
+      event.preventDefault();
+      this.#fail(event.reason);
+    }, { signal });
+    addEventListener("unload", () => this.#console?.restore(), { signal });
+    return { [Symbol.dispose]: () => watch.abort() };
+  }
+}

@@ -1,0 +1,205 @@
+/**
+ * The vCPU workers as main sees them: started together, paused, resumed and stopped together.
+ *
+ * @module
+ */
+
+import { ExitStatus, Logger } from "../base/mod.ts";
+import type { BootEntry } from "../boot/mod.ts";
+import { eventfd, type Fd, signalEvent, takeEvent } from "../host/mod.ts";
+import type { Vm } from "../hypervisor/mod.ts";
+import { MachineError } from "./errors.ts";
+import type { Outcome } from "./outcome.ts";
+import { VCPU_PHASE_NAMES, VcpuBoard, VcpuCommand, VcpuPhase } from "./vcpu_board.ts";
+import type { VcpuBoot, VcpuMessage, VcpuStart } from "./vcpu_messages.ts";
+import { workerModuleUrl } from "./worker_url.ts";
+
+/** How long all vCPUs may take to leave the guest, in ms. */
+const LEAVE_TIMEOUT_MS = 5000;
+/** How long to wait before a vCPU that has not left is kicked again, in ms. */
+const KICK_AGAIN_MS = 100;
+
+const log = new Logger("machine");
+
+/** What a {@link VcpuTeam} reports. */
+export interface VcpuTeamEvents {
+  /** A vCPU ended, and not because it was told to. */
+  onOutcome(outcome: Outcome): void;
+  /** Serial port number `port` (0 is COM1) cannot be written to any more. */
+  onOutputFailed(port: number, errno: number): void;
+}
+
+/** What the workers attach to, but for what the team itself knows. */
+export type VcpuParts = Omit<VcpuStart, "role" | "id" | "board">;
+
+/** What a vCPU does, for the state request. */
+export interface VcpuStatus {
+  readonly id: number;
+  readonly tid: number;
+  readonly phase: typeof VCPU_PHASE_NAMES[number];
+}
+
+/** A worker and how far it is. */
+interface Member {
+  readonly worker: Worker;
+  started: boolean;
+  gone: boolean;
+}
+
+/** All vCPUs of a VM. */
+export class VcpuTeam {
+  readonly #board: VcpuBoard;
+  readonly #members: readonly Member[];
+  readonly #events: VcpuTeamEvents;
+  readonly #wake: Fd;
+  readonly #allGone = Promise.withResolvers<void>();
+  #vm: Vm | undefined;
+  #booted = false;
+
+  /** Starts one worker for each vCPU, so that they load while the machine is put together. */
+  constructor(vcpuCount: number, events: VcpuTeamEvents) {
+    this.#board = VcpuBoard.create(vcpuCount);
+    this.#events = events;
+    this.#wake = eventfd(0, { nonblock: true });
+    this.#members = Array.from({ length: vcpuCount }, (_, id) => this.#startWorker(id));
+  }
+
+  /** Readable while the vCPUs shall not wait for anything but the guest. */
+  get wakeFd(): number {
+    return this.#wake.raw;
+  }
+
+  /** Lets the workers attach to the machine. */
+  attach(vm: Vm, parts: VcpuParts): void {
+    this.#vm = vm;
+    this.#members.forEach((member, id) => {
+      member.started = true;
+      const start: VcpuStart = { role: "vcpu", id, board: this.#board.handle(), ...parts };
+      member.worker.postMessage(start);
+    });
+  }
+
+  /** Says how the boot processor begins, and waits until all vCPUs are at the start barrier. */
+  async boot(entry: BootEntry): Promise<void> {
+    this.#sendBoot(entry);
+    await this.#reach(() => this.#settled(VcpuPhase.Parked), Infinity);
+  }
+
+  /** Opens the start barrier, or ends a pause. */
+  run(): void {
+    takeEvent(this.#wake);
+    this.#board.command = VcpuCommand.Run;
+  }
+
+  /**
+   * Makes all vCPUs leave the guest and wait.
+   *
+   * @throws {MachineError} when one does not leave in time; all go on then.
+   */
+  async pause(): Promise<void> {
+    this.#leave(VcpuCommand.Pause);
+    if (await this.#reach(() => this.#settled(VcpuPhase.Parked), LEAVE_TIMEOUT_MS)) return;
+    this.run();
+    throw new MachineError(`vCPUs did not stop within ${LEAVE_TIMEOUT_MS} ms`);
+  }
+
+  /**
+   * Makes all vCPUs end, whatever they do.
+   *
+   * @returns whether all have ended, so that what they used can be released.
+   */
+  async stop(): Promise<boolean> {
+    this.#leave(VcpuCommand.Stop);
+    // One that only waits for messages hears of the end as of a boot.
+    if (!this.#booted) this.#sendBoot(undefined);
+    for (const member of this.#members) if (!member.started) this.#lose(member);
+    const allGone = await this.#reach(
+      () => this.#members.every((member) => member.gone),
+      LEAVE_TIMEOUT_MS,
+    );
+    this.#members.forEach((member, id) => {
+      if (!member.gone) log.error(`vCPU ${id} did not stop within ${LEAVE_TIMEOUT_MS} ms`);
+      member.worker.terminate();
+    });
+    if (allGone) this.#wake.close();
+    return allGone;
+  }
+
+  /** What each vCPU does. */
+  status(): VcpuStatus[] {
+    return this.#members.map((member, id) => ({
+      id,
+      tid: this.#board.thread(id),
+      phase: VCPU_PHASE_NAMES[member.gone ? VcpuPhase.Ended : this.#board.phase(id)],
+    }));
+  }
+
+  #startWorker(id: number): Member {
+    const worker = new Worker(workerModuleUrl(), { type: "module", name: `vcpu${id}` });
+    const member: Member = { worker, started: false, gone: false };
+    worker.onmessage = (event: MessageEvent<VcpuMessage>) => {
+      const message = event.data;
+      if (message.type === "output-failed") {
+        this.#events.onOutputFailed(message.port, message.errno);
+        return;
+      }
+      this.#lose(member);
+      if (message.outcome !== undefined) this.#events.onOutcome(message.outcome);
+    };
+    worker.onerror = (event) => {
+      // Otherwise the error would end this process, and the terminal would stay as it is.
+      event.preventDefault();
+      this.#lose(member);
+      const why = `the worker of vCPU ${id} failed: ${event.message}`;
+      this.#events.onOutcome({ status: ExitStatus.Crash, why });
+    };
+    return member;
+  }
+
+  #sendBoot(entry: BootEntry | undefined): void {
+    this.#booted = true;
+    this.#members.forEach((member, id) => {
+      const boot: VcpuBoot = { entry: id === 0 ? entry : undefined };
+      if (member.started) member.worker.postMessage(boot);
+    });
+  }
+
+  #lose(member: Member): void {
+    member.gone = true;
+    if (this.#members.every(({ gone }) => gone)) this.#allGone.resolve();
+  }
+
+  #leave(command: VcpuCommand): void {
+    this.#board.command = command;
+    signalEvent(this.#wake);
+    this.#kick();
+  }
+
+  #kick(): void {
+    this.#members.forEach((member, id) => {
+      if (member.started && !member.gone) this.#vm?.kick(id);
+    });
+  }
+
+  #settled(phase: VcpuPhase): boolean {
+    return this.#members.every((member, id) => {
+      const now = this.#board.phase(id);
+      return member.gone || now === phase || now === VcpuPhase.Ended;
+    });
+  }
+
+  /** Waits until `reached`, kicking again now and then; false after `timeoutMs`. */
+  async #reach(reached: () => boolean, timeoutMs: number): Promise<boolean> {
+    const deadline = performance.now() + timeoutMs;
+    for (;;) {
+      const seen = this.#board.changes;
+      if (reached()) return true;
+      if (performance.now() >= deadline) return false;
+      await Promise.race([
+        this.#board.changed(seen, KICK_AGAIN_MS),
+        this.#allGone.promise,
+      ]);
+      if (this.#board.command !== VcpuCommand.Hold && !reached()) this.#kick();
+    }
+  }
+}

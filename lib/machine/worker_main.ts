@@ -1,0 +1,40 @@
+/**
+ * What a worker does: the first message names its role.
+ *
+ * @module
+ */
+
+import { describeError } from "../base/mod.ts";
+import { MachineError } from "./errors.ts";
+import type { VcpuBoot, VcpuStart } from "./vcpu_messages.ts";
+import { failed, send, VcpuWorker } from "./vcpu_worker.ts";
+
+/** The scope of a worker, as far as it is used here. */
+interface WorkerScope {
+  onmessage: ((event: MessageEvent) => void) | null;
+  close(): void;
+}
+
+/** Waits for the first message and takes up the role that it names. */
+export function startWorker(): void {
+  const scope = self as unknown as WorkerScope;
+  scope.onmessage = (event: MessageEvent<VcpuStart>) => {
+    const { role } = event.data;
+    if (role !== "vcpu") throw new MachineError(`worker: unknown role ${JSON.stringify(role)}`);
+    startVcpu(scope, event.data);
+  };
+}
+
+function startVcpu(scope: WorkerScope, start: VcpuStart): void {
+  let worker: VcpuWorker;
+  try {
+    worker = new VcpuWorker(start);
+  } catch (error) {
+    send({ type: "ended", outcome: failed(start.id, describeError(error)) });
+    return;
+  }
+  scope.onmessage = (event: MessageEvent<VcpuBoot>) => {
+    worker.run(event.data);
+    scope.close();
+  };
+}
