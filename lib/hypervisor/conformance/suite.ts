@@ -1,0 +1,95 @@
+/**
+ * The suite of small guests that every engine has to run.
+ *
+ * @module
+ */
+
+import { describeError } from "../../base/mod.ts";
+import { type EngineKind, type Hypervisor, openHypervisor, probeKvm } from "../mod.ts";
+import { CONTROL_TESTS } from "./cases/control.ts";
+import { EVENT_TESTS } from "./cases/events.ts";
+import { EXCEPTION_TESTS } from "./cases/exceptions.ts";
+import { INTERRUPT_TESTS } from "./cases/interrupts.ts";
+import { IO_TESTS } from "./cases/io.ts";
+import { MODE_TESTS } from "./cases/modes.ts";
+import { PAGING_TESTS } from "./cases/paging.ts";
+import { PROTECTION_TESTS } from "./cases/protection.ts";
+import { SELF_MODIFYING_TESTS } from "./cases/self_modifying.ts";
+import { SMP_TESTS } from "./cases/smp.ts";
+import { SYSTEM_TESTS } from "./cases/system.ts";
+import { missingFeature } from "./features.ts";
+import type { GuestTest } from "./guest_test.ts";
+import { Helper, TestMachine } from "./machine.ts";
+
+/** All guests. */
+export const GUEST_TESTS: readonly GuestTest[] = [
+  ...IO_TESTS,
+  ...MODE_TESTS,
+  ...EXCEPTION_TESTS,
+  ...PROTECTION_TESTS,
+  ...PAGING_TESTS,
+  ...SYSTEM_TESTS,
+  ...SELF_MODIFYING_TESTS,
+  ...INTERRUPT_TESTS,
+  ...EVENT_TESTS,
+  ...CONTROL_TESTS,
+  ...SMP_TESTS,
+];
+
+let helper: Promise<Helper> | undefined;
+
+/** Registers one Deno test per guest for engine `kind`; what this host cannot run is skipped. */
+export function defineConformance(kind: EngineKind): void {
+  const { hypervisor, problem } = open(kind);
+  const emulated = kind === "kvm" && hypervisor !== undefined &&
+    probeKvm().execution === "emulated";
+  for (const test of GUEST_TESTS) {
+    const reason = problem ?? skipReason(test, { hypervisor, emulated });
+    Deno.test({
+      name: `${kind}: ${test.name}${reason === undefined ? "" : ` (skipped: ${reason})`}`,
+      ignore: reason !== undefined,
+      // The helper's thread serves all tests.
+      sanitizeOps: false,
+      sanitizeResources: false,
+      fn: async (context) => {
+        if (hypervisor === undefined) return;
+        helper ??= Helper.start();
+        const options = { hypervisor, helper: await helper };
+        const missing = missingFeature(test.features ?? [], options);
+        if (missing !== undefined) {
+          const name = `skipped: the processor has no ${missing}`;
+          await context.step({ name, ignore: true, fn: () => {} });
+          return;
+        }
+        const { vcpus: vcpuCount = 1, memorySizeBytes } = test;
+        const size = memorySizeBytes === undefined ? {} : { memorySizeBytes };
+        using machine = new TestMachine({ ...options, vcpuCount, ...size });
+        await test.run(machine);
+      },
+    });
+  }
+}
+
+function open(kind: EngineKind): { hypervisor?: Hypervisor; problem?: string } {
+  try {
+    return { hypervisor: openHypervisor(kind) };
+  } catch (error) {
+    return { problem: describeError(error) };
+  }
+}
+
+function skipReason(
+  test: GuestTest,
+  host: { hypervisor: Hypervisor | undefined; emulated: boolean },
+): string | undefined {
+  const { hypervisor, emulated } = host;
+  if (hypervisor === undefined) return undefined;
+  if (test.only !== undefined && test.only !== hypervisor.kind) return `only for ${test.only}`;
+  if (emulated && test.notEmulated !== undefined) {
+    return `KVM here is an emulation: ${test.notEmulated}`;
+  }
+  const { maxVcpus, dirtyLog } = hypervisor.capabilities;
+  if ((test.vcpus ?? 1) > maxVcpus) return `this engine has at most ${maxVcpus} vCPU`;
+  if (test.dirtyLog === true && !dirtyLog) return "this engine has no dirty log";
+  return undefined;
+}

@@ -1,0 +1,81 @@
+/**
+ * The other threads of a conformance test: one that acts on the VM while the test's own thread runs a
+ * vCPU, and those that run further vCPUs.
+ *
+ * @module
+ */
+
+import { signalEvent } from "../../host/mod.ts";
+import { GuestMemory } from "../../memory/mod.ts";
+import { attachVm, ExitReason, type Vm } from "../mod.ts";
+import { type Command, Word } from "./protocol.ts";
+import { RecordingIo } from "./recording_io.ts";
+
+interface Attached {
+  readonly vm: Vm;
+  readonly memory: GuestMemory;
+  readonly words: Int32Array;
+}
+
+let attached: Attached | undefined;
+
+self.onmessage = (event: MessageEvent<Command>) => {
+  const command = event.data;
+  if (command.do === "attach") {
+    const memory = GuestMemory.attach(command.memory);
+    attached = { vm: attachVm(command.handle, memory), memory, words: command.words };
+  } else if (command.do === "detach") {
+    attached?.vm[Symbol.dispose]();
+    attached?.memory[Symbol.dispose]();
+    attached = undefined;
+  } else if (attached !== undefined) {
+    act(attached, command);
+  }
+};
+self.postMessage("ready");
+
+function act(
+  { vm, words }: Attached,
+  command: Exclude<Command, { do: "attach" | "detach" }>,
+): void {
+  switch (command.do) {
+    case "watch":
+      setTimeout(() => {
+        if (Atomics.load(words, Word.Run) !== command.run) return;
+        Atomics.store(words, Word.TimedOut, 1);
+        for (let id = 0; id < vm.vcpuCount; id++) vm.kick(id);
+      }, command.timeoutMs);
+      break;
+    case "kick":
+      setTimeout(() => vm.kick(command.id), command.delayMs);
+      break;
+    case "msi":
+      vm.signalMsi(command.address, command.data);
+      break;
+    case "event":
+      signalEvent(command.fd);
+      break;
+    case "irq":
+      vm.setIrqLine(command.gsi, command.level);
+      break;
+    case "vcpu":
+      runVcpu(vm, command.id, words);
+  }
+}
+
+function runVcpu(vm: Vm, id: number, words: Int32Array): void {
+  using vcpu = vm.createVcpu(id);
+  const io = new RecordingIo();
+  Atomics.add(words, Word.Ready, 1);
+  Atomics.notify(words, Word.Ready);
+  while (Atomics.load(words, Word.Stop) === 0) {
+    const { reason } = vcpu.run(io);
+    if (reason !== ExitReason.Interrupted) {
+      Atomics.store(words, Word.ExitReason, reason + 1);
+      break;
+    }
+    io.done = false;
+  }
+  Atomics.add(words, Word.Ended, 1);
+  Atomics.notify(words, Word.Ended);
+}
