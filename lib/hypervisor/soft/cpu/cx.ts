@@ -1,0 +1,612 @@
+/**
+ * What an instruction's semantics are written against: operands, guest memory, flags, control flow.
+ * This one makes interpreter handlers: functions `(record) -> exit` that read their operands from a
+ * decoded record and tail-call the handler of the next one.
+ *
+ * Rules for semantics: everything that can fault comes before the first change of architectural state;
+ * values are i64, zero-extended from the operand size when read and with free upper bits when written.
+ *
+ * @module
+ */
+
+import {
+  add,
+  and,
+  call,
+  cond,
+  eq,
+  type Expr,
+  extU,
+  type FuncBuilder,
+  type FuncRef,
+  geS,
+  i32,
+  i64,
+  load,
+  loadSized,
+  type Local,
+  ne,
+  or,
+  shl,
+  shrU,
+  signExtend,
+  sub,
+  ValType,
+  wrap,
+  xor as xor64,
+  zeroExtend,
+} from "../wasm/mod.ts";
+import { type Insn, sizeOf } from "./opcode.ts";
+import { CPU, RAM, Rec, RECORD, regOffset, S, TLB_ENTRIES, TLB_ENTRY, TlbField } from "./state.ts";
+
+/** Functions of the module that handlers call. */
+export interface Runtime {
+  /** Slow loads by size: `(linear i64, record i32) -> i64`. */
+  readonly loadSlow: ReadonlyMap<number, FuncRef>;
+  /** Slow stores by size: `(linear i64, value i64, record i32)`. */
+  readonly storeSlow: ReadonlyMap<number, FuncRef>;
+  /** Slow first halves of read-modify-writes, which check for writing: `(linear, record) -> i64`. */
+  readonly modifySlow: ReadonlyMap<number, FuncRef>;
+  /** Checks that `size` bytes can be written, or faults: `(linear, size i32, record)`. */
+  readonly probeWrite: FuncRef;
+  /** `(rip i64) -> exit`: continues at `rip`, through the instruction TLB. */
+  readonly jump: FuncRef;
+  /** `(vector i32, error i32, hasError i32, record i32)`: raises a fault of this instruction. */
+  readonly raise: FuncRef;
+  /** `(function i32, record i32) -> i32`: TypeScript's part of an instruction, see host calls. */
+  readonly host: FuncRef;
+  /** Type index of handlers. */
+  readonly handlerType: number;
+  /** Named further helpers (softfloat and the like), by the module that registers them. */
+  readonly helpers: Map<string, FuncRef>;
+}
+
+/** What a host call asks for when it returns. */
+export enum HostResult {
+  /** Go on with the next instruction. */
+  Next,
+  /** Go on at `S.rip` (mode and TLBs may have changed). */
+  Jump,
+  /** Leave generated code; `S.exit` says why and `S.rip` where to go on. */
+  Leave,
+}
+
+/** The context of one handler. */
+export class Cx {
+  /** Function under construction. */
+  readonly f: FuncBuilder;
+  /** Row of the opcode table. */
+  readonly insn: Insn;
+  /** Operand size in bytes. */
+  readonly size: number;
+  /** True where the rm operand is memory. */
+  readonly mem: boolean;
+  /** The record. */
+  readonly rec: Local;
+  readonly runtime: Runtime;
+  #ea: Local | undefined;
+  #rmwRam: Local | undefined;
+  #rmwAddress: Local | undefined;
+  #ended = false;
+
+  constructor(
+    f: FuncBuilder,
+    runtime: Runtime,
+    options: { insn: Insn; size: number; mem: boolean },
+  ) {
+    this.f = f;
+    this.runtime = runtime;
+    this.insn = options.insn;
+    this.size = options.size;
+    this.mem = options.mem;
+    this.rec = f.param(0);
+  }
+
+  // --- state -------------------------------------------------------------------------------------
+
+  /** i64 at fixed state offset. */
+  s64(offset: number): Expr {
+    return load.i64(CPU, i32(0), offset);
+  }
+  /** i32 at fixed state offset. */
+  s32(offset: number): Expr {
+    return load.i32(CPU, i32(0), offset);
+  }
+  /** Sets an i64 of the state. */
+  setS64(offset: number, value: Expr): void {
+    this.f.store64(CPU, i32(0), value, offset);
+  }
+  /** Sets an i32 of the state. */
+  setS32(offset: number, value: Expr): void {
+    this.f.store32(CPU, i32(0), value, offset);
+  }
+
+  /** General register `n` (a fixed one), zero-extended from `size` bytes. */
+  reg(n: number, size: number): Expr {
+    return loadSized(size, CPU, i32(0), regOffset(n));
+  }
+  /** Writes fixed register `n`: 4 bytes clear the upper half, 1 and 2 keep the rest. */
+  setReg(n: number, value: Expr, size: number): void {
+    this.#storeReg(i32(0), value, { size, offset: regOffset(n) });
+  }
+
+  #storeReg(address: Expr, value: Expr, at: { size: number; offset: number }): void {
+    if (at.size === 4) this.f.store64(CPU, address, zeroExtend(value, 4), at.offset);
+    else this.f.storeSized(at.size, CPU, address, value, at.offset);
+  }
+
+  // --- record ------------------------------------------------------------------------------------
+
+  /** u16 field of the record. */
+  rec16(field: number): Expr {
+    return load.i32_16u(CPU, this.rec, field);
+  }
+  /** `extra` byte of the record. */
+  extra(): Expr {
+    return load.i32_8u(CPU, this.rec, Rec.extra);
+  }
+  /** Instruction pointer of this instruction. */
+  rip(): Expr {
+    return add(this.s64(S.ripBase), load.i64_16u(CPU, this.rec, Rec.off));
+  }
+  /** Instruction pointer of the next instruction. */
+  nextRip(): Expr {
+    return add(this.s64(S.ripBase), load.i64_16u(CPU, this.rec, Rec.next));
+  }
+
+  // --- operands ----------------------------------------------------------------------------------
+
+  /** Size in bytes of operand `i`. */
+  operandSize(i: number): number {
+    const spec = this.insn.operands[i];
+    if (spec === undefined) throw new TypeError(`${this.insn.mnemonic} has no operand ${i}`);
+    return sizeOf(spec.size, this.size);
+  }
+
+  #kind(i: number): string {
+    const kind = this.insn.operands[i]?.kind;
+    if (kind === undefined) throw new TypeError(`${this.insn.mnemonic} has no operand ${i}`);
+    return kind;
+  }
+
+  /** True where operand `i` is in memory. */
+  isMemory(i: number): boolean {
+    const kind = this.#kind(i);
+    return kind === "M" || kind === "O" ||
+      ((kind === "E" || kind === "W" || kind === "Q") && this.mem);
+  }
+
+  /** Address in CPU state of register operand `i` (general, XMM, MMX, segment number...). */
+  slot(i: number): Expr {
+    switch (this.#kind(i)) {
+      case "G":
+      case "Z":
+      case "V":
+      case "P":
+        return this.rec16(Rec.a);
+      case "E":
+      case "R":
+      case "W":
+      case "U":
+      case "Q":
+      case "N":
+        return this.rec16(Rec.b);
+      case "A":
+        return i32(regOffset(0));
+      case "CL":
+        return i32(regOffset(1));
+      default:
+        throw new TypeError(`${this.insn.mnemonic}: operand ${i} is not a register`);
+    }
+  }
+
+  /** Reads operand `i`: i64, zero-extended (an immediate is sign-extended to the operand size). */
+  get(i: number): Expr {
+    const size = this.operandSize(i);
+    switch (this.#kind(i)) {
+      case "I":
+      case "Is":
+        return load.i64(CPU, this.rec, Rec.imm);
+      case "1":
+        return i64(1);
+      default:
+        if (this.isMemory(i)) return this.load(this.ea(), size);
+        return loadSized(size, CPU, this.slot(i));
+    }
+  }
+
+  /** Writes operand `i`; after {@link modify} of the same operand it completes that. */
+  set(i: number, value: Expr): void {
+    const size = this.operandSize(i);
+    if (!this.isMemory(i)) {
+      this.#storeReg(this.slot(i), value, { size, offset: 0 });
+      return;
+    }
+    const ram = this.#rmwRam;
+    const address = this.#rmwAddress;
+    if (ram === undefined || address === undefined) {
+      this.store(this.ea(), value, size);
+      return;
+    }
+    const v = this.f.let(value);
+    this.f.if(
+      ne(ram, i32(-1)),
+      () => this.f.storeSized(size, RAM, ram, v),
+      () => this.f.call(this.slow(this.runtime.storeSlow, size), address, v, this.rec),
+    );
+  }
+
+  /** Reads operand `i` in order to write it: a memory operand is checked for writing first. */
+  modify(i: number): Expr {
+    if (!this.isMemory(i)) return this.get(i);
+    const size = this.operandSize(i);
+    const address = this.ea();
+    const f = this.f;
+    const entry = f.let(this.#tlbEntry(address));
+    const ram = f.local(ValType.I32);
+    const value = f.local(ValType.I64);
+    this.#rmwRam = ram;
+    this.#rmwAddress = address;
+    f.if(
+      eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.write)),
+      () => {
+        f.set(ram, add(load.i32(CPU, entry, TlbField.addend), wrap(address)));
+        f.set(value, loadSized(size, RAM, ram));
+      },
+      () => {
+        f.set(value, call(this.slow(this.runtime.modifySlow, size), address, this.rec));
+        f.set(ram, i32(-1));
+      },
+    );
+    return value;
+  }
+
+  // --- guest memory ------------------------------------------------------------------------------
+
+  /** Linear address of the memory operand, computed once. */
+  ea(): Local {
+    this.#ea ??= this.f.let(
+      add(
+        add(
+          load.i64(CPU, this.rec16(Rec.base)),
+          shl(
+            load.i64(CPU, this.rec16(Rec.index)),
+            load.i64_8u(CPU, this.rec, Rec.scale),
+          ),
+        ),
+        load.i64_32s(CPU, this.rec, Rec.disp),
+      ),
+    );
+    return this.#ea;
+  }
+
+  /** Effective address without segment base, as LEA gives it (the decoder adds no base there). */
+  offset(): Local {
+    return this.ea();
+  }
+
+  /** Moves the memory operand by `delta` bytes (bit strings). */
+  moveEa(delta: Expr): void {
+    const ea = this.ea();
+    this.#ea = this.f.let(and(add(ea, delta), this.s64(S.linearMask)));
+  }
+
+  /** Pushes the low `size` bytes of `value`. */
+  push(value: Expr, size: number): void {
+    if (size !== 8) {
+      this.f.call(this.helper("push"), value, i32(size), this.rec);
+      return;
+    }
+    const v = this.f.let(value);
+    const top = this.f.let(sub(this.reg(4, 8), 8));
+    this.store(top, v, 8);
+    this.setReg(4, top, 8);
+  }
+
+  /** The value on top of the stack, without removing it. */
+  peek(size: number): Expr {
+    if (size !== 8) return call(this.helper("peek"), i32(size), this.rec);
+    return this.load(this.f.let(this.reg(4, 8)), 8);
+  }
+
+  /** Removes `size` bytes from the stack. */
+  dropStack(size: number): void {
+    if (size !== 8) this.f.call(this.helper("dropStack"), i64(size));
+    else this.setReg(4, add(this.reg(4, 8), 8), 8);
+  }
+
+  /** Removes 8 and `extra` bytes (i64) from the 64-bit stack. */
+  dropStack64(extra: Expr): void {
+    this.setReg(4, add(add(this.reg(4, 8), 8), extra), 8);
+  }
+
+  /** Direct branch: to the linked record where it is in this page, else by {@link Rec.imm}. */
+  branch(): void {
+    const f = this.f;
+    const fuel = f.let(sub(this.s32(S.fuel), 1));
+    const link = f.let(load.i32(CPU, this.rec, Rec.link));
+    f.if(and(ne(link, i32(0)), geS(fuel, i32(0))), () => {
+      this.setS32(S.fuel, fuel);
+      this.dispatch(link);
+    });
+    f.returnCall(this.helper("branchSlow"), this.rec);
+  }
+
+  /** Address of the target of a direct branch, cut to the operand size. */
+  branchTarget(): Expr {
+    const target = add(this.nextRip(), load.i64_32s(CPU, this.rec, Rec.imm));
+    return this.size === 2 ? and(target, 0xffff) : this.size === 4 ? zeroExtend(target, 4) : target;
+  }
+
+  #tlbEntry(address: Expr): Expr {
+    return add(
+      this.s32(S.tlbBase),
+      and(wrap(shrU(address, 12 - Math.log2(TLB_ENTRY))), (TLB_ENTRIES - 1) * TLB_ENTRY),
+    );
+  }
+
+  /** Linear page of the last byte: equals the tag only where the access stays in one page. */
+  #pageOf(address: Expr, size: number): Expr {
+    return and(size === 1 ? address : add(address, size - 1), ~0xfffn);
+  }
+
+  /** The slow helper for `size` bytes. */
+  slow(helpers: ReadonlyMap<number, FuncRef>, size: number): FuncRef {
+    const helper = helpers.get(size);
+    if (helper === undefined) throw new TypeError(`no helper for accesses of ${size} bytes`);
+    return helper;
+  }
+
+  /** Loads `size` (1, 2, 4, 8) bytes from linear `address`; faults as the guest's paging says. */
+  load(address: Local, size: number): Local {
+    const f = this.f;
+    const entry = f.let(this.#tlbEntry(address));
+    return f.let(
+      cond(
+        eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.read)),
+        loadSized(size, RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address))),
+        call(this.slow(this.runtime.loadSlow, size), address, this.rec),
+      ),
+    );
+  }
+
+  /** Stores the low `size` (1, 2, 4, 8) bytes of `value` at linear `address`. */
+  store(address: Local, value: Expr, size: number): void {
+    const f = this.f;
+    const v = f.let(value);
+    const entry = f.let(this.#tlbEntry(address));
+    f.if(
+      eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.write)),
+      () => f.storeSized(size, RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)), v),
+      () => f.call(this.slow(this.runtime.storeSlow, size), address, v, this.rec),
+    );
+  }
+
+  /** Offset in RAM of linear `address` where the TLB has its page for that access, else -1 (i32). */
+  ramOf(address: Local, access: "read" | "write"): Expr {
+    const entry = this.f.let(this.#tlbEntry(address));
+    return cond(
+      eq(this.#pageOf(address, 1), load.i64(CPU, entry, TlbField[access])),
+      add(load.i32(CPU, entry, TlbField.addend), wrap(address)),
+      i32(-1),
+    );
+  }
+
+  /** Loads 16 bytes as v128. */
+  load128(address: Local): Local {
+    const f = this.f;
+    const entry = f.let(this.#tlbEntry(address));
+    const value = f.local(ValType.V128);
+    f.if(
+      eq(this.#pageOf(address, 16), load.i64(CPU, entry, TlbField.read)),
+      () => f.set(value, load.v128(RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)))),
+      () => {
+        const low = f.let(call(this.slow(this.runtime.loadSlow, 8), address, this.rec));
+        const high = f.let(call(this.slow(this.runtime.loadSlow, 8), add(address, 8), this.rec));
+        this.setS64(S.scratch, low);
+        this.setS64(S.scratch + 8, high);
+        f.set(value, load.v128(CPU, i32(0), S.scratch));
+      },
+    );
+    return value;
+  }
+
+  /** Stores 16 bytes; nothing is written where any of them faults. */
+  store128(address: Local, value: Expr): void {
+    const f = this.f;
+    const v = f.let(value);
+    const entry = f.let(this.#tlbEntry(address));
+    f.if(
+      eq(this.#pageOf(address, 16), load.i64(CPU, entry, TlbField.write)),
+      () => f.storeV128(RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)), v),
+      () => {
+        f.call(this.runtime.probeWrite, address, i32(16), this.rec);
+        f.storeV128(CPU, i32(0), v, S.scratch);
+        const store8 = this.slow(this.runtime.storeSlow, 8);
+        f.call(store8, address, this.s64(S.scratch), this.rec);
+        f.call(store8, add(address, 8), this.s64(S.scratch + 8), this.rec);
+      },
+    );
+  }
+
+  // --- control flow ------------------------------------------------------------------------------
+
+  /** Continues at `rip`. Nothing may follow on this path. */
+  jump(rip: Expr): void {
+    this.f.returnCall(this.runtime.jump, rip);
+  }
+
+  /** Continues with the next record. Nothing may follow on this path. */
+  next(): void {
+    this.dispatch(add(this.rec, RECORD));
+  }
+
+  /** Continues with `record`. */
+  dispatch(record: Expr): void {
+    const target = record.type === ValType.I32 ? this.f.let(record) : record;
+    this.f.returnCallIndirect(
+      this.runtime.handlerType,
+      load.i32(CPU, target, Rec.handler),
+      target,
+    );
+  }
+
+  /** Leaves generated code with `exit`. */
+  leave(exit: number): void {
+    this.f.return(i32(exit));
+  }
+
+  /** The handler ends itself on every path: no next record is dispatched after it. */
+  end(): void {
+    this.#ended = true;
+  }
+
+  /** True after {@link end}. */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  /** Raises exception `vector`, with an error code where one is given. Does not come back. */
+  raise(vector: number, error?: Expr): void {
+    this.f.call(
+      this.runtime.raise,
+      i32(vector),
+      error ?? i32(0),
+      i32(error === undefined ? 0 : 1),
+      this.rec,
+    );
+    this.f.unreachable();
+  }
+
+  /**
+   * Lets TypeScript do this instruction (host function `id`), with `S.rip` set to the next
+   * instruction and `S.record` to this record. Ends the handler.
+   */
+  host(id: number): void {
+    this.setS64(S.rip, this.nextRip());
+    this.setS32(S.record, this.rec);
+    const result = this.f.let(call(this.runtime.host, i32(id), this.rec));
+    this.f.if(eq(result, HostResult.Next), () => this.next());
+    this.f.if(eq(result, HostResult.Jump), () => this.jump(this.s64(S.rip)));
+    this.f.return(this.s32(S.exit));
+    this.end();
+  }
+
+  // --- flags -------------------------------------------------------------------------------------
+  // flagResult: the result, sign-extended to 64 bits: ZF, SF, PF come from it.
+  // flagAux: bit 63 CF, bit 62 carry into the sign (OF = 63 ^ 62), bit 3 AF, bit 0 inverts SF,
+  // bits 8 to 15 are xored into the byte whose parity is PF.
+
+  /** Flags of a logical operation: CF, OF, AF clear. */
+  flagsLogic(result: Expr, size: number): void {
+    this.setS64(S.flagResult, signExtend(result, size));
+    this.setS64(S.flagAux, i64(0));
+  }
+
+  /** Positions a carry vector of `size` bytes as flagAux. */
+  #aux(carries: Local, size: number): Expr {
+    const low = and(carries, 8);
+    return size === 8
+      ? and(carries, i64(0xc000000000000008n))
+      : or(and(shl(carries, 64 - 8 * size), i64(0xc000000000000000n)), low);
+  }
+
+  /** Flags of `result = a + b (+ carry)`. */
+  flagsAdd(a: Expr, b: Expr, at: { result: Expr; size: number }): void {
+    const { result, size } = at;
+    // Carry out of each bit: majority of a, b and not result.
+    const carries = this.f.let(or(and(a, b), and(or(a, b), xorOnes(result))));
+    this.setS64(S.flagResult, signExtend(result, size));
+    this.setS64(S.flagAux, this.#aux(carries, size));
+  }
+
+  /** Flags of `result = a - b (- borrow)`. */
+  flagsSub(a: Expr, b: Expr, at: { result: Expr; size: number }): void {
+    const { result, size } = at;
+    const na = this.f.let(xorOnes(a));
+    const borrows = this.f.let(or(and(na, b), and(or(na, b), result)));
+    this.setS64(S.flagResult, signExtend(result, size));
+    this.setS64(S.flagAux, this.#aux(borrows, size));
+  }
+
+  /** Keeps CF (i64, 0 or 1), takes OF (i64, 0 or 1) and AF bit 3 (i64 with only bit 3), and the result. */
+  flagsWith(result: Expr, flags: { cf: Expr; of: Expr; af?: Expr; size: number }): void {
+    this.setS64(S.flagResult, signExtend(result, flags.size));
+    const cf = this.f.let(flags.cf);
+    const cfof = or(shl(cf, 63), shl(xor64(cf, flags.of), 62));
+    this.setS64(S.flagAux, flags.af === undefined ? cfof : or(cfof, flags.af));
+  }
+
+  /** Sets CF (i64, 0 or 1); the other flags stay. */
+  setCarry(cf: Expr): void {
+    this.setCarryOverflow(cf, this.of());
+  }
+
+  /** Sets CF and OF (i64, 0 or 1 each); the other flags stay. */
+  setCarryOverflow(cf: Expr, of: Expr): void {
+    const o = this.f.let(of);
+    const carry = this.f.let(cf);
+    const rest = and(this.s64(S.flagAux), i64(0x3fffffffffffffffn));
+    this.setS64(S.flagAux, or(rest, or(shl(carry, 63), shl(xor64(carry, o), 62))));
+  }
+
+  /** Sets ZF (i32, 0 or 1); the other flags stay. */
+  setZero(zf: Expr): void {
+    const z = this.f.let(extU(zf));
+    this.setArithFlags(
+      or(and(this.arithFlags(), ~0x40n), shl(z, 6)),
+    );
+  }
+
+  /** CF as i64 0 or 1. */
+  cf(): Expr {
+    return shrU(this.s64(S.flagAux), 63);
+  }
+  /** OF as i64 0 or 1. */
+  of(): Expr {
+    const aux = this.s64(S.flagAux);
+    return shrU(xor64(aux, shl(aux, 1)), 63);
+  }
+  /** ZF as i32 0 or 1. */
+  zf(): Expr {
+    return eq(this.s64(S.flagResult), i64(0));
+  }
+  /** SF as i64 0 or 1. */
+  sf(): Expr {
+    return and(xor64(shrU(this.s64(S.flagResult), 63), this.s64(S.flagAux)), 1);
+  }
+  /** PF as i64 0 or 1. */
+  pf(): Expr {
+    const byte = xor64(
+      wrap(this.s64(S.flagResult)),
+      shrU(wrap(this.s64(S.flagAux)), 8),
+    );
+    // Parity of a byte by folding, then 0x9669 holds "even" for each nibble.
+    const folded = this.f.let(byte);
+    const nibble = and(xor64(folded, shrU(folded, 4)), 15);
+    return extU(and(shrU(i32(0x9669), nibble), 1));
+  }
+
+  /**
+   * Sets all six arithmetic flags from the bits of an i64 in RFLAGS layout (other bits are ignored).
+   */
+  setArithFlags(rflags: Expr): void {
+    this.f.call(this.helper("setArithFlags"), rflags);
+  }
+
+  /** The six arithmetic flags in RFLAGS layout, as i64. */
+  arithFlags(): Expr {
+    return call(this.helper("arithFlags"));
+  }
+
+  /** A registered helper function. */
+  helper(name: string): FuncRef {
+    const helper = this.runtime.helpers.get(name);
+    if (helper === undefined) throw new TypeError(`no helper ${name}`);
+    return helper;
+  }
+}
+
+function xorOnes(a: Expr): Expr {
+  return xor64(a, i64(-1n));
+}

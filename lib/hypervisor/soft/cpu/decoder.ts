@@ -1,0 +1,465 @@
+/**
+ * Instruction decoding from the opcode table (Intel SDM vol. 2, chapter 2).
+ *
+ * @module
+ */
+
+import { Extra, type Insn, sizeOf } from "./opcode.ts";
+import { CodeMode, Reg, regOffset, S, Seg, segOffset } from "./state.ts";
+
+/** What decoding one instruction came to. */
+export enum DecodeStatus {
+  Ok,
+  /** More bytes than were given are needed. */
+  Truncated,
+  /** #UD. */
+  Invalid,
+  /** Longer than 15 bytes: #GP(0). */
+  TooLong,
+}
+
+/** How the address of the memory operand is made. */
+export enum AddressKind {
+  /** No memory operand, or base + index + displacement straight in the record. */
+  Plain,
+  /** 64-bit with a segment base (FS, GS) or a 64-bit absolute address. */
+  Wide,
+  /** 16- or 32-bit address size, or a legacy mode: masks apply. */
+  Masked,
+}
+
+/** Longest instruction. */
+export const MAX_INSTRUCTION = 15;
+
+interface Group {
+  readonly rows: readonly Insn[];
+  readonly modrm: boolean;
+}
+
+/** Decodes; the result stays in its fields until the next call. */
+export class Decoder {
+  readonly #groups: (Group | undefined)[] = new Array<Group | undefined>(4 * 256);
+
+  /** The row, after {@link decode} said Ok. */
+  insn!: Insn;
+  /** Operand size in bytes: 2, 4 or 8 where the row is sized, else 0. */
+  size = 0;
+  /** True where the rm operand is memory. */
+  mem = false;
+  length = 0;
+  a = 0;
+  b = 0;
+  base = 0;
+  index = 0;
+  scale = 0;
+  disp = 0;
+  extra = 0;
+  immLow = 0;
+  immHigh = 0;
+  addressKind = AddressKind.Plain;
+  /** Address size in bytes. */
+  addressSize = 8;
+  /** Number of the segment of the memory operand (defaults applied). */
+  segment = Seg.DS as number;
+
+  constructor(rows: readonly Insn[]) {
+    const lists = new Map<number, Insn[]>();
+    for (const row of rows) {
+      for (let i = 0; i < (row.plusReg ? 8 : 1); i++) {
+        const key = row.map * 256 + row.opcode + i;
+        let list = lists.get(key);
+        if (list === undefined) lists.set(key, list = []);
+        list.push(row);
+      }
+    }
+    for (const [key, list] of lists) {
+      // Rows that ask for more are tried first.
+      const weight = (r: Insn) =>
+        (r.prefix === "any" ? 0 : 8) + (r.rm === undefined ? 0 : 4) +
+        (r.digit === undefined ? 0 : 2) + (r.plusReg ? 0 : 1);
+      const sorted = [...list].sort((x, y) => weight(y) - weight(x));
+      this.#groups[key] = { rows: sorted, modrm: sorted.some((r) => r.modrm) };
+    }
+  }
+
+  /**
+   * Decodes the instruction at `code[at]`.
+   * @param code Bytes; those behind `end` are not looked at.
+   * @param mode CodeMode size bits.
+   */
+  decode(code: Uint8Array, at: number, options: { end: number; mode: number }): DecodeStatus {
+    const { end } = options;
+    const sizeMode = options.mode & CodeMode.sizeMask;
+    const long = sizeMode === CodeMode.bits64;
+    let p = at;
+    let opsizePrefix = false;
+    let addrPrefix = false;
+    let rep = 0;
+    let lock = false;
+    let segPrefix = -1;
+    let rex = 0;
+    let byte = 0;
+    for (;;) {
+      if (p - at >= MAX_INSTRUCTION) return DecodeStatus.TooLong;
+      if (p >= end) return DecodeStatus.Truncated;
+      byte = code[p++] as number;
+      if (long && (byte & 0xf0) === 0x40) {
+        rex = byte;
+        continue;
+      }
+      let isPrefix = true;
+      switch (byte) {
+        case 0x66:
+          opsizePrefix = true;
+          break;
+        case 0x67:
+          addrPrefix = true;
+          break;
+        case 0xf0:
+          lock = true;
+          break;
+        case 0xf2:
+        case 0xf3:
+          rep = byte;
+          break;
+        case 0x26:
+          segPrefix = long ? segPrefix : Seg.ES;
+          break;
+        case 0x2e:
+          segPrefix = long ? segPrefix : Seg.CS;
+          break;
+        case 0x36:
+          segPrefix = long ? segPrefix : Seg.SS;
+          break;
+        case 0x3e:
+          segPrefix = long ? segPrefix : Seg.DS;
+          break;
+        case 0x64:
+          segPrefix = Seg.FS;
+          break;
+        case 0x65:
+          segPrefix = Seg.GS;
+          break;
+        default:
+          isPrefix = false;
+      }
+      if (!isPrefix) break;
+      // A REX that is not right before the opcode has no effect.
+      rex = 0;
+    }
+    let map = 0;
+    if (byte === 0x0f) {
+      if (p >= end) return this.#short(p, at);
+      byte = code[p++] as number;
+      map = 1;
+      if (byte === 0x38 || byte === 0x3a) {
+        map = byte === 0x38 ? 2 : 3;
+        if (p >= end) return this.#short(p, at);
+        byte = code[p++] as number;
+      }
+    }
+    const group = this.#groups[map * 256 + byte];
+    if (group === undefined) return DecodeStatus.Invalid;
+    let modrm = 0;
+    if (group.modrm) {
+      if (p >= end) return this.#short(p, at);
+      modrm = code[p++] as number;
+    }
+    const mod = modrm >>> 6;
+    const insn = pick(group, {
+      rep,
+      opsizePrefix,
+      modrm,
+      long,
+      rexW: (rex >>> 3) & 1,
+    });
+    if (insn === undefined) return DecodeStatus.Invalid;
+    const words = insn.words;
+
+    // Operand size.
+    let size: number;
+    if (insn.prefix === "66") size = rex & 8 ? 8 : 4;
+    else if (long) {
+      if (words.has("f64")) size = 8;
+      else if (rex & 8) size = 8;
+      else if (opsizePrefix) size = 2;
+      else size = words.has("d64") ? 8 : 4;
+    } else size = (sizeMode === CodeMode.bits32) !== opsizePrefix ? 4 : 2;
+
+    // Address size.
+    const asize = long
+      ? (addrPrefix ? 4 : 8)
+      : (sizeMode === CodeMode.bits32) !== addrPrefix
+      ? 4
+      : 2;
+    this.addressSize = asize;
+    this.addressKind = AddressKind.Plain;
+    this.insn = insn;
+    this.size = insn.sized ? size : 0;
+    this.a = S.zero;
+    this.b = S.zero;
+    this.base = S.zero;
+    this.index = S.zero;
+    this.scale = 0;
+    this.disp = 0;
+    this.immLow = 0;
+    this.immHigh = 0;
+    this.extra = modrm;
+    this.mem = false;
+    let ripRelative = false;
+    let defaultSegment = Seg.DS as number;
+
+    // Memory operand.
+    if (insn.modrm && mod !== 3 && !words.has("regonly")) {
+      this.mem = true;
+      if (asize === 2) {
+        const rm = modrm & 7;
+        const bases = [Reg.rbx, Reg.rbx, Reg.rbp, Reg.rbp, Reg.rsi, Reg.rdi, Reg.rbp, Reg.rbx];
+        const indexes = [Reg.rsi, Reg.rdi, Reg.rsi, Reg.rdi, -1, -1, -1, -1];
+        let dispSize = mod;
+        if (mod === 0 && rm === 6) dispSize = 2;
+        else {
+          const base = bases[rm] as number;
+          this.base = regOffset(base);
+          if (base === Reg.rbp) defaultSegment = Seg.SS;
+          const index = indexes[rm] as number;
+          if (index >= 0) this.index = regOffset(index);
+        }
+        if (p + dispSize > end) return this.#short(p + dispSize, at);
+        if (dispSize === 1) this.disp = ((code[p] as number) << 24) >> 24;
+        else if (dispSize === 2) {
+          this.disp = (((code[p] as number) | ((code[p + 1] as number) << 8)) << 16) >> 16;
+        }
+        p += dispSize;
+      } else {
+        let base = modrm & 7;
+        let hasBase = true;
+        if (base === 4) {
+          if (p >= end) return this.#short(p, at);
+          const sib = code[p++] as number;
+          base = sib & 7;
+          const index = ((sib >>> 3) & 7) | ((rex & 2) << 2);
+          if (index !== 4) {
+            this.index = regOffset(index);
+            this.scale = sib >>> 6;
+          }
+          if (base === 5 && mod === 0) hasBase = false;
+        } else if (base === 5 && mod === 0) {
+          hasBase = false;
+          ripRelative = long;
+        }
+        const dispSize = mod === 1 ? 1 : mod === 2 || !hasBase ? 4 : 0;
+        if (hasBase) {
+          base |= (rex & 1) << 3;
+          this.base = regOffset(base);
+          if (base === Reg.rsp || base === Reg.rbp) defaultSegment = Seg.SS;
+        }
+        if (p + dispSize > end) return this.#short(p + dispSize, at);
+        if (dispSize === 1) this.disp = ((code[p] as number) << 24) >> 24;
+        else if (dispSize === 4) this.disp = read32(code, p);
+        p += dispSize;
+      }
+    }
+
+    // Other operands.
+    let immediates = 0;
+    for (const operand of insn.operands) {
+      const bytes = sizeOf(operand.size, size);
+      switch (operand.kind) {
+        case "G":
+          this.a = generalSlot(((modrm >>> 3) & 7) | ((rex & 4) << 1), { bytes, rex });
+          break;
+        case "V":
+          this.a = S.xmm + 16 * (((modrm >>> 3) & 7) | ((rex & 4) << 1));
+          break;
+        case "P":
+          this.a = S.fpu + 16 * ((modrm >>> 3) & 7);
+          break;
+        case "S": {
+          const n = (modrm >>> 3) & 7;
+          if (n > 5 || (n === Seg.CS && insn.opcode === 0x8e)) return DecodeStatus.Invalid;
+          this.a = segOffset(n);
+          break;
+        }
+        case "Z":
+          this.a = generalSlot((byte & 7) | ((rex & 1) << 3), { bytes, rex });
+          break;
+        case "E":
+        case "R":
+          if (!this.mem) this.b = generalSlot((modrm & 7) | ((rex & 1) << 3), { bytes, rex });
+          break;
+        case "W":
+        case "U":
+          if (!this.mem) this.b = S.xmm + 16 * ((modrm & 7) | ((rex & 1) << 3));
+          break;
+        case "Q":
+        case "N":
+          if (!this.mem) this.b = S.fpu + 16 * (modrm & 7);
+          break;
+        case "O": {
+          if (p + asize > end) return this.#short(p + asize, at);
+          this.mem = true;
+          this.immLow = asize === 2
+            ? (code[p] as number) | ((code[p + 1] as number) << 8)
+            : read32(code, p);
+          this.immHigh = asize === 8 ? read32(code, p + 4) : 0;
+          p += asize;
+          break;
+        }
+        case "I":
+        case "Is":
+        case "J": {
+          const n = operand.size === "p"
+            ? (size === 2 ? 4 : 6)
+            : operand.size === "z"
+            ? (size === 2 ? 2 : 4)
+            : operand.kind === "I" && operand.size === "v"
+            ? size
+            : bytes;
+          if (p + n > end) return this.#short(p + n, at);
+          this.#immediate(code, p, { n, far: operand.size === "p", second: immediates > 0 });
+          immediates++;
+          p += n;
+          break;
+        }
+      }
+    }
+    if (p - at > MAX_INSTRUCTION) return DecodeStatus.TooLong;
+    this.length = p - at;
+    if (lock && !(words.has("lock") && this.mem)) return DecodeStatus.Invalid;
+
+    if (words.has("regonly")) {
+      this.a = ((modrm >>> 3) & 7) | ((rex & 4) << 1);
+      this.b = regOffset((modrm & 7) | ((rex & 1) << 3));
+    }
+    for (let n = 0; n < 6; n++) {
+      if (words.has(segWords[n] as string)) this.a = this.#segWord(insn, n);
+    }
+
+    if (words.has("az")) {
+      this.extra = (asize === 8 ? 0 : asize === 4 ? 1 : 2) |
+        ((rep === 0xf3 ? Extra.rep : rep === 0xf2 ? Extra.repne : 0) << Extra.repShift);
+      // REPNE means REP where nothing is compared.
+      if (rep === 0xf2 && !comparing(insn.opcode)) {
+        this.extra = (this.extra & Extra.addressMask) | (Extra.rep << Extra.repShift);
+      }
+      this.segment = segPrefix >= 0 ? segPrefix : Seg.DS;
+      // In 64-bit mode only FS and GS have a base.
+      this.b = long ? S.zero : segOffset(Seg.ES);
+    } else {
+      this.segment = segPrefix >= 0 ? segPrefix : defaultSegment;
+    }
+    // Masked moves store at DS:rDI, which no ModRM byte names.
+    const implicit = words.has("di");
+    if (implicit) this.base = regOffset(Reg.rdi);
+    if (this.mem || implicit) {
+      if (insn.mnemonic === "lea") {
+        if (asize !== 8) this.addressKind = AddressKind.Masked;
+      } else if (!long || asize !== 8) this.addressKind = AddressKind.Masked;
+      else if (segPrefix === Seg.FS || segPrefix === Seg.GS) this.addressKind = AddressKind.Wide;
+      else if (insn.operands.some((o) => o.kind === "O")) this.addressKind = AddressKind.Wide;
+      if (ripRelative) {
+        this.base = S.ripBase;
+        this.ripRelative = true;
+      } else this.ripRelative = false;
+      if (insn.mnemonic === "pop" && this.base === regOffset(Reg.rsp)) this.disp += size;
+    } else this.ripRelative = false;
+    return DecodeStatus.Ok;
+  }
+
+  /** True where the base is `ripBase`: the page offset of the next instruction must be added. */
+  ripRelative = false;
+
+  #segWord(insn: Insn, n: number): number {
+    // Rows with G keep their register; the segment goes to `b`.
+    if (insn.operands.length > 0) {
+      this.b = segOffset(n);
+      return this.a;
+    }
+    return segOffset(n);
+  }
+
+  #short(p: number, at: number): DecodeStatus {
+    return p - at > MAX_INSTRUCTION ? DecodeStatus.TooLong : DecodeStatus.Truncated;
+  }
+
+  #immediate(
+    code: Uint8Array,
+    p: number,
+    how: { n: number; far: boolean; second: boolean },
+  ): void {
+    const { n } = how;
+    if (how.second) {
+      this.immLow = (this.immLow & 0xffff) | ((code[p] as number) << 16);
+      this.immHigh = 0;
+      return;
+    }
+    if (how.far) {
+      const offset = n - 2;
+      this.immLow = offset === 2
+        ? (code[p] as number) | ((code[p + 1] as number) << 8)
+        : read32(code, p);
+      this.immHigh = (code[p + offset] as number) | ((code[p + offset + 1] as number) << 8);
+      return;
+    }
+    switch (n) {
+      case 1:
+        this.immLow = ((code[p] as number) << 24) >> 24;
+        break;
+      case 2:
+        this.immLow = (((code[p] as number) | ((code[p + 1] as number) << 8)) << 16) >> 16;
+        break;
+      default:
+        this.immLow = read32(code, p);
+    }
+    this.immHigh = n === 8 ? read32(code, p + 4) : this.immLow >> 31;
+  }
+}
+
+const segWords = ["seg0", "seg1", "seg2", "seg3", "seg4", "seg5"];
+
+function comparing(opcode: number): boolean {
+  return opcode === 0xa6 || opcode === 0xa7 || opcode === 0xae || opcode === 0xaf;
+}
+
+function read32(code: Uint8Array, p: number): number {
+  return (code[p] as number) | ((code[p + 1] as number) << 8) | ((code[p + 2] as number) << 16) |
+    ((code[p + 3] as number) << 24);
+}
+
+/** Slot of a general register; without REX, byte registers 4 to 7 are AH, CH, DH, BH. */
+function generalSlot(n: number, how: { bytes: number; rex: number }): number {
+  if (how.bytes === 1 && how.rex === 0 && n >= 4 && n < 8) return regOffset(n - 4) + 1;
+  return regOffset(n);
+}
+
+function pick(
+  group: Group,
+  at: { rep: number; opsizePrefix: boolean; modrm: number; long: boolean; rexW: number },
+): Insn | undefined {
+  const mod = at.modrm >>> 6;
+  for (const row of group.rows) {
+    switch (row.prefix) {
+      case "np":
+        if (at.rep !== 0 || at.opsizePrefix) continue;
+        break;
+      case "66":
+        if (at.rep !== 0 || !at.opsizePrefix) continue;
+        break;
+      case "f3":
+        if (at.rep !== 0xf3) continue;
+        break;
+      case "f2":
+        if (at.rep !== 0xf2) continue;
+        break;
+    }
+    if (row.digit !== undefined && row.digit !== ((at.modrm >>> 3) & 7)) continue;
+    if (row.form === "mem" && mod === 3) continue;
+    if (row.form === "reg" && mod !== 3) continue;
+    if (row.rm !== undefined && row.rm !== (at.modrm & 7)) continue;
+    if (row.rexW !== undefined && row.rexW !== at.rexW) continue;
+    if (at.long ? row.words.has("i64") : row.words.has("o64")) continue;
+    return row;
+  }
+  return undefined;
+}

@@ -1,0 +1,66 @@
+/**
+ * Numbers of the instructions that TypeScript completes (see {@link Cx.host}). Ids from 1000 belong to
+ * the floating-point part.
+ *
+ * @module
+ */
+
+/** Host call ids. */
+export enum Host {
+  loadSegment,
+  popSegment,
+  pusha,
+  popa,
+  leave,
+  enter,
+  xlat,
+  popf,
+  farCall,
+  farJump,
+  farReturn,
+  interruptReturn,
+  softwareInterrupt,
+  breakpoint,
+  overflow,
+  icebp,
+  portIn,
+  portOut,
+  portInString,
+  portOutString,
+  halt,
+  readControl,
+  writeControl,
+  readDebug,
+  writeDebug,
+  storeTable,
+  loadTable,
+  invalidatePage,
+  readMsr,
+  writeMsr,
+  readTsc,
+  readTscp,
+  readPmc,
+  cpuid,
+  sysenter,
+  sysexit,
+  verify,
+  loadAccess,
+  storeSelector,
+  loadSelector,
+  clearTaskSwitched,
+  storeMachineStatus,
+  loadMachineStatus,
+  writeBackCaches,
+  bound,
+  loadFarPointer,
+  adjustRpl,
+  enableInterrupts,
+  checkedAddress,
+  decodeAgain,
+  syscall,
+  sysret,
+  invalidOpcode,
+}
+
+/** First id of the floating-point part. */
+export const FIRST_FLOAT_HOST = 1000;

@@ -1,0 +1,656 @@
+/**
+ * Address translation as generated code: page walks (4-level, PAE and 32-bit), filling of the software
+ * TLB, and the slow paths of loads and stores: TLB misses, accesses across pages, devices, pages that
+ * hold decoded code.
+ *
+ * @module
+ */
+
+import {
+  add,
+  and,
+  call,
+  cond,
+  eq,
+  eqz,
+  type Expr,
+  extU,
+  type FuncBuilder,
+  type FuncRef,
+  gtU,
+  i32,
+  i64,
+  load,
+  loadSized,
+  ltU,
+  type ModuleBuilder,
+  mul,
+  ne,
+  Op,
+  op,
+  or,
+  select,
+  shl,
+  shrS,
+  shrU,
+  sub,
+  ValType,
+  wrap,
+  xor,
+} from "../wasm/mod.ts";
+import {
+  Access,
+  CPU,
+  RAM,
+  S,
+  TLB_ENTRIES,
+  TLB_ENTRY,
+  TLB_SUPER_AC,
+  TLB_USER,
+  TlbField,
+  Vector,
+  WalkFlag,
+} from "./state.ts";
+
+const { I32, I64, F64 } = ValType;
+
+/** Where guest RAM and the marks of code pages lie. */
+export interface MemoryMap {
+  /** Bytes of RAM from guest physical 0. */
+  readonly lowBytes: number;
+  /** Bytes of RAM from 4 GiB; in the RAM memory they follow the low ones. */
+  readonly highBytes: number;
+  /** State offset of the code marks: an i64 a RAM page, a bit for every 64 bytes with decoded code. */
+  readonly codeMarks: number;
+}
+
+/** Functions that TypeScript gives to the module. */
+export interface Imports {
+  /** `(function i32, record i32) -> i32`. */
+  readonly host: FuncRef;
+  /** `(physical f64, size i32)`: device load into `S.mmioData`. */
+  readonly mmioLoad: FuncRef;
+  /** `(physical f64, size i32)`: device store of `S.mmioData`. */
+  readonly mmioStore: FuncRef;
+  /** `(ram i32, size i32)`: a store hits decoded code. */
+  readonly codeWrite: FuncRef;
+  /** Tag thrown for guest faults. */
+  readonly faultTag: number;
+}
+
+/** Functions of this part. */
+export interface Mmu {
+  readonly loadSlow: ReadonlyMap<number, FuncRef>;
+  readonly storeSlow: ReadonlyMap<number, FuncRef>;
+  readonly modifySlow: ReadonlyMap<number, FuncRef>;
+  readonly probeWrite: FuncRef;
+  readonly raise: FuncRef;
+  /** `(linear i64, access i32) -> physical i64`. */
+  readonly walk: FuncRef;
+  /** `(physical i64) -> RAM offset i32`, -1 outside RAM. */
+  readonly ramOffset: FuncRef;
+}
+
+const state64 = (offset: number) => load.i64(CPU, i32(0), offset);
+const state32 = (offset: number) => load.i32(CPU, i32(0), offset);
+const set64 = (f: FuncBuilder, offset: number, value: Expr) =>
+  f.store64(CPU, i32(0), value, offset);
+const set32 = (f: FuncBuilder, offset: number, value: Expr) =>
+  f.store32(CPU, i32(0), value, offset);
+
+/** Adds the translation functions to `module`. */
+export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap): Mmu {
+  const raise = buildRaise(module, imports);
+  const ramOffset = buildRamOffset(module, map);
+  const walk = buildWalk(module, { raise, ramOffset });
+  const fill = buildFill(module, { walk, ramOffset, map });
+  const translate = buildTranslate(module, fill);
+  const probeWrite = buildProbe(module, translate);
+  const loadSlow = new Map<number, FuncRef>();
+  const storeSlow = new Map<number, FuncRef>();
+  const modifySlow = new Map<number, FuncRef>();
+  for (const size of [1, 2, 4, 8]) {
+    const parts = { size, translate, probeWrite, imports, map };
+    loadSlow.set(size, buildLoad(module, { ...parts, access: Access.read, byte: loadSlow.get(1) }));
+    storeSlow.set(size, buildStore(module, { ...parts, byte: storeSlow.get(1) }));
+    modifySlow.set(
+      size,
+      buildLoad(module, { ...parts, access: Access.write, byte: loadSlow.get(1) }),
+    );
+  }
+  buildProtect(module);
+  buildFlush(module);
+  buildSystemAccess(module, { walk, ramOffset, imports, raise });
+  return { loadSlow, storeSlow, modifySlow, probeWrite, raise, walk, ramOffset };
+}
+
+function buildRaise(module: ModuleBuilder, imports: Imports): FuncRef {
+  const f = module.func([I32, I32, I32, I32]);
+  set32(f, S.faultVector, f.param(0));
+  set32(f, S.faultError, f.param(1));
+  set32(f, S.faultHasError, f.param(2));
+  set32(f, S.record, f.param(3));
+  set32(f, S.faultRipSet, i32(0));
+  f.throw(imports.faultTag);
+  return f;
+}
+
+function buildRamOffset(module: ModuleBuilder, map: MemoryMap): FuncRef {
+  const f = module.func([I64], [I32]);
+  const physical = f.param(0);
+  f.if(ltU(physical, i64(map.lowBytes)), () => f.return(wrap(physical)));
+  if (map.highBytes > 0) {
+    const high = f.let(sub(physical, i64(0x1_0000_0000)));
+    f.if(ltU(high, i64(map.highBytes)), () => f.return(add(wrap(high), i32(map.lowBytes | 0))));
+  }
+  f.return(i32(-1));
+  f.unreachable();
+  return f;
+}
+
+/**
+ * Walks the page tables (Intel SDM vol. 3, chapter 4). Sets accessed and dirty bits, raises #PF, and
+ * leaves in `S.walkFlags` whether the page may be entered as writable.
+ */
+function buildWalk(
+  module: ModuleBuilder,
+  parts: { raise: FuncRef; ramOffset: FuncRef },
+): FuncRef {
+  const f = module.func([I64, I32], [I64]);
+  const linear = f.param(0);
+  const access = f.param(1);
+  const cr0 = f.let(state64(S.cr0));
+  set32(f, S.walkFlags, i32(WalkFlag.writable));
+  // Canonical in 64-bit mode: bits 47 to 63 are equal.
+  f.if(
+    and(
+      ne(shrS(shl(linear, 16), 16), linear),
+      eq(state64(S.linearMask), i64(-1n)),
+    ),
+    () => {
+      f.if(and(access, Access.probe), () => f.return(i64(-1n)));
+      f.call(parts.raise, i32(Vector.GP), i32(0), i32(1), state32(S.record));
+      f.unreachable();
+    },
+  );
+  f.if(eqz(and(cr0, 1n << 31n)), () => f.return(and(linear, 0xffffffffn)));
+  const cr4 = f.let(state64(S.cr4));
+  const efer = f.let(state64(S.efer));
+  const lma = f.let(ne(and(efer, 1n << 10n), i64(0)));
+  const nxe = f.let(ne(and(efer, 1n << 11n), i64(0)));
+  const pae = f.let(or(lma, ne(and(cr4, 1n << 5n), i64(0))));
+  const entrySize = f.let(select(pae, i32(8), i32(4)));
+  const indexBits = f.let(select(pae, i64(9), i64(10)));
+  // Highest level: 4 in long mode, 3 with PAE, 2 otherwise.
+  const level = f.local(I32, select(lma, i32(4), select(pae, i32(3), i32(2))));
+  const table = f.local(
+    I64,
+    select(
+      pae,
+      select(lma, and(state64(S.cr3), 0x000ffffffffff000n), and(state64(S.cr3), 0xffffffe0n)),
+      and(state64(S.cr3), 0xfffff000n),
+    ),
+  );
+  const user = f.local(I32, i32(1));
+  const writable = f.local(I32, i32(1));
+  const noExec = f.local(I32, i32(0));
+  const entry = f.local(I64);
+  const entryRam = f.local(I32);
+  const present = f.local(I32, i32(0));
+  const shift = f.local(I64);
+  const reserved = f.local(I32, i32(0));
+  f.block((done) => {
+    f.loop((next) => {
+      f.set(shift, add(i64(12), mulLevel(sub(level, 1), indexBits)));
+      const index = and(
+        shrU(linear, shift),
+        select(pae, i64(511), i64(1023)),
+      );
+      f.set(
+        entryRam,
+        call(
+          parts.ramOffset,
+          add(table, select(pae, shl(index, 3), shl(index, 2))),
+        ),
+      );
+      // Page tables outside RAM read as not present.
+      f.brIf(done, eq(entryRam, i32(-1)));
+      f.set(
+        entry,
+        cond(pae, load.i64(RAM, entryRam), load.i64_32u(RAM, entryRam)),
+      );
+      f.brIf(done, eqz(and(entry, 1n)));
+      // NX without EFER.NXE, and physical bits above 46, are reserved.
+      f.if(
+        and(
+          pae,
+          or(
+            ne(and(entry, 0x0007c00000000000n), i64(0)),
+            and(ne(and(entry, 1n << 63n), i64(0)), eqz(nxe)),
+          ),
+        ),
+        () => {
+          f.set(reserved, i32(1));
+          f.br(done);
+        },
+      );
+      const isPdpte = and(eq(level, i32(3)), eqz(lma));
+      f.if(eqz(isPdpte), () => {
+        f.set(user, and(user, wrap(shrU(entry, 2))));
+        f.set(writable, and(writable, wrap(shrU(entry, 1))));
+        f.set(noExec, or(noExec, and(wrap(shrU(entry, 63)), pae)));
+      });
+      const large = f.let(
+        and(
+          and(
+            ne(and(entry, 0x80n), i64(0)),
+            gtU(level, i32(1)),
+          ),
+          or(
+            and(lma, ltU(level, i32(4))),
+            and(eq(level, i32(2)), or(pae, ne(and(cr4, 1n << 4n), i64(0)))),
+          ),
+        ),
+      );
+      f.if(and(eq(level, i32(4)), ne(and(entry, 0x80n), i64(0))), () => {
+        f.set(reserved, i32(1));
+        f.br(done);
+      });
+      f.if(or(large, eq(level, i32(1))), () => {
+        f.set(present, i32(1));
+        f.br(done);
+      });
+      // A table: mark it accessed (a PDPTE of PAE has no such bit).
+      f.if(
+        and(and(eqz(and(entry, 0x20n)), eqz(isPdpte)), eqz(and(access, Access.probe))),
+        () => f.store32(RAM, entryRam, or(wrap(entry), 0x20)),
+      );
+      f.set(table, and(entry, select(pae, i64(0x000ffffffffff000n), i64(0xfffff000n))));
+      f.set(level, sub(level, 1));
+      f.br(next);
+    });
+  });
+  // Permissions.
+  const isWrite = f.let(and(access, Access.write));
+  const isUser = f.let(ne(and(access, Access.user), i32(0)));
+  const isFetch = f.let(ne(and(access, Access.fetch), i32(0)));
+  const wp = f.let(ne(and(cr0, 1n << 16n), i64(0)));
+  const denied = f.local(I32, eqz(present));
+  // Reserved bits inside large pages.
+  f.if(and(and(present, gtU(level, i32(1))), pae), () => {
+    const below = sub(shl(i64(1), shift), 1);
+    f.if(ne(and(and(entry, 0x000fffffffffe000n), below), i64(0)), () => {
+      f.set(reserved, i32(1));
+      f.set(denied, i32(1));
+    });
+  });
+  f.if(present, () => {
+    f.if(and(isUser, eqz(user)), () => f.set(denied, i32(1)));
+    f.if(and(isWrite, eqz(writable)), () => f.if(or(isUser, wp), () => f.set(denied, i32(1))));
+    f.if(and(isFetch, noExec), () => f.set(denied, i32(1)));
+    f.if(and(eqz(isUser), user), () => {
+      // SMEP and SMAP keep the supervisor off user pages.
+      f.if(and(isFetch, ne(and(cr4, 1n << 20n), i64(0))), () => f.set(denied, i32(1)));
+      f.if(
+        and(
+          and(eqz(isFetch), ne(and(cr4, 1n << 21n), i64(0))),
+          eqz(and(access, Access.smapOff)),
+        ),
+        () => f.set(denied, i32(1)),
+      );
+    });
+  });
+  f.if(or(denied, reserved), () => {
+    f.if(and(access, Access.probe), () => f.return(i64(-1n)));
+    set64(f, S.cr2, linear);
+    const error = or(
+      or(or(or(present, reserved), shl(isWrite, 1)), shl(isUser, 2)),
+      or(
+        shl(reserved, 3),
+        shl(and(isFetch, or(and(nxe, pae), ne(and(cr4, 1n << 20n), i64(0)))), 4),
+      ),
+    );
+    f.call(parts.raise, i32(Vector.PF), error, i32(1), state32(S.record));
+    f.unreachable();
+  });
+  // Accessed and dirty.
+  const marks = f.let(or(i64(0x20), extU(shl(isWrite, 6))));
+  f.if(
+    and(ne(and(entry, marks), marks), eqz(and(access, Access.probe))),
+    () => {
+      f.set(entry, or(entry, marks));
+      f.store32(RAM, entryRam, wrap(entry));
+    },
+  );
+  const mayWrite = and(
+    or(writable, and(eqz(isUser), eqz(wp))),
+    ne(and(entry, 0x40n), i64(0)),
+  );
+  set32(f, S.walkFlags, select(mayWrite, i32(WalkFlag.writable), i32(0)));
+  const offsetMask = f.let(sub(shl(i64(1), shift), 1));
+  const pageBase = f.local(
+    I64,
+    and(and(entry, select(pae, i64(0x000ffffffffff000n), i64(0xfffff000n))), xorOnes(offsetMask)),
+  );
+  // PSE-36: bits 13 to 20 of a 4 MiB entry are physical bits 32 to 39.
+  f.if(and(eqz(pae), gtU(level, i32(1))), () => {
+    f.set(
+      pageBase,
+      or(and(entry, 0xffc00000n), shl(and(entry, 0x1fe000n), 19)),
+    );
+  });
+  f.drop(entrySize);
+  f.return(or(pageBase, and(linear, offsetMask)));
+  f.unreachable();
+  return f;
+}
+
+/** `level * bits` as i64. */
+function mulLevel(level: Expr, bits: Expr): Expr {
+  return mul(extU(level), bits);
+}
+
+function xorOnes(a: Expr): Expr {
+  return xor(a, i64(-1n));
+}
+
+function entryOf(linear: Expr): Expr {
+  return add(
+    state32(S.tlbBase),
+    and(wrap(shrU(linear, 12 - Math.log2(TLB_ENTRY))), (TLB_ENTRIES - 1) * TLB_ENTRY),
+  );
+}
+
+/** `(linear i64, access i32) -> ram i32`: walks and enters the page in the present TLB. */
+function buildFill(
+  module: ModuleBuilder,
+  parts: { walk: FuncRef; ramOffset: FuncRef; map: MemoryMap },
+): FuncRef {
+  const f = module.func([I64, I32], [I32]);
+  const linear = f.param(0);
+  const access = f.param(1);
+  const tlbBase = f.let(state32(S.tlbBase));
+  const how = or(
+    or(access, select(eq(tlbBase, i32(TLB_USER)), i32(Access.user), i32(0))),
+    select(eq(tlbBase, i32(TLB_SUPER_AC)), i32(Access.smapOff), i32(0)),
+  );
+  const physical = f.let(call(parts.walk, linear, how));
+  set64(f, S.walkPhysical, physical);
+  const ram = f.let(call(parts.ramOffset, physical));
+  f.if(eq(ram, i32(-1)), () => f.return(i32(-1)));
+  const entry = f.let(entryOf(linear));
+  const page = f.let(and(linear, ~0xfffn));
+  const ramPage = f.let(and(ram, ~0xfff));
+  f.store64(CPU, entry, page, TlbField.read);
+  f.store64(CPU, entry, extU(ramPage), TlbField.physical);
+  f.store32(CPU, entry, sub(ramPage, wrap(page)), TlbField.addend);
+  // Pages with decoded code are written through the slow path.
+  const marks = load.i64(
+    CPU,
+    add(i32(parts.map.codeMarks), shl(shrU(ram, 12), 3)),
+  );
+  f.store64(
+    CPU,
+    entry,
+    select(
+      and(eqz(marks), eq(state32(S.walkFlags), i32(WalkFlag.writable))),
+      page,
+      i64(-1n),
+    ),
+    TlbField.write,
+  );
+  f.return(ram);
+  f.unreachable();
+  return f;
+}
+
+/** `(linear, access) -> ram`: through the TLB, filled where needed; -1 and `S.walkPhysical` for devices. */
+function buildTranslate(module: ModuleBuilder, fill: FuncRef): FuncRef {
+  const f = module.func([I64, I32], [I32]);
+  const linear = f.param(0);
+  const access = f.param(1);
+  const entry = f.let(entryOf(linear));
+  const page = and(linear, ~0xfffn);
+  f.if(
+    eq(
+      page,
+      cond(
+        access,
+        load.i64(CPU, entry, TlbField.write),
+        load.i64(CPU, entry, TlbField.read),
+      ),
+    ),
+    () => f.return(add(load.i32(CPU, entry, TlbField.addend), wrap(linear))),
+  );
+  f.return(call(fill, linear, access));
+  f.unreachable();
+  return f;
+}
+
+/** `(linear, size, record)`: all of the bytes may be written, or #PF. */
+function buildProbe(module: ModuleBuilder, translate: FuncRef): FuncRef {
+  const f = module.func([I64, I32, I32]);
+  const linear = f.param(0);
+  set32(f, S.record, f.param(2));
+  f.drop(call(translate, linear, i32(Access.write)));
+  const last = f.let(
+    and(add(linear, extU(sub(f.param(1), 1))), state64(S.linearMask)),
+  );
+  f.if(
+    ne(and(last, ~0xfffn), and(linear, ~0xfffn)),
+    () => f.drop(call(translate, last, i32(Access.write))),
+  );
+  return f;
+}
+
+interface SlowParts {
+  size: number;
+  translate: FuncRef;
+  probeWrite: FuncRef;
+  imports: Imports;
+  map: MemoryMap;
+  byte: FuncRef | undefined;
+}
+
+function physicalF64(): Expr {
+  return op(F64, Op.f64_convert_i64_u, state64(S.walkPhysical));
+}
+
+function crosses(linear: Expr, size: number): Expr {
+  return gtU(and(wrap(linear), 4095), i32(4096 - size));
+}
+
+/** Byte addresses `linear + i`, wrapped as the mode says. */
+function byteAt(linear: Expr, i: number): Expr {
+  return i === 0 ? linear : and(add(linear, i), state64(S.linearMask));
+}
+
+/** `(linear, record) -> value`; with write access it is the first half of a read-modify-write. */
+function buildLoad(module: ModuleBuilder, parts: SlowParts & { access: number }): FuncRef {
+  const { size, imports } = parts;
+  const f = module.func([I64, I32], [I64]);
+  const linear = f.param(0);
+  const record = f.param(1);
+  set32(f, S.record, record);
+  if (size > 1) {
+    f.if(crosses(linear, size), () => {
+      if (parts.access === Access.write) f.call(parts.probeWrite, linear, i32(size), record);
+      else {
+        // Both pages before any device is read.
+        f.drop(call(parts.translate, linear, i32(Access.read)));
+        f.drop(call(parts.translate, byteAt(linear, size - 1), i32(Access.read)));
+      }
+      let value: Expr = i64(0);
+      const acc = f.local(I64);
+      for (let i = 0; i < size; i++) {
+        value = call(byteOf(parts.byte), byteAt(linear, i), record);
+        f.set(acc, i === 0 ? value : or(acc, shl(value, 8 * i)));
+      }
+      f.return(acc);
+    });
+  }
+  const ram = f.let(call(parts.translate, linear, i32(parts.access)));
+  f.if(ne(ram, i32(-1)), () => f.return(loadSized(size, RAM, ram)));
+  set64(f, S.mmioData, i64(0));
+  f.call(imports.mmioLoad, physicalF64(), i32(size));
+  f.return(loadSized(size, CPU, i32(0), S.mmioData));
+  f.unreachable();
+  return f;
+}
+
+function byteOf(func: FuncRef | undefined): FuncRef {
+  if (func === undefined) throw new TypeError("byte helpers are built first");
+  return func;
+}
+
+/** `(linear, value, record)`. */
+function buildStore(module: ModuleBuilder, parts: SlowParts): FuncRef {
+  const { size, imports, map } = parts;
+  const f = module.func([I64, I64, I32]);
+  const linear = f.param(0);
+  const value = f.param(1);
+  const record = f.param(2);
+  set32(f, S.record, record);
+  if (size > 1) {
+    f.if(crosses(linear, size), () => {
+      f.call(parts.probeWrite, linear, i32(size), record);
+      for (let i = 0; i < size; i++) {
+        f.call(byteOf(parts.byte), byteAt(linear, i), shrU(value, 8 * i), record);
+      }
+      f.return();
+    });
+  }
+  const ram = f.let(call(parts.translate, linear, i32(Access.write)));
+  f.if(eq(ram, i32(-1)), () => {
+    set64(f, S.mmioData, value);
+    f.call(imports.mmioStore, physicalF64(), i32(size));
+    f.return();
+  });
+  // Decoded code in any of the 64-byte lines touched?
+  const marks = f.let(load.i64(CPU, add(i32(map.codeMarks), shl(shrU(ram, 12), 3))));
+  const first = and(shrU(ram, 6), 63);
+  const last = and(shrU(add(ram, size - 1), 6), 63);
+  f.if(
+    ne(
+      and(marks, or(shl(i64(1), extU(first)), shl(i64(1), extU(last)))),
+      i64(0),
+    ),
+    () => f.call(imports.codeWrite, ram, i32(size)),
+  );
+  f.storeSized(size, RAM, ram, value);
+  return f;
+}
+
+/** Exported `protectPage(ram i32)`: takes write tags of a RAM page out of all TLBs. */
+function buildProtect(module: ModuleBuilder): void {
+  const f = module.func([I32]);
+  const page = f.let(extU(and(f.param(0), ~0xfff)));
+  const entry = f.local(I32, i32(TLB_USER));
+  f.loop((next) => {
+    f.if(
+      eq(load.i64(CPU, entry, TlbField.physical), page),
+      () => f.store64(CPU, entry, i64(-1n), TlbField.write),
+    );
+    f.set(entry, add(entry, TLB_ENTRY));
+    f.brIf(next, ltU(entry, i32(TLB_USER + 3 * TLB_ENTRIES * TLB_ENTRY)));
+  });
+  module.exportFunc("protectPage", f);
+}
+
+/** Exported `flushTlb()` and `flushPage(linear)`, the data part. */
+function buildFlush(module: ModuleBuilder): void {
+  const all = module.func([]);
+  all.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(3 * TLB_ENTRIES * TLB_ENTRY));
+  module.exportFunc("flushTlb", all);
+  const one = module.func([I64]);
+  for (let table = 0; table < 3; table++) {
+    const entry = one.let(
+      add(
+        i32(TLB_USER + table * TLB_ENTRIES * TLB_ENTRY),
+        and(wrap(shrU(one.param(0), 12 - Math.log2(TLB_ENTRY))), (TLB_ENTRIES - 1) * TLB_ENTRY),
+      ),
+    );
+    one.store64(CPU, entry, i64(-1n), TlbField.read);
+    one.store64(CPU, entry, i64(-1n), TlbField.write);
+  }
+  module.exportFunc("flushPage", one);
+}
+
+/**
+ * Exports for TypeScript's instructions, all with the record of the running instruction in `S.record`:
+ * `systemLoad(linear, size, access) -> i64` and `systemStore(linear, value, size, access)`, byte by byte
+ * through page walks (access: Access bits), and `tryWalk(linear, access) -> i64` (-1: a fault is raised in
+ * `fault*`).
+ */
+function buildSystemAccess(
+  module: ModuleBuilder,
+  parts: { walk: FuncRef; ramOffset: FuncRef; imports: Imports; raise: FuncRef },
+): void {
+  const load1 = module.func([I64, I32, I32], [I64]);
+  {
+    const f = load1;
+    const acc = f.local(I64, i64(0));
+    const i = f.local(I32, i32(0));
+    f.loop((next) => {
+      const at = and(add(f.param(0), extU(i)), state64(S.linearMask));
+      const physical = f.let(call(parts.walk, at, f.param(2)));
+      const ram = f.let(call(parts.ramOffset, physical));
+      const byte = f.local(I64, i64(0xff));
+      f.if(ne(ram, i32(-1)), () => f.set(byte, load.i64_8u(RAM, ram)), () => {
+        set64(f, S.walkPhysical, physical);
+        f.call(parts.imports.mmioLoad, physicalF64(), i32(1));
+        f.set(byte, load.i64_8u(CPU, i32(0), S.mmioData));
+      });
+      f.set(acc, or(acc, shl(byte, extU(shl(i, 3)))));
+      f.set(i, add(i, 1));
+      f.brIf(next, ltU(i, f.param(1)));
+    });
+    f.return(acc);
+    f.unreachable();
+  }
+  module.exportFunc("systemLoad", load1);
+
+  const store1 = module.func([I64, I64, I32, I32]);
+  {
+    const f = store1;
+    const access = f.let(or(f.param(3), Access.write));
+    // All pages first, so that nothing is half written.
+    f.drop(call(parts.walk, f.param(0), access));
+    f.drop(
+      call(
+        parts.walk,
+        and(add(f.param(0), extU(sub(f.param(2), 1))), state64(S.linearMask)),
+        access,
+      ),
+    );
+    const i = f.local(I32, i32(0));
+    f.loop((next) => {
+      const at = and(add(f.param(0), extU(i)), state64(S.linearMask));
+      const physical = f.let(call(parts.walk, at, access));
+      const ram = f.let(call(parts.ramOffset, physical));
+      const byte = f.let(shrU(f.param(1), extU(shl(i, 3))));
+      f.if(ne(ram, i32(-1)), () => {
+        f.call(parts.imports.codeWrite, ram, i32(1));
+        f.storeSized(1, RAM, ram, byte);
+      }, () => {
+        set64(f, S.walkPhysical, physical);
+        set64(f, S.mmioData, byte);
+        f.call(parts.imports.mmioStore, physicalF64(), i32(1));
+      });
+      f.set(i, add(i, 1));
+      f.brIf(next, ltU(i, f.param(2)));
+    });
+  }
+  module.exportFunc("systemStore", store1);
+
+  const tryWalk = module.func([I64, I32], [I64]);
+  {
+    const f = tryWalk;
+    f.tryCatch(parts.imports.faultTag, () => {
+      f.return(call(parts.walk, f.param(0), f.param(1)));
+    });
+    f.return(i64(-1n));
+    f.unreachable();
+  }
+  module.exportFunc("tryWalk", tryWalk);
+}

@@ -1,0 +1,339 @@
+/**
+ * Where the state of a software vCPU lies in its linear memory (memory 0 of the generated modules).
+ * Generated code, decoder and runtime all use these offsets; nothing else says where a thing is.
+ *
+ * @module
+ */
+
+/** Index of the CPU state memory in generated modules. */
+export const CPU = 0;
+/** Index of the guest RAM memory in generated modules. */
+export const RAM = 1;
+
+/** Numbers of the segment registers, as instructions encode them; then LDTR and TR. */
+export enum Seg {
+  ES,
+  CS,
+  SS,
+  DS,
+  FS,
+  GS,
+  LDTR,
+  TR,
+}
+
+/** Byte size of a segment's slot. */
+export const SEG_SIZE = 32;
+/** Offsets within a segment's slot. */
+export const SegField = {
+  /** i64: linear base. */
+  base: 0,
+  /** i32, unsigned: limit in bytes, granularity applied. */
+  limit: 8,
+  /** i32: bits 8 to 23 of the descriptor's high dword in place (type, S, DPL, P, AVL, L, D/B, G). */
+  attrs: 12,
+  /** i32: selector. */
+  selector: 16,
+} as const;
+
+/** Bits of {@link SegField.attrs} (Intel SDM vol. 3, 3.4.5). */
+export const SegAttr = {
+  typeShift: 8,
+  accessed: 1 << 8,
+  writable: 1 << 9,
+  /** Expand-down for data, conforming for code. */
+  expandDown: 1 << 10,
+  code: 1 << 11,
+  s: 1 << 12,
+  dplShift: 13,
+  present: 1 << 15,
+  avl: 1 << 20,
+  long: 1 << 21,
+  db: 1 << 22,
+  granularity: 1 << 23,
+  /** Ours: the register holds a null or unusable segment. */
+  unusable: 1 << 0,
+} as const;
+
+/** Byte offsets of the state. */
+export const S = {
+  /** 16 general registers of 8 bytes, in encoding order: rax rcx rdx rbx rsp rbp rsi rdi r8 ... */
+  regs: 0x000,
+  /** i64, always zero: what an absent base or index register reads. */
+  zero: 0x080,
+  /** i64: instruction pointer minus its offset in the 4 KiB page of linear memory. */
+  ripBase: 0x088,
+  /** i64: instruction pointer, valid while no generated code runs. */
+  rip: 0x090,
+  /** i64: last result, sign-extended; see flags.ts. */
+  flagResult: 0x098,
+  /** i64: carries of the last operation; see flags.ts. */
+  flagAux: 0x0a0,
+  /** i32: RFLAGS without CF, PF, AF, ZF, SF, OF; bit 1 is set. */
+  flagOther: 0x0a8,
+  /** i32: branches left before generated code returns to look around. */
+  fuel: 0x0ac,
+  /** i32: other workers set bit 0 (interrupt work) and bit 1 (leave run()), see Mailbox. */
+  mailbox: 0x0b0,
+  /** i32: record where execution stopped (faults, host calls). */
+  record: 0x0b4,
+  /** i32: base of the data TLB of the present privilege (see TLB_*). */
+  tlbBase: 0x0b8,
+  /** i32: low bits of a tag in the instruction TLB for the present mode (see CodeMode). */
+  codeTag: 0x0bc,
+  /** i32: page map of the code page that executes. */
+  pageMap: 0x0c0,
+  /** i32: interrupts are held back for one instruction (STI, MOV SS). */
+  shadow: 0x0c4,
+  /** i64: mask of linear addresses: all ones in 64-bit mode, else 32 bits. */
+  linearMask: 0x0c8,
+  /** i64: linear address computed by an address record; stands as a base register. */
+  tempEa: 0x0d0,
+  /** i32: current privilege level. */
+  cpl: 0x0d8,
+  /** i32: vector of the pending fault. */
+  faultVector: 0x0dc,
+  /** i32: its error code. */
+  faultError: 0x0e0,
+  /** i32: 1 where it has an error code. */
+  faultHasError: 0x0e4,
+  /** i32: 1 when RIP of the fault is already in `rip` (host calls), 0 when it is that of `record`. */
+  faultRipSet: 0x0e8,
+  /** i32: reason code of the last exit of generated code for TypeScript (Exit). */
+  exit: 0x0ec,
+  /** i64: scratch of accesses to devices. */
+  mmioData: 0x0f0,
+  /** 8 segments of SEG_SIZE bytes. */
+  segs: 0x100,
+  gdtBase: 0x200,
+  gdtLimit: 0x208,
+  idtBase: 0x210,
+  idtLimit: 0x218,
+  cr0: 0x220,
+  cr2: 0x228,
+  cr3: 0x230,
+  cr4: 0x238,
+  efer: 0x240,
+  star: 0x248,
+  lstar: 0x250,
+  cstar: 0x258,
+  sfmask: 0x260,
+  kernelGsBase: 0x268,
+  tscAux: 0x270,
+  sysenterCs: 0x278,
+  sysenterEsp: 0x280,
+  sysenterEip: 0x288,
+  pat: 0x290,
+  tscOffset: 0x298,
+  /** Debug registers 0 to 7, i64 each. */
+  dr: 0x2a0,
+  /** i32: MXCSR. */
+  mxcsr: 0x2e0,
+  /** i32: x87 control word. */
+  fpuCw: 0x2e4,
+  /** i32: x87 status word (TOP in bits 11 to 13). */
+  fpuSw: 0x2e8,
+  /** i32: x87 tags, one bit a physical register: 1 is empty. */
+  fpuEmpty: 0x2ec,
+  /** i64: last x87 instruction pointer. */
+  fpuIp: 0x2f0,
+  /** i64: last x87 data pointer. */
+  fpuDp: 0x2f8,
+  /** i32: last x87 opcode, 11 bits. */
+  fpuOpcode: 0x300,
+  /** i32: selectors of the last x87 instruction and operand (CS low half, DS high half). */
+  fpuSelectors: 0x304,
+  /** i32: x87 and SSE usability: bit 0: x87 raises #NM or #UD slowly (CR0.EM|TS), bit 1: SSE does. */
+  fpuTrap: 0x308,
+  /** 8 physical x87 registers of 16 bytes: mantissa i64 (this is MM0 to MM7), sign and exponent i16. */
+  fpu: 0x400,
+  /** 16 XMM registers of 16 bytes. */
+  xmm: 0x480,
+  /** 64 bytes of scratch for SIMD helpers. */
+  scratch: 0x580,
+  /** i64: page-table entry result of the last walk: physical address of the page. */
+  walkPhysical: 0x5c0,
+  /** i32: flags of the last walk, see WalkFlag. */
+  walkFlags: 0x5c8,
+  /** Counters (i64 each), see stats. */
+  stats: 0x600,
+  /** First byte behind the fixed state. */
+  end: 0x800,
+} as const;
+
+/** Offset of general register `n`. */
+export function regOffset(n: number): number {
+  return S.regs + 8 * n;
+}
+
+/** Offset of segment `seg`'s slot. */
+export function segOffset(seg: number): number {
+  return S.segs + SEG_SIZE * seg;
+}
+
+/** Encoding numbers of general registers. */
+export const Reg = {
+  rax: 0,
+  rcx: 1,
+  rdx: 2,
+  rbx: 3,
+  rsp: 4,
+  rbp: 5,
+  rsi: 6,
+  rdi: 7,
+} as const;
+
+/**
+ * Data TLB: three tables of TLB_ENTRIES entries: user, supervisor, supervisor with AC set (SMAP off).
+ * An entry: i64 tag for reads, i64 tag for writes, i64 physical page, i32 addend (offset in RAM minus
+ * linear address, modulo 2^32), i32 unused. A tag is the linear page; low bits set never match.
+ */
+export const TLB_ENTRIES = 512;
+export const TLB_ENTRY = 32;
+export const TLB_TABLE = TLB_ENTRIES * TLB_ENTRY;
+export const TLB_USER = 0x1_0000;
+export const TLB_SUPER = TLB_USER + TLB_TABLE;
+export const TLB_SUPER_AC = TLB_SUPER + TLB_TABLE;
+export const TLB_END = TLB_SUPER_AC + TLB_TABLE;
+export const TlbField = { read: 0, write: 8, physical: 16, addend: 24 } as const;
+
+/**
+ * Instruction TLB: entries of 16 bytes: i64 tag (linear page | CodeMode bits), i32 page map.
+ */
+export const ITLB_ENTRIES = 512;
+export const ITLB_ENTRY = 16;
+export const ITLB = TLB_END;
+export const ITLB_END = ITLB + ITLB_ENTRIES * ITLB_ENTRY;
+
+/** Bits of the code mode: part of the key of decoded code. */
+export const CodeMode = {
+  bits16: 0,
+  bits32: 1,
+  bits64: 2,
+  sizeMask: 3,
+  /** Privilege 3: keeps user and supervisor translations apart in the instruction TLB. */
+  user: 4,
+  /** Any of CS, DS, ES, SS is not flat (base 0, limit 4 GiB, usable): accesses are checked. */
+  segmented: 8,
+} as const;
+
+/** Where single instructions are decoded to be run apart: 8 records. */
+export const SCRATCH_RECORDS = ITLB_END;
+/** First byte behind the tables of fixed size, a multiple of 64 KiB. */
+export const FIXED_END = 0x2_0000;
+
+/** Kinds of access that a page walk is asked for. */
+export const Access = {
+  read: 0,
+  write: 1,
+  /** User privilege. */
+  user: 2,
+  fetch: 4,
+  /** Supervisor access that SMAP does not restrict (AC is set). */
+  smapOff: 8,
+  /** Report -1 instead of a fault, change nothing. */
+  probe: 16,
+} as const;
+
+/** What a page walk found. */
+export const WalkFlag = {
+  /** May be written at this privilege and is already marked dirty. */
+  writable: 1,
+} as const;
+
+/** Decoded instructions: records of fixed size. */
+export const RECORD = 32;
+/** Offsets in a record. */
+export const Rec = {
+  /** i32: slot of the handler in table 0. */
+  handler: 0,
+  /** u16: offset of the instruction in its page. */
+  off: 4,
+  /** u16: offset of the next instruction (up to 4096 + 14). */
+  next: 6,
+  /** u16: state offset of the register operand of the ModRM reg field (or the opcode). */
+  a: 8,
+  /** u16: state offset of the register operand of the ModRM rm field. */
+  b: 10,
+  /** u16: state offset of the base register of the memory operand. */
+  base: 12,
+  /** u16: state offset of the index register. */
+  index: 14,
+  /** u16: state offset of the i64 segment base to add. */
+  seg: 16,
+  /** u8: log2 of the index scale. */
+  scale: 18,
+  /** u8: free for the instruction (condition, segment number, ...). */
+  extra: 19,
+  /** i32: displacement. */
+  disp: 20,
+  /** i64: immediate; or for direct branches i32 displacement, then i32 linked target record. */
+  imm: 24,
+  link: 28,
+} as const;
+
+/** Bytes of a page map: an i32 record address per byte of a page. */
+export const PAGE_MAP = 4096 * 4;
+
+/** Why generated code came back to TypeScript. */
+export enum Exit {
+  /** Fuel is used up; `rip` is set. */
+  Fuel,
+  /** `rip` is set; its code is not translated or not decoded. */
+  Lookup,
+  /** A fault was thrown; fault* say which. */
+  Fault,
+  /** HLT; `rip` is that of the next instruction. */
+  Halt,
+  /** Leave to the runtime, `rip` is set, mode may have changed. */
+  Resume,
+}
+
+/** Exception vectors (Intel SDM vol. 3, 6.3.1). */
+export const Vector = {
+  DE: 0,
+  DB: 1,
+  NMI: 2,
+  BP: 3,
+  OF: 4,
+  BR: 5,
+  UD: 6,
+  NM: 7,
+  DF: 8,
+  TS: 10,
+  NP: 11,
+  SS: 12,
+  GP: 13,
+  PF: 14,
+  MF: 16,
+  AC: 17,
+  MC: 18,
+  XM: 19,
+} as const;
+
+/** Bits of the mailbox. */
+export const Mailbox = { interrupt: 1, leave: 2 } as const;
+
+/** RFLAGS bits. */
+export const Flag = {
+  CF: 1 << 0,
+  PF: 1 << 2,
+  AF: 1 << 4,
+  ZF: 1 << 6,
+  SF: 1 << 7,
+  TF: 1 << 8,
+  IF: 1 << 9,
+  DF: 1 << 10,
+  OF: 1 << 11,
+  IOPL: 3 << 12,
+  NT: 1 << 14,
+  RF: 1 << 16,
+  VM: 1 << 17,
+  AC: 1 << 18,
+  VIF: 1 << 19,
+  VIP: 1 << 20,
+  ID: 1 << 21,
+} as const;
+
+/** The arithmetic flags, kept apart in flagResult and flagAux. */
+export const ARITH_FLAGS = Flag.CF | Flag.PF | Flag.AF | Flag.ZF | Flag.SF | Flag.OF;

@@ -1,0 +1,463 @@
+/**
+ * Expressions: small trees that write themselves as WebAssembly. An expression is evaluated where it
+ * is emitted, so one that reads a local or memory sees what holds then.
+ *
+ * @module
+ */
+
+import type { ByteWriter } from "./bytes.ts";
+import { Op, OpFc, OpFd, OpFe, ValType } from "./types.ts";
+
+/** A value of known type that can write the code which computes it. */
+export abstract class Expr {
+  /** @param type Type of the value. */
+  constructor(readonly type: ValType) {}
+  /** Appends the code that leaves the value on the stack. */
+  abstract emit(out: ByteWriter): void;
+}
+
+/** An `i32` or `i64` operand: an expression or a constant. */
+export type Operand = Expr | number | bigint;
+
+class I32Const extends Expr {
+  constructor(readonly value: number) {
+    super(ValType.I32);
+  }
+  emit(out: ByteWriter): void {
+    out.u8(Op.i32_const);
+    out.s32(this.value);
+  }
+}
+
+class I64Const extends Expr {
+  constructor(readonly value: bigint) {
+    super(ValType.I64);
+  }
+  emit(out: ByteWriter): void {
+    out.u8(Op.i64_const);
+    out.s64(this.value);
+  }
+}
+
+/** `i32` constant. */
+export function i32(value: number): Expr {
+  return new I32Const(value);
+}
+
+/** `i64` constant. */
+export function i64(value: number | bigint): Expr {
+  return new I64Const(BigInt(value));
+}
+
+/** `f64` constant. */
+export function f64(value: number): Expr {
+  return new FloatConst(
+    ValType.F64,
+    Op.f64_const,
+    new Uint8Array(new Float64Array([value]).buffer),
+  );
+}
+
+/** `f32` constant. */
+export function f32(value: number): Expr {
+  return new FloatConst(
+    ValType.F32,
+    Op.f32_const,
+    new Uint8Array(new Float32Array([value]).buffer),
+  );
+}
+
+class FloatConst extends Expr {
+  constructor(type: ValType, readonly op: number, readonly bytes: Uint8Array) {
+    super(type);
+  }
+  emit(out: ByteWriter): void {
+    out.u8(this.op);
+    out.raw(this.bytes);
+  }
+}
+
+class V128Const extends Expr {
+  constructor(readonly bytes: ArrayLike<number>) {
+    super(ValType.V128);
+  }
+  emit(out: ByteWriter): void {
+    out.u8(0xfd);
+    out.u32(OpFd.v128_const);
+    out.raw(this.bytes);
+  }
+}
+
+/** `v128` constant of 16 bytes. */
+export function v128(bytes: ArrayLike<number>): Expr {
+  return new V128Const(bytes);
+}
+
+/** The value of constant `e`, or undefined where it is not an integer constant. */
+export function constantOf(e: Expr): bigint | undefined {
+  if (e instanceof I64Const) return BigInt.asUintN(64, e.value);
+  if (e instanceof I32Const) return BigInt(e.value >>> 0);
+  return undefined;
+}
+
+/** A local variable or parameter. */
+export class Local extends Expr {
+  constructor(type: ValType, readonly index: number) {
+    super(type);
+  }
+  emit(out: ByteWriter): void {
+    out.u8(Op.local_get);
+    out.u32(this.index);
+  }
+}
+
+class Simple extends Expr {
+  constructor(type: ValType, readonly op: number, readonly args: readonly Expr[]) {
+    super(type);
+  }
+  emit(out: ByteWriter): void {
+    for (const arg of this.args) arg.emit(out);
+    out.u8(this.op);
+  }
+}
+
+class Prefixed extends Expr {
+  constructor(
+    type: ValType,
+    readonly prefix: number,
+    readonly op: number,
+    readonly args: readonly Expr[],
+    readonly immediate: ArrayLike<number>,
+  ) {
+    super(type);
+  }
+  emit(out: ByteWriter): void {
+    for (const arg of this.args) arg.emit(out);
+    out.u8(this.prefix);
+    out.u32(this.op);
+    out.raw(this.immediate);
+  }
+}
+
+/** An operation of a one-byte opcode. */
+export function op(type: ValType, code: number, ...args: Expr[]): Expr {
+  return new Simple(type, code, args);
+}
+
+const noBytes: readonly number[] = [];
+
+/** A SIMD operation; `immediate` is the lane or the shuffle bytes. */
+export function simd(
+  type: ValType,
+  code: number,
+  args: readonly Expr[],
+  immediate: ArrayLike<number> = noBytes,
+): Expr {
+  return new Prefixed(type, 0xfd, code, args, immediate);
+}
+
+/** A v128 operation without immediate. */
+export function v(code: number, ...args: Expr[]): Expr {
+  return new Prefixed(ValType.V128, 0xfd, code, args, noBytes);
+}
+
+function of(type: ValType, x: Operand): Expr {
+  if (typeof x !== "object") return type === ValType.I32 ? i32(Number(x)) : i64(x);
+  return x;
+}
+
+/** Widens a plain constant to the type of the other operand. */
+function pair(a: Operand, b: Operand): [Expr, Expr] {
+  const type = typeof a === "object" ? a.type : typeof b === "object" ? b.type : ValType.I64;
+  return [of(type, a), of(type, b)];
+}
+
+function arith(code32: number, code64: number): (a: Operand, b: Operand) => Expr {
+  return (a, b) => {
+    const [x, y] = pair(a, b);
+    if (x.type !== y.type) throw new TypeError(`operand types ${x.type} and ${y.type} differ`);
+    return new Simple(x.type, x.type === ValType.I32 ? code32 : code64, [x, y]);
+  };
+}
+
+function compare(code32: number, code64: number): (a: Operand, b: Operand) => Expr {
+  return (a, b) => {
+    const [x, y] = pair(a, b);
+    if (x.type !== y.type) throw new TypeError(`operand types ${x.type} and ${y.type} differ`);
+    return new Simple(ValType.I32, x.type === ValType.I32 ? code32 : code64, [x, y]);
+  };
+}
+
+/** Integer addition, for i32 or i64 by the operands' type (so are the following). */
+export const add = arith(Op.i32_add, Op.i64_add);
+/** Subtraction. */
+export const sub = arith(Op.i32_sub, Op.i64_sub);
+/** Multiplication. */
+export const mul = arith(Op.i32_mul, Op.i64_mul);
+/** Signed division (traps on 0 and overflow). */
+export const divS = arith(Op.i32_div_s, Op.i64_div_s);
+/** Unsigned division (traps on 0). */
+export const divU = arith(Op.i32_div_u, Op.i64_div_u);
+/** Signed remainder. */
+export const remS = arith(Op.i32_rem_s, Op.i64_rem_s);
+/** Unsigned remainder. */
+export const remU = arith(Op.i32_rem_u, Op.i64_rem_u);
+/** Bitwise and. */
+export const and = arith(Op.i32_and, Op.i64_and);
+/** Bitwise or. */
+export const or = arith(Op.i32_or, Op.i64_or);
+/** Bitwise exclusive or. */
+export const xor = arith(Op.i32_xor, Op.i64_xor);
+/** Shift left (count modulo width). */
+export const shl = arith(Op.i32_shl, Op.i64_shl);
+/** Logical shift right. */
+export const shrU = arith(Op.i32_shr_u, Op.i64_shr_u);
+/** Arithmetic shift right. */
+export const shrS = arith(Op.i32_shr_s, Op.i64_shr_s);
+/** Rotate left. */
+export const rotl = arith(Op.i32_rotl, Op.i64_rotl);
+/** Rotate right. */
+export const rotr = arith(Op.i32_rotr, Op.i64_rotr);
+/** Equal. */
+export const eq = compare(Op.i32_eq, Op.i64_eq);
+/** Not equal. */
+export const ne = compare(Op.i32_ne, Op.i64_ne);
+/** Signed less. */
+export const ltS = compare(Op.i32_lt_s, Op.i64_lt_s);
+/** Unsigned less. */
+export const ltU = compare(Op.i32_lt_u, Op.i64_lt_u);
+/** Signed greater. */
+export const gtS = compare(Op.i32_gt_s, Op.i64_gt_s);
+/** Unsigned greater. */
+export const gtU = compare(Op.i32_gt_u, Op.i64_gt_u);
+/** Signed less or equal. */
+export const leS = compare(Op.i32_le_s, Op.i64_le_s);
+/** Unsigned less or equal. */
+export const leU = compare(Op.i32_le_u, Op.i64_le_u);
+/** Signed greater or equal. */
+export const geS = compare(Op.i32_ge_s, Op.i64_ge_s);
+/** Unsigned greater or equal. */
+export const geU = compare(Op.i32_ge_u, Op.i64_ge_u);
+
+/** One where zero. */
+export function eqz(a: Expr): Expr {
+  return new Simple(ValType.I32, a.type === ValType.I32 ? Op.i32_eqz : Op.i64_eqz, [a]);
+}
+
+/** Bitwise complement. */
+export function not(a: Expr): Expr {
+  return xor(a, -1);
+}
+
+/** Leading zeros, trailing zeros, ones. */
+export function clz(a: Expr): Expr {
+  return new Simple(a.type, a.type === ValType.I32 ? Op.i32_clz : Op.i64_clz, [a]);
+}
+/** Trailing zeros. */
+export function ctz(a: Expr): Expr {
+  return new Simple(a.type, a.type === ValType.I32 ? Op.i32_ctz : Op.i64_ctz, [a]);
+}
+/** Number of ones. */
+export function popcnt(a: Expr): Expr {
+  return new Simple(a.type, a.type === ValType.I32 ? Op.i32_popcnt : Op.i64_popcnt, [a]);
+}
+
+/** Low 32 bits of an i64 (an i32 passes). */
+export function wrap(a: Expr): Expr {
+  return a.type === ValType.I32 ? a : new Simple(ValType.I32, Op.i32_wrap_i64, [a]);
+}
+/** Zero-extends an i32 (an i64 passes). */
+export function extU(a: Expr): Expr {
+  return a.type === ValType.I64 ? a : new Simple(ValType.I64, Op.i64_extend_i32_u, [a]);
+}
+/** Sign-extends an i32 (an i64 passes). */
+export function extS(a: Expr): Expr {
+  return a.type === ValType.I64 ? a : new Simple(ValType.I64, Op.i64_extend_i32_s, [a]);
+}
+
+/** Sign-extends the low `size` bytes of an i64. */
+export function signExtend(a: Expr, size: number): Expr {
+  const code = size === 1
+    ? Op.i64_extend8_s
+    : size === 2
+    ? Op.i64_extend16_s
+    : size === 4
+    ? Op.i64_extend32_s
+    : 0;
+  return code === 0 ? a : new Simple(ValType.I64, code, [a]);
+}
+
+/** Clears all but the low `size` bytes of an i64. */
+export function zeroExtend(a: Expr, size: number): Expr {
+  if (size === 8) return a;
+  if (size === 4) return extU(wrap(a));
+  return and(a, i64((1n << BigInt(8 * size)) - 1n));
+}
+
+/** `cond ? a : b`, both evaluated. */
+export function select(cond: Expr, a: Expr, b: Expr): Expr {
+  return new Simple(a.type, Op.select, [a, b, cond]);
+}
+
+class IfExpr extends Expr {
+  constructor(type: ValType, readonly cond: Expr, readonly a: Expr, readonly b: Expr) {
+    super(type);
+  }
+  emit(out: ByteWriter): void {
+    this.cond.emit(out);
+    out.u8(Op.if);
+    out.u8(this.type);
+    this.a.emit(out);
+    out.u8(Op.else);
+    this.b.emit(out);
+    out.u8(Op.end);
+  }
+}
+
+/** `cond ? a : b`, only one evaluated. */
+export function cond(condition: Expr, a: Expr, b: Expr): Expr {
+  return new IfExpr(a.type, condition, a, b);
+}
+
+class Call extends Expr {
+  constructor(type: ValType, readonly index: number, readonly args: readonly Expr[]) {
+    super(type);
+  }
+  emit(out: ByteWriter): void {
+    for (const arg of this.args) arg.emit(out);
+    out.u8(Op.call);
+    out.u32(this.index);
+  }
+}
+
+/** Result of calling function `index`. */
+export function callIndex(type: ValType, index: number, args: readonly Expr[]): Expr {
+  return new Call(type, index, args);
+}
+
+class Tee extends Expr {
+  constructor(readonly local: Local, readonly value: Expr) {
+    super(local.type);
+  }
+  emit(out: ByteWriter): void {
+    this.value.emit(out);
+    out.u8(Op.local_tee);
+    out.u32(this.local.index);
+  }
+}
+
+/** Sets `local` and passes the value. */
+export function tee(local: Local, value: Expr): Expr {
+  return new Tee(local, value);
+}
+
+/** Where a load or store goes: memory index and constant byte offset. */
+export interface Place {
+  readonly mem: number;
+  readonly offset: number;
+}
+
+/** Writes a memory immediate (WebAssembly 5.4.7; bit 6 of the alignment announces a memory index). */
+export function memarg(out: ByteWriter, align: number, place: Place): void {
+  if (place.mem === 0) out.u32(align);
+  else {
+    out.u32(align | 0x40);
+    out.u32(place.mem);
+  }
+  out.u32(place.offset);
+}
+
+class Load extends Expr {
+  constructor(
+    type: ValType,
+    readonly code: number,
+    readonly align: number,
+    readonly place: Place,
+    readonly address: Expr,
+  ) {
+    super(type);
+  }
+  emit(out: ByteWriter): void {
+    this.address.emit(out);
+    if (this.code >= 0xfd00) {
+      out.u8(this.code >>> 8);
+      out.u32(this.code & 0xff);
+    } else out.u8(this.code);
+    memarg(out, this.align, this.place);
+  }
+}
+
+function loader(
+  type: ValType,
+  code: number,
+): (mem: number, address: Expr, offset?: number) => Expr {
+  // Alignment hints are only hints; 0 is always valid.
+  return (mem, address, offset = 0) => new Load(type, code, 0, { mem, offset }, address);
+}
+
+/** Loads, by result type and width. */
+export const load = {
+  i32: loader(ValType.I32, Op.i32_load),
+  i32_8u: loader(ValType.I32, Op.i32_load8_u),
+  i32_8s: loader(ValType.I32, Op.i32_load8_s),
+  i32_16u: loader(ValType.I32, Op.i32_load16_u),
+  i32_16s: loader(ValType.I32, Op.i32_load16_s),
+  i64: loader(ValType.I64, Op.i64_load),
+  i64_8u: loader(ValType.I64, Op.i64_load8_u),
+  i64_16u: loader(ValType.I64, Op.i64_load16_u),
+  i64_32u: loader(ValType.I64, Op.i64_load32_u),
+  i64_32s: loader(ValType.I64, Op.i64_load32_s),
+  f32: loader(ValType.F32, Op.f32_load),
+  f64: loader(ValType.F64, Op.f64_load),
+  v128: loader(ValType.V128, 0xfd00 | OpFd.v128_load),
+};
+
+/** Zero-extending i64 load of `size` bytes. */
+export function loadSized(size: number, mem: number, address: Expr, offset = 0): Expr {
+  switch (size) {
+    case 1:
+      return load.i64_8u(mem, address, offset);
+    case 2:
+      return load.i64_16u(mem, address, offset);
+    case 4:
+      return load.i64_32u(mem, address, offset);
+    default:
+      return load.i64(mem, address, offset);
+  }
+}
+
+/** Saturating truncations and the like. */
+export function opFc(type: ValType, code: number, ...args: Expr[]): Expr {
+  return new Prefixed(type, 0xfc, code, args, noBytes);
+}
+
+class AtomicExpr extends Expr {
+  constructor(
+    type: ValType,
+    readonly code: number,
+    readonly align: number,
+    readonly place: Place,
+    readonly args: readonly Expr[],
+  ) {
+    super(type);
+  }
+  emit(out: ByteWriter): void {
+    for (const arg of this.args) arg.emit(out);
+    out.u8(0xfe);
+    out.u32(this.code);
+    memarg(out, this.align, this.place);
+  }
+}
+
+/** An atomic operation that yields a value; `align` is log2 of its natural width. */
+export function atomic(
+  type: ValType,
+  code: number,
+  align: number,
+  place: Place,
+  ...args: Expr[]
+): Expr {
+  return new AtomicExpr(type, code, align, place, args);
+}
+
+export { Op, OpFc, OpFd, OpFe, ValType };

@@ -1,0 +1,10 @@
+/**
+ * A small WebAssembly assembler: expressions, functions, modules.
+ *
+ * @module
+ */
+export * from "./expr.ts";
+export * from "./module.ts";
+export { ByteWriter } from "./bytes.ts";
+export type { FuncType } from "./types.ts";
+export * from "./exception.ts";
