@@ -86,7 +86,7 @@ export class Platform implements VcpuIo {
     const ownClock = fresh ? GuestClock.create({ place }) : new GuestClock(place);
     this.#clock = wiring.clock ?? ownClock;
     const { irq } = wiring;
-    const onReset = () => this.askFor(PlatformRequest.Reset);
+    const onReset = () => this.request(PlatformRequest.Reset);
     const rtcWords = carver.float64(RTC_WORDS / 2);
     this.#rtc = new Rtc(new Int32Array(buffer, rtcWords.byteOffset, RTC_WORDS), {
       gsi: RTC_IRQ,
@@ -102,7 +102,7 @@ export class Platform implements VcpuIo {
       gsi: ACPI_SCI_GSI,
       irq,
       clock: this.#clock,
-      onPowerOff: () => this.askFor(PlatformRequest.PowerOff),
+      onPowerOff: () => this.request(PlatformRequest.PowerOff),
     });
     this.pci = new PciBus(carver.view(PCI_STATE_BYTES));
     this.#debug = wiring.debug;
@@ -155,11 +155,11 @@ export class Platform implements VcpuIo {
   }
 
   /** What the guest asked for; the first request stays. */
-  get request(): PlatformRequest {
+  get requested(): PlatformRequest {
     return Atomics.load(this.#words, REQUEST);
   }
 
-  /** The word of {@link request}, notified when it changes from {@link PlatformRequest.None}. */
+  /** The word of {@link requested}, notified when it changes from {@link PlatformRequest.None}. */
   get requestEvent(): SharedEvent {
     return { words: this.#words, index: REQUEST };
   }
@@ -170,7 +170,7 @@ export class Platform implements VcpuIo {
   }
 
   /** Leaves a request for the machine, unless there is one, and stops the vCPUs' running. */
-  askFor(request: PlatformRequest): void {
+  request(request: PlatformRequest): void {
     if (Atomics.compareExchange(this.#words, REQUEST, PlatformRequest.None, request) === 0) {
       Atomics.notify(this.#words, REQUEST);
     }
@@ -312,7 +312,7 @@ export class Platform implements VcpuIo {
         break;
       case PortDevice.SystemControl:
         this.#i8042.a20 = (value & A20) !== 0;
-        if ((value & FAST_RESET) !== 0) this.askFor(PlatformRequest.Reset);
+        if ((value & FAST_RESET) !== 0) this.request(PlatformRequest.Reset);
         break;
       case PortDevice.CmosIndex:
         this.#rtc.writeIndex(value);
@@ -325,7 +325,7 @@ export class Platform implements VcpuIo {
         break;
       case PortDevice.Reset:
         Atomics.store(this.#words, RESET_CONTROL, value & 0x0a);
-        if ((value & RESET_CPU) !== 0) this.askFor(PlatformRequest.Reset);
+        if ((value & RESET_CPU) !== 0) this.request(PlatformRequest.Reset);
         break;
       case PortDevice.PmEvent:
         this.#pm.writeEvent(port - ACPI_PM1A_EVENT_PORT, value);
@@ -342,7 +342,7 @@ export class Platform implements VcpuIo {
         break;
       case PortDevice.Panic:
         if ((value & PANIC_CRASH_LOADED) !== 0) Atomics.store(this.#words, CRASH_LOADED, 1);
-        if ((value & PANICKED) !== 0) this.askFor(PlatformRequest.GuestPanic);
+        if ((value & PANICKED) !== 0) this.request(PlatformRequest.GuestPanic);
         break;
       default:
     }
