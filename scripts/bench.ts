@@ -1,0 +1,111 @@
+/**
+ * `deno task bench`: figures next to those of QEMU or of a C program, taken in the same run.
+ *
+ * @module
+ */
+
+import { cpus } from "node:os";
+import { parseArgs } from "node:util";
+import { build, DEFAULT_OUTPUT, isStale } from "./build/build.ts";
+import type { Bench } from "./bench/bench.ts";
+import { bootBench } from "./bench/boot.ts";
+import { json, type NamedResult, ratio, table } from "./bench/report.ts";
+import { startBench } from "./bench/start.ts";
+
+const BENCHES: readonly Bench[] = [bootBench, startBench];
+
+const USAGE = `usage: deno task bench [--json] [--runs N] [--strict] [NAME...]
+
+${BENCHES.map(({ name, summary }) => `  ${name.padEnd(10)} ${summary}`).join("\n")}
+
+  --json     print JSON instead of a table
+  --runs N   repeat each measurement N times
+  --strict   status 1 when a figure is over its limit
+
+What is measured is dist/vmctl, built where it is stale, or the executable that VMCTL_BIN names.
+`;
+
+interface Settings {
+  readonly benches: readonly Bench[];
+  readonly runs: number | undefined;
+  readonly json: boolean;
+  readonly strict: boolean;
+}
+
+function parseCommandLine(): Settings | "help" {
+  const { values, positionals } = parseArgs({
+    args: Deno.args,
+    allowPositionals: true,
+    options: {
+      json: { type: "boolean", default: false },
+      runs: { type: "string" },
+      strict: { type: "boolean", default: false },
+      help: { type: "boolean", short: "h", default: false },
+    },
+  });
+  if (values.help) return "help";
+  const runs = values.runs === undefined ? undefined : Number(values.runs);
+  if (runs !== undefined && !(Number.isInteger(runs) && runs > 0)) {
+    throw new TypeError(`--runs: expected a positive whole number, got "${values.runs}"`);
+  }
+  for (const name of positionals) {
+    if (!BENCHES.some((bench) => bench.name === name)) {
+      throw new TypeError(
+        `"${name}": expected one of ${BENCHES.map((bench) => bench.name).join(", ")}`,
+      );
+    }
+  }
+  const benches = positionals.length === 0
+    ? BENCHES
+    : BENCHES.filter(({ name }) => positionals.includes(name));
+  return { benches, runs, json: values.json, strict: values.strict };
+}
+
+function hostFacts(): Record<string, unknown> {
+  return {
+    cpu: cpus()[0]?.model,
+    cpus: navigator.hardwareConcurrency,
+    kernel: Deno.osRelease(),
+    deno: Deno.version.deno,
+    v8: Deno.version.v8,
+  };
+}
+
+async function bench(settings: Settings): Promise<number> {
+  let vmctl = Deno.env.get("VMCTL_BIN");
+  if (!vmctl) {
+    vmctl = DEFAULT_OUTPUT;
+    if (await isStale()) await build({ output: vmctl, compile: false });
+  }
+  const folder = await Deno.makeTempDir({ prefix: "vmctl-bench-" });
+  const results: NamedResult[] = [];
+  try {
+    for (const { name, run } of settings.benches) {
+      const progress = (message: string) => console.error(message);
+      results.push({ name, ...(await run({ vmctl, runs: settings.runs, folder, progress })) });
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+  console.log(settings.json ? json(results, hostFacts()) : table(results));
+  const over = results.some(({ measures }) =>
+    measures.some((measure) => (ratio(measure) ?? 0) > (measure.limit ?? Infinity))
+  );
+  return settings.strict && over ? 1 : 0;
+}
+
+async function main(): Promise<number> {
+  let settings: Settings | "help";
+  try {
+    settings = parseCommandLine();
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    console.error(`bench: ${error.message}\n\n${USAGE}`);
+    return 2;
+  }
+  if (settings !== "help") return await bench(settings);
+  console.log(USAGE);
+  return 0;
+}
+
+if (import.meta.main) Deno.exit(await main());
