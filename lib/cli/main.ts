@@ -4,8 +4,9 @@
  * @module
  */
 
+import { resolve } from "node:path";
 import { describeError, ExitStatus, VmctlError } from "../base/mod.ts";
-import { ConfigError } from "../config/mod.ts";
+import { ConfigError, ConfigLoader, mergeOptions, RUN_OPTIONS } from "../config/mod.ts";
 import { commandName, parseArguments, type ParsedArguments } from "./arguments.ts";
 import type { Command } from "./command.ts";
 import { UsageError } from "./errors.ts";
@@ -19,7 +20,7 @@ export async function main(args: readonly string[]): Promise<number> {
     return await dispatch(args);
   } catch (error) {
     if (error instanceof OutputClosed) return ExitStatus.Stop;
-    return report(error, asksExtendedStatus(args));
+    return report(error, await asksExtendedStatus(args));
   }
 }
 
@@ -87,11 +88,25 @@ function report(error: unknown, extendedStatus: boolean): number {
   return ExitStatus.Error;
 }
 
-/** Where the command line cannot be read to its end, the option may stand behind what is wrong. */
-function asksExtendedStatus(args: readonly string[]): boolean {
+/**
+ * Whether `args` ask for extended statuses anywhere: where they cannot be read to their end, the option
+ * or the config file that has it may stand behind what is wrong.
+ */
+async function asksExtendedStatus(args: readonly string[]): Promise<boolean> {
   const end = args.indexOf("--");
-  const options = end < 0 ? args : args.slice(0, end);
-  return options.some((word) => word === "--extended-status" || word === "--extended-status=true");
+  const words = end < 0 ? args : args.slice(0, end);
+  if (words.some((word) => /^--extended-status(?:=true)?$/.test(word))) return true;
+  const loader = new ConfigLoader([]);
+  for (const [at, word] of words.entries()) {
+    if (word.startsWith("--cfg=")) await loader.load(resolve(currentFolder(), word.slice(6)));
+    const next = words[at + 1];
+    if (word === "--cfg" && next !== undefined) await loader.load(resolve(currentFolder(), next));
+  }
+  const { "extended-status": asked } = mergeOptions(
+    RUN_OPTIONS,
+    ...loader.layers.map(({ options }) => options),
+  );
+  return asked === true;
 }
 
 function currentFolder(): string {

@@ -60,7 +60,8 @@ export class ConfigLoader {
     let identity: string;
     let text: string;
     try {
-      identity = Deno.realPathSync(path);
+      // A pipe has no real path.
+      identity = isHandedDown(path) ? path : Deno.realPathSync(path);
       if (chain.includes(identity)) {
         return refuse(
           `${shown} includes itself: ${[...chain, identity].map(displayPath).join(" -> ")}`,
@@ -76,7 +77,7 @@ export class ConfigLoader {
     const before = this.#problems.length;
     const value = await this.#parse(text, { path, shown });
     if (this.#problems.length > before) return;
-    const baseDir = inheritedFd(path) === undefined ? dirname(path) : Deno.cwd();
+    const baseDir = isHandedDown(path) ? Deno.cwd() : dirname(path);
     const { cfg, ...options } = new Decoder({ file: shown, baseDir }, this.#problems)
       .options(RUN_OPTIONS, value);
     for (const [index, include] of (cfg ?? []).entries()) {
@@ -106,6 +107,11 @@ export class ConfigLoader {
       return undefined;
     }
   }
+}
+
+/** Whether the caller opened it: it has no folder of its own. */
+function isHandedDown(path: string): boolean {
+  return path === "/dev/stdin" || inheritedFd(path) !== undefined;
 }
 
 /** By the name's ending, else by how the text begins. */

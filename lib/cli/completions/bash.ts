@@ -23,8 +23,9 @@ const SCRIPT = `# bash completion for vmctl; source this file.
 _vmctl() {
   local line="\${COMP_LINE:0:COMP_POINT}"
   local -a words
-  read -ra words <<<"$line"
-  [[ $line == *[[:space:]] ]] && words+=("")
+  # Without -r, so that a blank behind a backslash belongs to its word.
+  read -a words <<<"$line"
+  [[ $line == *[[:space:]] && $line != *\\\\[[:space:]] ]] && words+=("")
   local current="\${words[-1]}" command="" count=0 pending="" rest="" word i
   for ((i = 1; i < \${#words[@]} - 1; i++)); do
     word="\${words[i]}"
