@@ -84,6 +84,18 @@ export async function fetchGuest(options: FetchOptions = {}): Promise<Guest> {
   }
 }
 
+/**
+ * As {@link fetchGuest}, for tests: where a guest cannot be had, the reason is the result.
+ */
+export async function tryFetchGuest(options: FetchOptions = {}): Promise<Guest | string> {
+  try {
+    return await fetchGuest(options);
+  } catch (error) {
+    if (!(error instanceof FetchError)) throw error;
+    return error.message.split("\n", 1)[0]!;
+  }
+}
+
 /** `vmctl/guest` in the user's cache folder (XDG Base Directory Specification). */
 function defaultCacheDir(): string {
   const configured = Deno.env.get("XDG_CACHE_HOME");
