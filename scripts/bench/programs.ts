@@ -65,7 +65,6 @@ export async function startProgram(path: string, options: StartOptions): Promise
       // It has ended by itself.
     }
     await child.status;
-    await errors;
     await child.stdout.cancel();
   };
   try {
@@ -75,7 +74,12 @@ export async function startProgram(path: string, options: StartOptions): Promise
   } catch (cause) {
     await end();
     const why = late ? `not there after ${options.timeoutMs / 1000} s` : "ended";
-    const message = `${path} ${options.args.join(" ")}: ${why}\n${(await errors).slice(-2000)}`;
+    // A process that it left behind may hold the stream open.
+    const said = await Promise.race([
+      errors,
+      new Promise<string>((resolve) => setTimeout(resolve, 1_000, "")),
+    ]);
+    const message = `${path} ${options.args.join(" ")}: ${why}\n${said.slice(-2000)}`;
     throw new Error(message, { cause });
   } finally {
     clearTimeout(timer);
