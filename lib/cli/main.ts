@@ -5,8 +5,8 @@
  */
 
 import { resolve } from "node:path";
-import { describeError, ExitStatus, VmctlError } from "../base/mod.ts";
-import { ConfigError, ConfigLoader, mergeOptions, RUN_OPTIONS } from "../config/mod.ts";
+import { describeError, ExitStatus, setLogLevel, VmctlError } from "../base/mod.ts";
+import { ConfigError, ConfigLoader, logLevels, mergeOptions, RUN_OPTIONS } from "../config/mod.ts";
 import { commandName, parseArguments, type ParsedArguments } from "./arguments.ts";
 import type { Command } from "./command.ts";
 import { UsageError } from "./errors.ts";
@@ -25,7 +25,9 @@ export async function main(args: readonly string[]): Promise<number> {
 }
 
 async function dispatch(args: readonly string[]): Promise<number> {
-  const parsed = parseArguments(ROOT, args, currentFolder());
+  // Who asks "vmctl help run" means the same as "vmctl run --help".
+  const words = args[0] === "help" ? [...args.slice(1), "--help"] : args;
+  const parsed = parseArguments(ROOT, words, currentFolder());
   const command = parsed.path.at(-1)!;
   if (parsed.options["help"] === true) {
     await print(await helpOf(parsed.path, Deno.stdout));
@@ -44,6 +46,8 @@ async function dispatch(args: readonly string[]): Promise<number> {
     throw new UsageError("expected a command", { command: commandName(parsed.path) });
   }
   requirePositionals(command, parsed);
+  const logLevel = parsed.options["log-level"];
+  if (typeof logLevel === "string") setLogLevel(logLevels(logLevel).logLevel);
   return await command.run(parsed);
 }
 

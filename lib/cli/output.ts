@@ -4,6 +4,8 @@
  * @module
  */
 
+import { CommandError } from "./errors.ts";
+
 const encoder = new TextEncoder();
 
 /** Whoever read our output has gone; the command ends quietly. */
@@ -13,7 +15,8 @@ export class OutputClosed extends Error {
 
 /**
  * Writes all of `text` to standard output.
- * @throws {OutputClosed} when nobody reads it any more.
+ * @throws {OutputClosed} when nobody reads it any more
+ * @throws {CommandError} when it cannot be written for another reason.
  */
 export async function print(text: string): Promise<void> {
   let rest = encoder.encode(text);
@@ -22,7 +25,7 @@ export async function print(text: string): Promise<void> {
       rest = rest.subarray(await Deno.stdout.write(rest));
     } catch (error) {
       if (error instanceof Deno.errors.BrokenPipe) throw new OutputClosed();
-      throw error;
+      throw new CommandError("cannot write to standard output", { cause: error });
     }
   }
 }

@@ -102,11 +102,18 @@ export class ConfigLoader {
       this.#problems.push({
         file: file.shown,
         key: "",
-        message: `expected valid ${format}: ${reason.replaceAll("\n", "\n  ")}`,
+        message: `expected valid ${format}: ${tidied(reason)}`,
       });
       return undefined;
     }
   }
+}
+
+/** A parser's message without its preface; what it shows of the text stays below it. */
+function tidied(message: string): string {
+  const [first = "", ...rest] = message.replace(/^Invalid TOML document: /, "").split("\n");
+  const shown = rest.filter((line) => line.trim() !== "").map((line) => `\n  ${line}`);
+  return first + shown.join("");
 }
 
 /** Whether the caller opened it: it has no folder of its own. */

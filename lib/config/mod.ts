@@ -43,5 +43,11 @@ export type {
 } from "./option_types.ts";
 export { RUN_OPTIONS, type RunOptions } from "./options.ts";
 export { ConfigError, type ConfigProblem, formatProblem, type Span } from "./problem.ts";
-export { type Resolved, resolveLayers, type ResolveOptions, withDefaults } from "./resolve.ts";
+export {
+  logLevels,
+  type Resolved,
+  resolveLayers,
+  type ResolveOptions,
+  withDefaults,
+} from "./resolve.ts";
 export { editDistance, suggest } from "./suggest.ts";

@@ -293,8 +293,8 @@ function socketOf(path: string): SocketConfig {
   return fileSource(path);
 }
 
-/** `info,disk=warn` as a level for all and levels for some. */
-function logLevels(text: string): Pick<VmConfig, "logLevel" | "logModules"> {
+/** `info,disk=warn` as a level for all and levels for some; the text must fit `--log-level`. */
+export function logLevels(text: string): Pick<VmConfig, "logLevel" | "logModules"> {
   let logLevel = DEFAULT_LOG_LEVEL;
   const logModules: Record<string, LogLevelName> = {};
   for (const part of text.split(",")) {
