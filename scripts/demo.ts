@@ -34,6 +34,7 @@ async function demo(args: readonly string[]): Promise<number> {
     );
     return await runVmctl([
       "run",
+      "--extended-status",
       "--initrd",
       initrd,
       // Messages of the kernel would mix with what the script prints.
