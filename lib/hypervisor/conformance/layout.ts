@@ -57,6 +57,8 @@ export const Port = {
   Report: 0xe8,
   /** OUT: the test goes on outside while the guest runs on. */
   Note: 0xe9,
+  /** OUT: nothing but a moment outside. */
+  Moment: 0xed,
   /** OUT: the guest is done. */
   Done: 0xf4,
 } as const;

@@ -40,7 +40,7 @@ export class RecordingIo implements VcpuIo {
     if (port === Port.Report) this.reports.push(Number(value));
     else if (port === Port.Note) this.onNote?.(Number(value));
     else if (port === Port.Done) this.done = true;
-    else this.accesses.push({ kind: "out", address: port, size, value });
+    else if (port !== Port.Moment) this.accesses.push({ kind: "out", address: port, size, value });
   }
 
   mmioRead(address: number, size: number, data: DataView): void {

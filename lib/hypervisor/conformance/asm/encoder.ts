@@ -210,7 +210,7 @@ export class Encoder {
       if (rm.sib !== undefined) this.#bytes.push(rm.sib);
       if (rm.disp !== undefined) {
         const { value, size: width, rip } = rm.disp;
-        this.#immediate(value, width, rip === true ? "pending" : "absolute");
+        this.#displacement(value, width, rip === true);
       }
     }
     if (imm !== undefined) {
@@ -218,6 +218,14 @@ export class Encoder {
     }
     for (const fixup of this.#fixups) if (fixup.from === "pending") fixup.from = this.here;
     return this;
+  }
+
+  #displacement(value: number | Ref, size: Size, rip: boolean): void {
+    const signed = this.#bits === 64 && typeof value === "number";
+    if (signed && (value >= 0x8000_0000 || value < -0x8000_0000)) {
+      throw new RangeError(`address ${value} does not fit into a signed displacement`);
+    }
+    this.#immediate(value, size, rip ? "pending" : "absolute");
   }
 
   #immediate(value: Imm, size: Size, from: Fixup["from"]): void {

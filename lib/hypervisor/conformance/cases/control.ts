@@ -1,4 +1,188 @@
+/**
+ * A vCPU under outside control: kicks, time that stands still, the dirty log, the end of a guest.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { monotonicNs } from "../../../host/mod.ts";
+import { PAGE_SIZE } from "../../../memory/mod.ts";
+import { at } from "../asm/mod.ts";
+import { ExitReason } from "../../mod.ts";
 import type { GuestTest } from "../guest_test.ts";
+import { CODE, FREE, Port } from "../layout.ts";
+import type { TestMachine } from "../machine.ts";
+import { result } from "../tables.ts";
+
+function loadEndlessLoop(m: TestMachine): void {
+  m.load(64, (a) => a.label("loop").add(at(result(0), { size: 8 }), 1).jmp("loop"));
+  m.startLong();
+}
+
+function setPages(log: Uint8Array): number[] {
+  return [...log].flatMap((byte, index) =>
+    [0, 1, 2, 3, 4, 5, 6, 7].filter((bit) => (byte >> bit & 1) !== 0).map((bit) => index * 8 + bit)
+  );
+}
 
 /** The guests. */
-export const CONTROL_TESTS: readonly GuestTest[] = [];
+export const CONTROL_TESTS: readonly GuestTest[] = [
+  {
+    name: "a kick from another thread ends a loop that never exits, and it goes on afterwards",
+    run(m) {
+      loadEndlessLoop(m);
+      let before = 0n;
+      for (let round = 0; round < 5; round++) {
+        m.tell({ do: "kick", id: 0, delayMs: 20 });
+        const exit = m.runToExit();
+        assert.equal(ExitReason[exit.reason], "Interrupted");
+        const { rip } = m.vcpu.getRegs();
+        assert.ok(rip >= BigInt(CODE) && rip < BigInt(CODE) + 32n, `rip is ${rip}`);
+        assert.ok(m.result(0) > before, "the guest made progress");
+        before = m.result(0);
+      }
+    },
+  },
+  {
+    name: "a kick before the run makes it come back at once",
+    run(m) {
+      loadEndlessLoop(m);
+      m.vm.kick(0);
+      assert.equal(ExitReason[m.runToExit().reason], "Interrupted");
+      assert.ok(m.result(0) <= 1n, "at most one instruction was executed");
+      m.tell({ do: "kick", id: 0, delayMs: 20 });
+      assert.equal(ExitReason[m.runToExit().reason], "Interrupted");
+      assert.ok(m.result(0) > 1n, "the first kick is used up");
+    },
+  },
+  {
+    name: "a kick wakes a vCPU that sleeps in HLT with interrupts off, and it sleeps again",
+    run(m) {
+      m.load(64, (a) => a.op("cli").op("hlt").mov(at(result(0), { size: 8 }), 1).op("hlt"));
+      m.startLong();
+      for (let round = 0; round < 2; round++) {
+        m.tell({ do: "kick", id: 0, delayMs: 20 });
+        assert.equal(ExitReason[m.runToExit().reason], "Interrupted");
+        assert.equal(m.result(0), 0n);
+      }
+    },
+  },
+  {
+    name: "a kick from an access handler ends the run behind the access",
+    run(m) {
+      m.load(64, (a) => {
+        a.out(Port.Note, "al").mov(at(result(0), { size: 8 }), 1).out(Port.Done, "al");
+      });
+      m.io.onNote = () => m.vm.kick(0);
+      m.startLong();
+      assert.equal(ExitReason[m.runToExit().reason], "Interrupted");
+      assert.equal(m.io.done, false);
+      m.run();
+      assert.equal(m.result(0), 1n);
+    },
+  },
+  {
+    name: "kicks in quick succession are neither lost nor left over",
+    run(m) {
+      loadEndlessLoop(m);
+      for (let round = 0; round < 200; round++) {
+        if (round % 2 === 0) m.vm.kick(0);
+        else m.tell({ do: "kick", id: 0, delayMs: 0 });
+        assert.equal(ExitReason[m.runToExit().reason], "Interrupted");
+      }
+    },
+  },
+  {
+    name: "guest time stands still while the clock is paused",
+    run(m) {
+      m.load(64, (a) => {
+        a.op("rdtsc").mov(at(result(0)), "eax").mov(at(result(0) + 4), "edx").out(Port.Done, "al");
+        a.op("rdtsc").mov(at(result(1)), "eax").mov(at(result(1) + 4), "edx").out(Port.Done, "al");
+        a.op("rdtsc").mov(at(result(2)), "eax").mov(at(result(2) + 4), "edx").out(Port.Done, "al");
+      });
+      m.startLong();
+      const sleep = (ms: number) => {
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+      };
+      m.run();
+      const start = monotonicNs();
+      sleep(100);
+      m.run();
+      const ticksPerNs = Number(m.result(1) - m.result(0)) / (monotonicNs() - start);
+      m.vm.pauseClock();
+      sleep(300);
+      m.vm.resumeClock();
+      m.run();
+      const ns = Number(m.result(2) - m.result(1)) / ticksPerNs;
+      assert.ok(ns >= 0 && ns < 150e6, `${ns} ns of guest time went by in a pause of 300 ms`);
+    },
+  },
+  {
+    name: "the dirty log has the pages that were written since it was taken",
+    dirtyLog: true,
+    run(m) {
+      const page = FREE / PAGE_SIZE;
+      m.load(64, (a) => {
+        a.mov("rbx", FREE).mov(at("rbx", { disp: 0x1008 }), "rax");
+        a.mov(at("rbx", { disp: 0x3ffc }), "rax").mov("rax", at("rbx", { disp: 0x8000 }));
+        a.out(Port.Done, "al").mov(at("rbx", { disp: 0x6000 }), "al").out(Port.Done, "al");
+        a.out(Port.Done, "al");
+      });
+      m.startLong();
+      m.vm.setDirtyLog(0, true);
+      m.run();
+      // Descriptors and page tables are written, too, as the processor sets their accessed bits.
+      const dirtyData = () => setPages(m.vm.takeDirtyLog(0)).filter((number) => number >= page);
+      assert.deepEqual(dirtyData(), [page + 1, page + 3, page + 4]);
+      m.run();
+      assert.deepEqual(dirtyData(), [page + 6]);
+      m.run();
+      assert.deepEqual(dirtyData(), []);
+      m.vm.setDirtyLog(0, false);
+      assert.throws(() => m.vm.takeDirtyLog(7), /no memory region 7/);
+    },
+  },
+  {
+    name: "a triple fault is a shutdown",
+    run(m) {
+      m.load(64, (a) => a.op("ud2"));
+      m.startLong();
+      m.vcpu.setSregs({ idt: { base: 0n, limit: 0 } });
+      const exit = m.runToExit();
+      assert.equal(ExitReason[exit.reason], "Shutdown");
+      assert.match(exit.detail, /triple fault/);
+      assert.match(exit.detail, /rip=0x0*a000\b/);
+    },
+  },
+  {
+    name: "registers are what they were set to, each alone",
+    run(m) {
+      m.startLong();
+      const before = m.vcpu.getRegs();
+      m.vcpu.setRegs({ r11: 0x1234_5678_9abc_def0n, rflags: 0x246n });
+      assert.deepEqual(m.vcpu.getRegs(), {
+        ...before,
+        r11: 0x1234_5678_9abc_def0n,
+        rflags: 0x246n,
+      });
+      const sregs = m.vcpu.getSregs();
+      m.vcpu.setSregs({ cr2: 0xdead_0000n, fs: { ...sregs.fs, base: 0x1234_0000_0000n } });
+      const after = m.vcpu.getSregs();
+      assert.equal(after.cr2, 0xdead_0000n);
+      assert.equal(after.fs.base, 0x1234_0000_0000n);
+      assert.deepEqual(after.cs, sregs.cs);
+      m.vcpu.setMsr(0xc000_0102, 0xffff_8000_0000_1000n);
+      assert.equal(m.vcpu.getMsr(0xc000_0102), 0xffff_8000_0000_1000n);
+      assert.throws(() => m.vcpu.getMsr(0xdead_beef), /MSR 0xdeadbeef/);
+      assert.equal(m.vcpu.getMpState(), "runnable");
+    },
+  },
+  {
+    name: "each vCPU is made once, and only those that there are",
+    run(m) {
+      assert.throws(() => m.vm.createVcpu(0), /made already/);
+      assert.throws(() => m.vm.createVcpu(1), /no vCPU 1/);
+      assert.throws(() => m.vm.kick(5), /no vCPU 5/);
+    },
+  },
+];
