@@ -80,8 +80,8 @@ export class Machine {
     if (this.#phase !== "starting") return;
     this.#phase = "running";
     this.#startedMs = performance.now();
-    parts.team.run();
     log.debug(`vCPUs start ${this.#startedMs.toFixed(1)} ms after the process`);
+    parts.team.run();
   }
 
   /**

@@ -35,9 +35,11 @@ export class SignalWatch implements Disposable {
   constructor(actions: SignalActions) {
     const ignored = ignoredSignals();
     for (const [name, number] of Object.entries(ENDING)) {
-      // nohup, or a shell's background job: whoever started this process does not want it to hear.
-      if ((ignored >> BigInt(number - 1) & 1n) !== 0n) continue;
+      // nohup, or a shell's background job: whoever started this process does not want it to hear. It
+      // needs a listener all the same: where one signal has one, the runtime lets the others kill.
+      const deaf = (ignored >> BigInt(number - 1) & 1n) !== 0n;
       this.#listen(name as keyof typeof ENDING, () => {
+        if (deaf) return;
         if (this.#ending) {
           actions.onForce(name);
           Deno.exit(128 + number);

@@ -11,8 +11,10 @@ const PROGRAM_HEADER_SIZE = 56;
 const CODE_OFFSET = 0x1000;
 
 const COM1 = 0x3f8;
+const FCR = COM1 + 2;
 const LSR = COM1 + 5;
 const MCR = COM1 + 4;
+const PANIC_PORT = 0x505;
 const PM1A_STATUS = 0x600;
 const PM1A_CONTROL = 0x604;
 /** SLP_EN with the SLP_TYP of S5. */
@@ -126,9 +128,9 @@ export class Code {
     return this.label(wait).inAl(LSR).raw(0xa8, 1).jumpIfZero(wait).inAl(COM1);
   }
 
-  /** Raises DTR and RTS: ready to receive. */
+  /** Turns the FIFOs on and raises DTR and RTS: ready to receive. */
   readyToReceive(): this {
-    return this.outByte(MCR, 3);
+    return this.outByte(FCR, 7).outByte(MCR, 3);
   }
 
   /** Soft off through ACPI. */
@@ -217,6 +219,12 @@ export const tinyKernels = {
         // push 0; push 0; lidt [rsp]; ud2
         .raw(0x6a, 0, 0x6a, 0, 0x0f, 0x01, 0x1c, 0x24, 0x0f, 0x0b).finish(),
     ),
+
+  /** Prints and reports a panic to the panic device. */
+  panic: () => elf(new Code().print("panic\n").outByte(PANIC_PORT, 1).forever().finish()),
+
+  /** Executes INT3, which some emulating KVMs cannot. */
+  breakpoint: () => elf(new Code().print("int3\n").raw(0xcc).forever().finish()),
 
   /** Prints `ready`, then runs without ever leaving the processor. */
   spin: () => elf(new Code().print("ready\n").label("spin").jump("spin").finish()),
