@@ -1,4 +1,3 @@
-import { closeSync, fstatSync, openSync, readSync, type Stats } from "node:fs";
 import { describeError, formatSize } from "../base/mod.ts";
 import { BootError } from "./errors.ts";
 
@@ -12,8 +11,8 @@ export class ImageReader implements Disposable {
   /** For messages. */
   readonly name: string;
   readonly #data: Uint8Array | undefined;
-  readonly #fd: number;
-  readonly #stats: Stats | undefined;
+  readonly #file: Deno.FsFile | undefined;
+  readonly #stats: Deno.FileInfo | undefined;
   #position = 0;
 
   /**
@@ -24,17 +23,16 @@ export class ImageReader implements Disposable {
     if (typeof image !== "string") {
       this.name = image.name;
       this.#data = image.data;
-      this.#fd = -1;
       return;
     }
     this.name = image;
     try {
-      this.#fd = openSync(image, "r");
-      this.#stats = fstatSync(this.#fd);
+      this.#file = Deno.openSync(image);
+      this.#stats = this.#file.statSync();
     } catch (cause) {
       throw new BootError(`${image}: cannot open: ${describeError(cause)}`, { cause });
     }
-    if (!this.#stats.isFile() && !this.#stats.isFIFO()) {
+    if (!this.#stats.isFile && this.#stats.isFifo !== true) {
       this[Symbol.dispose]();
       throw new BootError(`${image}: expected a regular file, found ${kindOf(this.#stats)}`);
     }
@@ -43,7 +41,7 @@ export class ImageReader implements Disposable {
   /** Size in bytes, undefined where only reading tells (a pipe). */
   get size(): number | undefined {
     if (this.#data) return this.#data.length;
-    return this.#stats?.isFile() ? this.#stats.size : undefined;
+    return this.#stats?.isFile ? this.#stats.size : undefined;
   }
 
   /**
@@ -79,7 +77,7 @@ export class ImageReader implements Disposable {
       return chunk.length;
     }
     try {
-      return readSync(this.#fd, target);
+      return this.#file?.readSync(target) ?? 0;
     } catch (cause) {
       throw new BootError(`${this.name}: cannot read: ${describeError(cause)}`, { cause });
     }
@@ -94,12 +92,12 @@ export class ImageReader implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    if (this.#fd >= 0) closeSync(this.#fd);
+    this.#file?.close();
   }
 }
 
-function kindOf(stats: Stats): string {
-  if (stats.isDirectory()) return "a folder";
-  if (stats.isSocket()) return "a socket";
+function kindOf(stats: Deno.FileInfo): string {
+  if (stats.isDirectory) return "a folder";
+  if (stats.isSocket) return "a socket";
   return "a device";
 }

@@ -5,13 +5,17 @@
  * @module
  */
 
-import { gunzipSync, zstdDecompressSync } from "node:zlib";
 import { describeError } from "../base/mod.ts";
 import { BootError } from "./errors.ts";
 import { decodeLz4Legacy } from "./lz4.ts";
 
 /** How a payload is packed; `unknown` also covers packers that are left to the guest. */
 export type PayloadFormat = "gzip" | "lz4" | "zstd" | "xz" | "lzma" | "bzip2" | "lzo" | "unknown";
+
+/** Not imported: every start of the program would pay 20 ms for it, and few unpack anything. */
+function zlib(): typeof import("node:zlib") {
+  return globalThis.process.getBuiltinModule("node:zlib");
+}
 
 const MAGICS: readonly (readonly [PayloadFormat, readonly number[]])[] = [
   ["gzip", [0x1f, 0x8b]],
@@ -84,10 +88,10 @@ export function unpackPayload(
   try {
     switch (format) {
       case "gzip":
-        unpacked = gunzipSync(payload, { maxOutputLength: size });
+        unpacked = zlib().gunzipSync(payload, { maxOutputLength: size });
         break;
       case "zstd":
-        unpacked = zstdDecompressSync(payload.subarray(0, payload.length - SIZE_BYTES), {
+        unpacked = zlib().zstdDecompressSync(payload.subarray(0, payload.length - SIZE_BYTES), {
           maxOutputLength: size,
         });
         break;

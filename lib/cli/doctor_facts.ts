@@ -4,7 +4,6 @@
  * @module
  */
 
-import { availableParallelism, cpus } from "node:os";
 import { join } from "node:path";
 import { describeError, formatSize } from "../base/mod.ts";
 import { runDirectory } from "../control/mod.ts";
@@ -87,8 +86,8 @@ function kernelFact(): HostFact {
 }
 
 function processorFact(): HostFact {
-  const count = availableParallelism();
-  const model = cpus()[0]?.model.trim() ?? "unknown";
+  const count = navigator.hardwareConcurrency;
+  const model = /^model name\s*: (.*)$/m.exec(readSmall("/proc/cpuinfo") ?? "")?.[1] ?? "unknown";
   return {
     id: "processor",
     title: "processor",
