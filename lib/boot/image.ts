@@ -1,4 +1,5 @@
 import { describeError, formatSize } from "../base/mod.ts";
+import { type Mapping, mmap } from "../host/mod.ts";
 import { BootError } from "./errors.ts";
 
 /** A file to boot from: its path, or its bytes with a name for messages. */
@@ -6,7 +7,11 @@ export type BootImage = string | { readonly name: string; readonly data: Uint8Ar
 
 const CHUNK_BYTES = 1024 * 1024;
 
-/** An open image, read from its start. */
+/**
+ * An open image, read from its start. What {@link ImageReader.readAll} gives is valid until the reader
+ * is disposed: a kernel's file is of no use once it is loaded, and is given back at once, not when the
+ * garbage collector comes.
+ */
 export class ImageReader implements Disposable {
   /** For messages. */
   readonly name: string;
@@ -14,6 +19,7 @@ export class ImageReader implements Disposable {
   readonly #file: Deno.FsFile | undefined;
   readonly #stats: Deno.FileInfo | undefined;
   #position = 0;
+  #mapping: Mapping | undefined;
 
   /**
    * Opens `image`.
@@ -52,7 +58,7 @@ export class ImageReader implements Disposable {
     if (this.#data && this.#data.length <= maxBytes) return this.#data;
     this.#check(this.size ?? 0, maxBytes);
     const size = this.size;
-    let all = new Uint8Array(size ?? CHUNK_BYTES);
+    let all = this.#allocate(size ?? CHUNK_BYTES);
     let length = 0;
     for (;;) {
       if (length === all.length) {
@@ -81,6 +87,12 @@ export class ImageReader implements Disposable {
     } catch (cause) {
       throw new BootError(`${this.name}: cannot read: ${describeError(cause)}`, { cause });
     }
+  }
+
+  #allocate(size: number): Uint8Array<ArrayBuffer> {
+    if (size < CHUNK_BYTES || this.#mapping !== undefined) return new Uint8Array(size);
+    this.#mapping = mmap(size);
+    return this.#mapping.bytes;
   }
 
   #check(size: number, maxBytes: number): void {

@@ -96,7 +96,8 @@ interface PlacedKernel {
  * @throws {BootError} when something is not fit to be booted; a vCPU must not run then.
  */
 export function loadKernel(memory: GuestMemory, options: BootOptions): LoadedKernel {
-  const image = readImage(options.kernel);
+  using reader = new ImageReader(options.kernel);
+  const image = { name: reader.name, bytes: reader.readAll(MAX_KERNEL_BYTES) };
   const placed = placeKernel(memory, image, options);
   const { entry, header } = placed;
 
@@ -131,11 +132,6 @@ export function loadKernel(memory: GuestMemory, options: BootOptions): LoadedKer
 interface NamedBytes {
   readonly name: string;
   readonly bytes: Uint8Array;
-}
-
-function readImage(kernel: BootImage): NamedBytes {
-  using reader = new ImageReader(kernel);
-  return { name: reader.name, bytes: reader.readAll(MAX_KERNEL_BYTES) };
 }
 
 function placeKernel(

@@ -14,7 +14,7 @@ export function extractVmlinux(kernel: BootImage): Uint8Array {
   using reader = new ImageReader(kernel);
   const { name } = reader;
   const bytes = reader.readAll(MAX_KERNEL_BYTES);
-  if (isElf(bytes)) return bytes;
+  if (isElf(bytes)) return bytes.slice();
   if (!isBzImage(bytes)) throw new BootError(`${name}: expected a bzImage, found something else`);
   const { payload } = parseBzImage(bytes, name);
   const format = detectPayload(payload);
