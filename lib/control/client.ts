@@ -102,6 +102,23 @@ export class ControlClient implements Disposable {
     }
   }
 
+  /**
+   * Waits until the VM hangs up, which it does when it has released everything.
+   *
+   * @throws {ControlError} when it does not in time.
+   */
+  async waitForEnd(): Promise<void> {
+    try {
+      for (;;) {
+        const message = this.#socket.recvMessage(MAX_RESPONSE_BYTES);
+        if (message?.endOfFile) return;
+        if (message === undefined) await this.#ready(PollEvent.In);
+      }
+    } catch (error) {
+      if (!isHostError(error, "ECONNRESET")) throw error;
+    }
+  }
+
   [Symbol.dispose](): void {
     this.#socket[Symbol.dispose]();
     if (this.#ownReactor) this.#reactor[Symbol.dispose]();
@@ -139,6 +156,23 @@ export async function requestVm(
 ): Promise<VmResponse> {
   using client = await ControlClient.connect(path, options);
   return await client.request(request);
+}
+
+/**
+ * Ends the VM that listens at `path`, and waits until it has released everything.
+ *
+ * @returns the answer; the VM has ended only where it is `"Ok"`
+ * @throws {NotRunningError} when there is none
+ * @throws {ControlError} as {@link ControlClient.request}, and when it does not end in time.
+ */
+export async function stopVm(
+  path: string,
+  options: ControlClientOptions = {},
+): Promise<VmResponse> {
+  using client = await ControlClient.connect(path, options);
+  const answer = await client.request("Exit");
+  if (answer === "Ok") await client.waitForEnd();
+  return answer;
 }
 
 /** The state of the VM that listens at `path`. Errors as {@link requestVm}. */

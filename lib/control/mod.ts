@@ -43,5 +43,6 @@ export {
   queryState,
   requestVm,
   type RunningVm,
+  stopVm,
 } from "./client.ts";
 export { controlService } from "./vm_service.ts";

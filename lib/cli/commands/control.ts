@@ -12,16 +12,18 @@ import {
   requestVm,
   socketPathOf,
   socketPathOfName,
+  stopVm,
   type VmRequest,
+  type VmResponse,
 } from "../../control/mod.ts";
 import type { CommandInput } from "../command.ts";
 import { CommandError } from "../errors.ts";
 import { print, printJson, table } from "../output.ts";
 import type { LIST_OPTIONS, STATUS_OPTIONS, SUSPEND_OPTIONS, VM_OPTIONS } from "../tree.ts";
 
-/** Asks the VM to end. */
+/** Ends the VM, and waits until it is gone. */
 export async function stop(input: CommandInput<typeof VM_OPTIONS>): Promise<number> {
-  return await order(input, "Exit");
+  return report(await stopVm(socketOf(input)));
 }
 
 /** Stops the vCPUs, with `--full` the devices, too. */
@@ -91,7 +93,10 @@ export async function list(input: CommandInput<typeof LIST_OPTIONS>): Promise<nu
 }
 
 async function order(input: CommandInput, request: VmRequest): Promise<number> {
-  const response = await requestVm(socketOf(input), request);
+  return report(await requestVm(socketOf(input), request));
+}
+
+function report(response: VmResponse): number {
   if (response !== "Ok") throw new CommandError(refusal(response));
   return 0;
 }
