@@ -68,9 +68,12 @@ class Run {
     stack.use(this.#watchErrors());
     stack.use(this.#watchSignals());
     const reactor = stack.use(new Reactor((error) => this.#fail(error)));
-    const team = new VcpuTeam(this.#config.cpuCount, {
-      onOutcome: (outcome) => machine.end(outcome),
-      onOutputFailed: (port, errno) => this.#outputFailed(port, errno),
+    const team = new VcpuTeam({
+      vcpuCount: this.#config.cpuCount,
+      events: {
+        onOutcome: (outcome) => machine.end(outcome),
+        onOutputFailed: (port, errno) => this.#outputFailed(port, errno),
+      },
     });
     // From the outside in: vCPUs, then console and input, then the parts, at last the control socket.
     const attendants = stack.use(new DisposableStack());

@@ -29,6 +29,16 @@ export interface VcpuTeamEvents {
   onOutputFailed(port: number, errno: number): void;
 }
 
+/** How a {@link VcpuTeam} is made. */
+export interface VcpuTeamOptions {
+  readonly vcpuCount: number;
+  readonly events: VcpuTeamEvents;
+  /** Module that the workers are; this program where absent. */
+  readonly moduleUrl?: string;
+  /** How long all vCPUs may take to leave the guest, in ms. */
+  readonly leaveTimeoutMs?: number;
+}
+
 /** What the workers attach to, but for what the team itself knows. */
 export type VcpuParts = Omit<VcpuStart, "role" | "id" | "board">;
 
@@ -52,16 +62,20 @@ export class VcpuTeam {
   readonly #members: readonly Member[];
   readonly #events: VcpuTeamEvents;
   readonly #wake: Fd;
+  readonly #leaveTimeoutMs: number;
   readonly #allGone = Promise.withResolvers<void>();
   #vm: Vm | undefined;
   #booted = false;
 
   /** Starts one worker for each vCPU, so that they load while the machine is put together. */
-  constructor(vcpuCount: number, events: VcpuTeamEvents) {
+  constructor(options: VcpuTeamOptions) {
+    const { vcpuCount } = options;
     this.#board = VcpuBoard.create(vcpuCount);
-    this.#events = events;
+    this.#events = options.events;
+    this.#leaveTimeoutMs = options.leaveTimeoutMs ?? LEAVE_TIMEOUT_MS;
     this.#wake = eventfd(0, { nonblock: true });
-    this.#members = Array.from({ length: vcpuCount }, (_, id) => this.#startWorker(id));
+    const url = options.moduleUrl ?? workerModuleUrl();
+    this.#members = Array.from({ length: vcpuCount }, (_, id) => this.#startWorker(url, id));
   }
 
   /** Readable while the vCPUs shall not wait for anything but the guest. */
@@ -98,9 +112,9 @@ export class VcpuTeam {
    */
   async pause(): Promise<void> {
     this.#leave(VcpuCommand.Pause);
-    if (await this.#reach(() => this.#settled(VcpuPhase.Parked), LEAVE_TIMEOUT_MS)) return;
+    if (await this.#reach(() => this.#settled(VcpuPhase.Parked), this.#leaveTimeoutMs)) return;
     this.run();
-    throw new MachineError(`vCPUs did not stop within ${LEAVE_TIMEOUT_MS} ms`);
+    throw new MachineError(`vCPUs did not stop within ${this.#leaveTimeoutMs} ms`);
   }
 
   /**
@@ -115,10 +129,10 @@ export class VcpuTeam {
     for (const member of this.#members) if (!member.started) this.#lose(member);
     const allGone = await this.#reach(
       () => this.#members.every((member) => member.gone),
-      LEAVE_TIMEOUT_MS,
+      this.#leaveTimeoutMs,
     );
     this.#members.forEach((member, id) => {
-      if (!member.gone) log.error(`vCPU ${id} did not stop within ${LEAVE_TIMEOUT_MS} ms`);
+      if (!member.gone) log.error(`vCPU ${id} did not stop within ${this.#leaveTimeoutMs} ms`);
       member.worker.terminate();
     });
     if (allGone) this.#wake.close();
@@ -134,8 +148,8 @@ export class VcpuTeam {
     }));
   }
 
-  #startWorker(id: number): Member {
-    const worker = new Worker(workerModuleUrl(), { type: "module", name: `vcpu${id}` });
+  #startWorker(url: string, id: number): Member {
+    const worker = new Worker(url, { type: "module", name: `vcpu${id}` });
     const member: Member = { worker, started: false, gone: false };
     worker.onmessage = (event: MessageEvent<VcpuMessage>) => {
       const message = event.data;

@@ -1,0 +1,127 @@
+import assert from "node:assert/strict";
+import { ExitStatus, setLogSink } from "../base/mod.ts";
+import { listOpenFds } from "../host/mod.ts";
+import type { Vm } from "../hypervisor/mod.ts";
+import type { Outcome } from "./outcome.ts";
+import { VcpuTeam } from "./vcpu_team.ts";
+import type { VcpuParts } from "./vcpu_team.ts";
+
+/** A worker that plays a vCPU: `body` runs at the boot message, with the board's words in `words`. */
+function workerModule(body: string): string {
+  const board = new URL("./vcpu_board.ts", import.meta.url);
+  const code = `
+    import { VcpuBoard, VcpuCommand, VcpuPhase } from ${JSON.stringify(board.href)};
+    self.onmessage = ({ data: start }) => {
+      const board = VcpuBoard.attach(start.board);
+      const id = start.id;
+      self.onmessage = ({ data: boot }) => { ${body} };
+    };`;
+  return `data:text/javascript,${encodeURIComponent(code)}`;
+}
+
+/** Runs until it is stopped, pausing when it shall; hears of commands without a kick. */
+const OBEDIENT = `
+  for (;;) {
+    const command = board.command;
+    if (command === VcpuCommand.Stop) break;
+    board.setPhase(id, command === VcpuCommand.Run ? VcpuPhase.Running : VcpuPhase.Parked);
+    board.waitWhile(command);
+  }
+  postMessage({ type: "ended", outcome: undefined });
+  board.setPhase(id, VcpuPhase.Ended);
+  self.close();`;
+
+interface Rig {
+  readonly team: VcpuTeam;
+  readonly outcome: Promise<Outcome>;
+  readonly kicks: number[];
+}
+
+function makeTeam(vcpuCount: number, moduleUrl: string): Rig {
+  const outcome = Promise.withResolvers<Outcome>();
+  const team = new VcpuTeam({
+    vcpuCount,
+    moduleUrl,
+    leaveTimeoutMs: 300,
+    events: { onOutcome: (value) => outcome.resolve(value), onOutputFailed: () => {} },
+  });
+  const kicks: number[] = [];
+  const vm = { kick: (id: number) => kicks.push(id) } as unknown as Vm;
+  team.attach(vm, {} as VcpuParts);
+  return { team, outcome: outcome.promise, kicks };
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  for (let turn = 0; !condition(); turn++) {
+    assert(turn < 1000);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+const entry = { kind: "long64", rip: 0 } as const;
+
+Deno.test("VcpuTeam: start barrier, pause, resume, stop", async () => {
+  const before = listOpenFds().length;
+  const { team, kicks } = makeTeam(3, workerModule(OBEDIENT));
+  await team.boot(entry);
+  const phases = () => team.status().map(({ phase }) => phase);
+  assert.deepEqual(phases(), ["suspended", "suspended", "suspended"]);
+  for (let turn = 0; turn < 20; turn++) {
+    team.run();
+    await team.pause();
+    assert.deepEqual(phases(), ["suspended", "suspended", "suspended"]);
+  }
+  assert(kicks.length >= 60);
+  assert.equal(await team.stop(), true);
+  assert.deepEqual(phases(), ["stopped", "stopped", "stopped"]);
+  // A worker's thread lets its own descriptors go a moment later.
+  await until(() => listOpenFds().length <= before);
+});
+
+Deno.test("VcpuTeam: stopped before its boot, and before anything attached", async () => {
+  const { team } = makeTeam(2, workerModule(OBEDIENT));
+  assert.equal(await team.stop(), true);
+  const idle = new VcpuTeam({
+    vcpuCount: 2,
+    moduleUrl: workerModule(OBEDIENT),
+    events: { onOutcome: () => assert.fail(), onOutputFailed: () => {} },
+  });
+  assert.equal(await idle.stop(), true);
+});
+
+Deno.test("VcpuTeam: a worker that throws ends the VM as a crash, and the others stop", async () => {
+  const body = `if (id === 1) throw new Error("boom in the worker"); ${OBEDIENT}`;
+  const { team, outcome } = makeTeam(2, workerModule(body));
+  await team.boot(entry);
+  team.run();
+  const { status, why } = await outcome;
+  assert.equal(status, ExitStatus.Crash);
+  assert.match(why, /vCPU 1 failed.*boom in the worker/);
+  assert.equal(await team.stop(), true);
+});
+
+Deno.test("VcpuTeam: a worker that cannot be loaded ends the VM as a crash", async () => {
+  const { team, outcome } = makeTeam(1, "data:text/javascript,import 'data:nothing'");
+  await team.boot(entry);
+  assert.equal((await outcome).status, ExitStatus.Crash);
+  assert.equal(await team.stop(), true);
+});
+
+Deno.test("VcpuTeam: a vCPU that does not leave is kicked again, then reported", async () => {
+  const lines: string[] = [];
+  setLogSink((line) => lines.push(line));
+  try {
+    const deaf = `board.setPhase(id, VcpuPhase.Parked); board.waitWhile(VcpuCommand.Hold);
+      board.setPhase(id, VcpuPhase.Running); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1500);`;
+    const { team, kicks } = makeTeam(1, workerModule(deaf));
+    await team.boot(entry);
+    team.run();
+    await until(() => team.status()[0]?.phase === "running");
+    await assert.rejects(team.pause(), /did not stop within 300 ms/);
+    assert(kicks.length >= 2);
+    assert.equal(await team.stop(), false);
+    assert.match(lines.join(""), /vCPU 0 did not stop within 300 ms/);
+  } finally {
+    setLogSink(undefined);
+  }
+});
