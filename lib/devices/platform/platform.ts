@@ -91,7 +91,7 @@ export class Platform implements VcpuIo {
     this.#rtc = new Rtc(new Int32Array(buffer, rtcWords.byteOffset, RTC_WORDS), {
       gsi: RTC_IRQ,
       irq,
-      nowNs: realtimeNs,
+      nowNs: wiring.realtimeNs ?? realtimeNs,
     });
     this.#uarts = [
       new Uart(carver.int32(UART_WORDS), { gsi: COM1_IRQ, irq, sink: wiring.serial?.[0] }),

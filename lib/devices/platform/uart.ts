@@ -252,8 +252,13 @@ export class Uart {
     const w = this.#w;
     const loop = ((w[MCR] as number) & MCR_LOOP) !== 0;
     if (loop) {
-      if ((w[FIFO_COUNT] as number) < this.#capacity()) this.#push(value);
-      else w[ERRORS] = (w[ERRORS] as number) | LSR_OVERRUN;
+      if ((w[FIFO_COUNT] as number) >= this.#capacity()) {
+        w[ERRORS] = (w[ERRORS] as number) | LSR_OVERRUN;
+        // A full FIFO keeps what it has, a single register takes the new character.
+        if (((w[FCR] as number) & 1) === 0) w[FIFO + (w[FIFO_HEAD] as number)] = value;
+      } else {
+        this.#push(value);
+      }
     } else {
       this.#sink?.write(value);
     }
@@ -315,8 +320,13 @@ export class Uart {
   #pop(): number {
     const w = this.#w;
     const count = w[FIFO_COUNT] as number;
-    if (count === 0) return 0;
     const head = w[FIFO_HEAD] as number;
+    if (count === 0) {
+      // A single register reads its last character again.
+      return ((w[FCR] as number) & 1) !== 0
+        ? 0
+        : w[FIFO + (head + FIFO_SIZE - 1) % FIFO_SIZE] as number;
+    }
     w[FIFO_HEAD] = (head + 1) % FIFO_SIZE;
     w[FIFO_COUNT] = count - 1;
     this.#update();

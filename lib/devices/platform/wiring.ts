@@ -30,6 +30,8 @@ export interface PlatformWiring {
   readonly debug?: SerialSink;
   /** Guest time; where absent the platform's own clock, made with it, is used. */
   readonly clock?: GuestClock;
+  /** Host time since 1970 in nanoseconds, for tests; the same in every worker. */
+  readonly realtimeNs?: () => number;
 }
 
 /** What the guest asked the machine for. */

@@ -19,7 +19,7 @@ const AUTO_EOI = 12;
 const ROTATE_ON_AUTO_EOI = 13;
 const FULLY_NESTED_SPECIAL = 14;
 const SINGLE = 15;
-/** Level of the INT output. */
+/** Level of the INT output (of the master). */
 const OUTPUT = 16;
 
 const MASTER = PIC;
@@ -59,8 +59,9 @@ export class PicPair {
 
   /** Drives input `irq` (0 to 15). */
   setLine(irq: number, level: boolean): void {
-    this.#setInput(irq < 8 ? MASTER : SLAVE, irq & 7, level);
-    this.#update();
+    const pic = irq < 8 ? MASTER : SLAVE;
+    this.#setInput(pic, irq & 7, level);
+    this.#update(pic);
   }
 
   /** The vector that {@link acknowledge} would give, or -1 when nothing is requested. */
@@ -78,20 +79,22 @@ export class PicPair {
   acknowledge(): number {
     const w = this.#w;
     let vector: number;
+    let taken = MASTER;
     const irq = this.#pending(MASTER);
     if (irq < 0) {
       vector = (w[MASTER + VECTOR_BASE] as number) + 7; // Spurious.
     } else {
+      this.#take(MASTER, irq);
       if (irq === CASCADE && !this.#single()) {
         const second = this.#pending(SLAVE);
         if (second >= 0) this.#take(SLAVE, second);
         vector = (w[SLAVE + VECTOR_BASE] as number) + (second < 0 ? 7 : second);
+        taken = SLAVE;
       } else {
         vector = (w[MASTER + VECTOR_BASE] as number) + irq;
       }
-      this.#take(MASTER, irq);
     }
-    this.#update();
+    this.#update(taken);
     return vector;
   }
 
@@ -109,18 +112,16 @@ export class PicPair {
   /** Writes port 20h, 21h, A0h, A1h, 4D0h or 4D1h. */
   write(port: number, value: number): void {
     const w = this.#w;
-    if (port === 0x4d0) {
-      w[MASTER + ELCR] = value & ELCR_MASK_MASTER;
-    } else if (port === 0x4d1) {
-      w[SLAVE + ELCR] = value & ELCR_MASK_SLAVE;
-    } else {
-      const pic = (port & 0x80) === 0 ? MASTER : SLAVE;
-      if ((port & 1) !== 0) this.#writeData(pic, value);
-      else if ((value & 0x10) !== 0) this.#writeIcw1(pic, value);
-      else if ((value & 0x08) !== 0) this.#writeOcw3(pic, value);
-      else this.#writeOcw2(pic, value);
+    const pic = (port === 0x4d1 || port < 0x400 && (port & 0x80) !== 0) ? SLAVE : MASTER;
+    if (port >= 0x400) {
+      w[pic + ELCR] = value & (pic === MASTER ? ELCR_MASK_MASTER : ELCR_MASK_SLAVE);
+      return;
     }
-    this.#update();
+    if ((port & 1) !== 0) this.#writeData(pic, value);
+    else if ((value & 0x10) !== 0) this.#writeIcw1(pic, value);
+    else if ((value & 0x08) !== 0) this.#writeOcw3(pic, value);
+    else this.#writeOcw2(pic, value);
+    this.#update(pic);
   }
 
   #single(): boolean {
@@ -129,8 +130,10 @@ export class PicPair {
 
   #writeIcw1(pic: number, value: number): void {
     const w = this.#w;
-    // Edge sense is reset: an input that is up must fall before it requests again. Levels stay.
-    w[pic + IRR] = (w[pic + LINES] as number) & (w[pic + ELCR] as number);
+    // Edge sense is reset. An input that is driven high once more counts as an edge then, so that a
+    // request does not get stuck behind an initialization.
+    w[pic + IRR] = (w[pic + IRR] as number) & (w[pic + ELCR] as number);
+    w[pic + LINES] = 0;
     w[pic + IMR] = 0;
     w[pic + ISR] = 0;
     w[pic + PRIORITY_ADD] = 0;
@@ -211,7 +214,7 @@ export class PicPair {
     const irq = this.#pending(pic);
     if (irq < 0) return 0;
     this.#take(pic, irq);
-    this.#update();
+    this.#update(pic);
     return 0x80 | irq;
   }
 
@@ -272,20 +275,16 @@ export class PicPair {
       w[pic + ISR] = (w[pic + ISR] as number) | bit;
     }
     if (((w[pic + ELCR] as number) & bit) === 0) w[pic + IRR] = (w[pic + IRR] as number) & ~bit;
+    if (pic === SLAVE) {
+      // INT falls with INTA; if another input waits, it rises again as a new edge.
+      this.#setInput(MASTER, CASCADE, false);
+    }
   }
 
-  /** Recomputes both outputs; the slave's is an input of the master. */
-  #update(): void {
+  /** Recomputes the outputs after a change of `pic`; the slave's is an input of the master. */
+  #update(pic: number): void {
     const w = this.#w;
-    const second = this.#pending(SLAVE) >= 0;
-    if (second !== (w[SLAVE + OUTPUT] !== 0)) {
-      w[SLAVE + OUTPUT] = second ? 1 : 0;
-      this.#setInput(MASTER, CASCADE, second);
-    } else if (second && ((w[MASTER + IRR] as number) & (1 << CASCADE)) === 0) {
-      // Another input of the slave waits behind the one just taken: its output pulses.
-      this.#setInput(MASTER, CASCADE, false);
-      this.#setInput(MASTER, CASCADE, true);
-    }
+    if (pic === SLAVE) this.#setInput(MASTER, CASCADE, this.#pending(SLAVE) >= 0);
     const output = this.#pending(MASTER) >= 0;
     w[MASTER + OUTPUT] = output ? 1 : 0;
     if (output) this.#onOutput();
