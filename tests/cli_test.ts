@@ -84,9 +84,9 @@ Deno.test("wrong words end with a message, a hint, and status 1 or 35", async ()
     [["stop"], /^vmctl: expected VM \(.*\), got nothing$/m],
     [["--cpus", "2", "run", "k"], /unknown option "--cpus" before the command; .* "run"/],
     [["run"], /^vmctl: expected a kernel or firmware to boot, got neither/m],
-    [["run", "-m", "0", "k"], /^vmctl: -m.size: expected a size from 16 MiB to 16 TiB, got "0"$/m],
-    [["run", "-m4", "k"], /^vmctl: -m.size: expected a size from 16 MiB/m],
-    [["run", "--cpus=0", "k"], /^vmctl: --cpus.num-cores: expected a whole number from 1 to 255/m],
+    [["run", "-m", "0", "k"], /^vmctl: -m: expected a size from 16 MiB to 16 TiB, got "0"$/m],
+    [["run", "-m4", "k"], /^vmctl: -m: expected a size from 16 MiB/m],
+    [["run", "--cpus=0", "k"], /^vmctl: --cpus: expected a whole number from 1 to 255/m],
     [
       ["run", "--bios", "/dev/null", "/dev/null"],
       /--bios: expected a kernel or firmware, got both/,
@@ -107,6 +107,7 @@ Deno.test("wrong words end with a message, a hint, and status 1 or 35", async ()
     [["run", "--kernel", "/dev/null", "/dev/null"], /KERNEL: the kernel is given twice/],
     [["completions", "bsh"], /SHELL: expected bash, zsh or fish, got "bsh"; did you mean "bash"\?/],
     [["stop", "--full", "x"], /unknown option "--full"/],
+    [["run", "--\x1b[31m"], /unknown option "--\ufffd\[31m"/],
   ];
   for (const [args, message] of cases) {
     const plain = await runVmctl(args);
@@ -152,7 +153,7 @@ Deno.test("several wrong values are told at once, with the place in each", async
   ]);
   strictEqual(
     stderr,
-    'vmctl: -c.num-cores: expected a whole number from 1 to 255, got "0"\n' +
+    'vmctl: -c: expected a whole number from 1 to 255, got "0"\n' +
       'vmctl: --serial.nmu: unknown key "nmu"; did you mean "num"?\n' +
       "  type=stdout,nmu=1\n" +
       "              ^^^\n" +
@@ -213,6 +214,23 @@ Deno.test("config show prints what it reads again: files, then the command line"
     ]);
     deepStrictEqual(JSON.parse(again.stdout), shown, name);
   }
+});
+
+Deno.test("config show prints a command line that amounts to the same", async () => {
+  using folder = new Folder();
+  const args =
+    `-p "a='b \\"c\\"'" -p '[x,y]' --serial "type=file,path='a,b [c]'" --disable-sandbox -c 2 k`;
+  const { stdout, stderr } = await bash(
+    `"$VMCTL" config show --json ${args}\n` +
+      `line="$("$VMCTL" config show --args ${args})"\n` +
+      `eval "\"$VMCTL\" config show --json \${line#vmctl run}"`,
+    { cwd: folder.path },
+  );
+  strictEqual(stderr, "");
+  const [first, second] = stdout.split(/(?<=^\})\n/m).map((text) => text && JSON.parse(text));
+  deepStrictEqual(first.params, ["a='b \"c\"'", "[x,y]"]);
+  strictEqual(first.serial[0].path, join(folder.path, "a,b [c]"));
+  deepStrictEqual(second, first);
 });
 
 Deno.test("config check tells every problem of every file, and which files are right", async () => {

@@ -18,6 +18,7 @@ import {
   type RunOptions,
 } from "../config/mod.ts";
 import type { CommandInput } from "./command.ts";
+import { currentFolder } from "./folder.ts";
 
 /**
  * Loads the config files, lays the command line over them and checks the whole.
@@ -60,7 +61,7 @@ function withKernel(
 function decodeKernel(text: string, problems: ConfigProblem[]): string | undefined {
   return decodeArgument(RUN_OPTIONS.kernel, text, {
     name: "KERNEL",
-    baseDir: Deno.cwd(),
+    baseDir: currentFolder(),
     problems,
   });
 }

@@ -6,10 +6,18 @@
 
 import { resolve } from "node:path";
 import { describeError, ExitStatus, setLogLevel, VmctlError } from "../base/mod.ts";
-import { ConfigError, ConfigLoader, logLevels, mergeOptions, RUN_OPTIONS } from "../config/mod.ts";
+import {
+  ConfigError,
+  ConfigLoader,
+  logLevels,
+  mergeOptions,
+  printable,
+  RUN_OPTIONS,
+} from "../config/mod.ts";
 import { commandName, parseArguments, type ParsedArguments } from "./arguments.ts";
 import type { Command } from "./command.ts";
 import { UsageError } from "./errors.ts";
+import { currentFolder } from "./folder.ts";
 import { OutputClosed, print, printError, styleFor } from "./output.ts";
 import { ROOT } from "./tree.ts";
 import { VERSION } from "./version.ts";
@@ -73,7 +81,7 @@ function report(error: unknown, extendedStatus: boolean): number {
   const style = styleFor(Deno.stderr);
   const prefix = `${style.red("vmctl")}: `;
   const lines = (text: string) =>
-    text.split("\n").map((line) => line.startsWith("  ") ? `${line}\n` : `${prefix}${line}\n`)
+    text.split("\n").map((line) => `${line.startsWith("  ") ? "" : prefix}${printable(line)}\n`)
       .join("");
   if (error instanceof ConfigError) {
     printError(lines(error.message));
@@ -111,13 +119,4 @@ async function asksExtendedStatus(args: readonly string[]): Promise<boolean> {
     ...loader.layers.map(({ options }) => options),
   );
   return asked === true;
-}
-
-function currentFolder(): string {
-  try {
-    return Deno.cwd();
-  } catch {
-    // The folder was removed under us; absolute paths still work.
-    return "/";
-  }
 }

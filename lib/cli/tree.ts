@@ -29,6 +29,7 @@ export const CHECK_OPTIONS = { json: JSON_OPTION } as const satisfies OptionTabl
 /** Options of `config show`. */
 export const SHOW_OPTIONS = {
   ...RUN_OPTIONS,
+  args: { type: { kind: "boolean" }, help: "print a command line for a shell instead of TOML" },
   json: { ...JSON_OPTION, help: "print JSON instead of TOML" },
 } as const satisfies OptionTable;
 

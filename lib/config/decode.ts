@@ -186,7 +186,10 @@ export class Decoder {
         return;
       }
       const name = fieldName(type, word);
-      const at = key === "" ? word : `${key}.${word}`;
+      // A value without a key is what the whole option is about.
+      const at = entry.key === undefined && bare === entry.value && index === 0
+        ? key
+        : `${key}.${word}`;
       if (name === undefined) {
         this.#unknownKey(key, { ...entry, key: word, keySpan: entry.keySpan ?? bare?.span }, {
           known,

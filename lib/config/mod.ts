@@ -18,7 +18,7 @@ export type {
 export { type ArgumentOptions, decodeArgument } from "./argument.ts";
 export { type ConfigLayer, ConfigLoader } from "./config_file.ts";
 export { describeType, inheritedFd } from "./decode.ts";
-export { GrammarError, type KeyValue, parseKeyValues, printKeyValues } from "./grammar.ts";
+export { GrammarError, parseKeyValues } from "./grammar.ts";
 export { type JsonSchema, jsonSchema } from "./json_schema.ts";
 export { mergeOptions } from "./merge.ts";
 export type {
@@ -42,7 +42,7 @@ export type {
   ValueType,
 } from "./option_types.ts";
 export { RUN_OPTIONS, type RunOptions } from "./options.ts";
-export { ConfigError, type ConfigProblem, formatProblem, type Span } from "./problem.ts";
+export { ConfigError, type ConfigProblem, formatProblem, printable, type Span } from "./problem.ts";
 export {
   logLevels,
   type Resolved,
@@ -50,4 +50,5 @@ export {
   type ResolveOptions,
   withDefaults,
 } from "./resolve.ts";
+export { printArguments } from "./print.ts";
 export { editDistance, suggest } from "./suggest.ts";

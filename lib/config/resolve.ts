@@ -33,8 +33,8 @@ type SerialOptions = DecodedRecord<typeof SERIAL["fields"]>;
 export interface ResolveOptions {
   /** Whether something to boot must be there. */
   readonly requireBoot: boolean;
-  /** Whether the files that are named must be there. */
-  readonly requireFiles: boolean;
+  /** Which of the files that are named must be there: all, all but inherited descriptors, or none. */
+  readonly requireFiles: "all" | "paths" | "none";
 }
 
 /** What came of it. */
@@ -233,18 +233,19 @@ class Checker {
   }
 
   #needFile(path: string, place: Pick<ConfigProblem, "file" | "key">): void {
-    if (!this.#how.requireFiles) return;
-    const refuse = (what: string) =>
+    const { requireFiles } = this.#how;
+    const isFd = inheritedFd(path) !== undefined;
+    if (requireFiles === "none" || (isFd && requireFiles === "paths")) return;
+    const refuse = (found: string) =>
       void this.#problems.push({
         ...place,
-        message: `expected a file that can be read, got ${what}`,
+        message: `expected a file that can be read, got ${found}`,
       });
     try {
       // A descriptor's entry is not followed: what it refers to may have no name any more.
-      if (inheritedFd(path) !== undefined) Deno.lstatSync(path);
+      if (isFd) Deno.lstatSync(path);
       else if (Deno.statSync(path).isDirectory) refuse(`the folder ${displayPath(path)}`);
     } catch (error) {
-      const isFd = inheritedFd(path) !== undefined;
       refuse(isFd ? `${path}, which is not open` : `${displayPath(path)}: ${reasonOf(error)}`);
     }
   }

@@ -2,11 +2,11 @@ import { deepStrictEqual, strictEqual } from "node:assert/strict";
 import type { ConfigLayer } from "./config_file.ts";
 import type { RunOptions } from "./options.ts";
 import { type ConfigProblem, formatProblem } from "./problem.ts";
-import { type Resolved, resolveLayers } from "./resolve.ts";
+import { type Resolved, resolveLayers, type ResolveOptions } from "./resolve.ts";
 
 function resolve(
   layers: readonly ConfigLayer[],
-  how = { requireBoot: true, requireFiles: false },
+  how: ResolveOptions = { requireBoot: true, requireFiles: "none" },
 ): Resolved & { problems: string[] } {
   const problems: ConfigProblem[] = [];
   const resolved = resolveLayers(layers, problems, how);
@@ -169,13 +169,18 @@ Deno.test("serial ports: what does not go together", () => {
 });
 
 Deno.test("files that are named must be there, and no folders", () => {
-  const { problems } = resolve([
+  const layers: ConfigLayer[] = [
     { file: "vm.json", options: { kernel: "/nowhere/k", serial: [{ type: "sink", input: "/" }] } },
     { file: undefined, options: { initrd: "/proc/self/fd/999999" } },
-  ], { requireBoot: true, requireFiles: true });
-  deepStrictEqual(problems, [
+  ];
+  const expected = [
     "vm.json: kernel: expected a file that can be read, got /nowhere/k: no such file",
     "--initrd: expected a file that can be read, got /proc/self/fd/999999, which is not open",
     "vm.json: serial[0].input: expected a file that can be read, got the folder /",
-  ]);
+  ];
+  const problems = (requireFiles: ResolveOptions["requireFiles"]) =>
+    resolve(layers, { requireBoot: true, requireFiles }).problems;
+  deepStrictEqual(problems("all"), expected);
+  deepStrictEqual(problems("paths"), expected.filter((problem) => !problem.includes("/fd/")));
+  deepStrictEqual(problems("none"), []);
 });

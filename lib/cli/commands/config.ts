@@ -9,12 +9,14 @@ import {
   ConfigLoader,
   type ConfigProblem,
   jsonSchema,
+  printArguments,
   resolveLayers,
   RUN_OPTIONS,
   type RunOptions,
 } from "../../config/mod.ts";
 import type { CommandInput } from "../command.ts";
 import { loadConfig } from "../load_config.ts";
+import { shellQuote } from "../completions/words.ts";
 import { print, printJson } from "../output.ts";
 import type { CHECK_OPTIONS, SHOW_OPTIONS } from "../tree.ts";
 
@@ -28,7 +30,7 @@ export async function checkConfig(input: CommandInput<typeof CHECK_OPTIONS>): Pr
     await loader.load(file);
     const { options } = resolveLayers(loader.layers, problems, {
       requireBoot: false,
-      requireFiles: true,
+      requireFiles: "paths",
     });
     extendedStatus ||= options["extended-status"] ?? false;
     reports.push({ file, problems });
@@ -56,14 +58,17 @@ export async function checkConfig(input: CommandInput<typeof CHECK_OPTIONS>): Pr
 
 /** Prints what the given files and options amount to, in a form that `--cfg` takes. */
 export async function showConfig(input: CommandInput<typeof SHOW_OPTIONS>): Promise<number> {
-  const { json, ...given } = input.options;
+  const { args, json, ...given } = input.options;
   const { options } = await loadConfig(
     { options: given, positionals: input.positionals },
-    { requireBoot: false, requireFiles: false },
+    { requireBoot: false, requireFiles: "none" },
   );
   const ordered = inTableOrder(options);
   if (json === true) {
     await printJson(ordered);
+  } else if (args === true) {
+    const words = ["vmctl", "run", ...printArguments(RUN_OPTIONS, options)];
+    await print(`${words.map(shellWord).join(" ")}\n`);
   } else {
     const { stringify } = await import("smol-toml");
     await print(`${stringify(ordered).trimEnd()}\n`);
@@ -81,4 +86,9 @@ function inTableOrder(options: RunOptions): Record<string, unknown> {
   const values: Readonly<Record<string, unknown>> = options;
   const names = Object.keys(RUN_OPTIONS).filter((name) => values[name] !== undefined);
   return Object.fromEntries(names.map((name) => [name, values[name]]));
+}
+
+/** In quotes only where a shell would take it for something else. */
+function shellWord(word: string): string {
+  return /^[A-Za-z0-9_@%+=:,./-]+$/.test(word) ? word : shellQuote(word);
 }

@@ -12,7 +12,7 @@ import { loadConfig } from "../load_config.ts";
 
 /** Runs a VM until it ends and tells how it ended. */
 export async function run(input: CommandInput<typeof RUN_OPTIONS>): Promise<number> {
-  const { config } = await loadConfig(input, { requireBoot: true, requireFiles: true });
+  const { config } = await loadConfig(input, { requireBoot: true, requireFiles: "all" });
   if (config === undefined) throw new CommandError("the configuration is incomplete");
   setLogLevel(config.logLevel);
   const [{ runVm }, { controlService }] = await Promise.all([
