@@ -41,9 +41,12 @@ export class Epoll implements Disposable {
   readonly #events: DataView<ArrayBuffer>;
   readonly #change = new DataView(new ArrayBuffer(EVENT_BYTES));
 
-  /** @param maxEvents how many events one wait gives at most */
-  constructor(maxEvents = 64) {
-    this.#fd = Fd.adopt(check(libc().epoll_create1(CLOEXEC), "epoll_create1"));
+  /**
+   * @param maxEvents how many events one wait gives at most
+   * @param fd an epoll descriptor to own instead of a new one
+   */
+  constructor(maxEvents = 64, fd?: Fd) {
+    this.#fd = fd ?? Fd.adopt(check(libc().epoll_create1(CLOEXEC), "epoll_create1"));
     this.#events = new DataView(new ArrayBuffer(EVENT_BYTES * maxEvents));
   }
 

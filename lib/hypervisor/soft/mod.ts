@@ -4,16 +4,12 @@
  * @module
  */
 
-import type { GuestMemory } from "../../memory/mod.ts";
-import { HypervisorError } from "../errors.ts";
-import type { Hypervisor, Vm, VmHandle } from "../types.ts";
+import type { Hypervisor } from "../types.ts";
+import { SoftHypervisor } from "./vm.ts";
+
+export { attachSoftVm } from "./vm.ts";
 
 /** Opens the software engine. */
 export function openSoft(): Hypervisor {
-  throw new HypervisorError("the software engine is not there yet");
-}
-
-/** The VM of `handle` in another worker of the process that made it. */
-export function attachSoftVm(_handle: VmHandle, _memory: GuestMemory): Vm {
-  throw new HypervisorError("the software engine is not there yet");
+  return new SoftHypervisor();
 }

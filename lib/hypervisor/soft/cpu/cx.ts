@@ -329,7 +329,7 @@ export class Cx {
       this.setS32(S.fuel, fuel);
       this.dispatch(link);
     });
-    f.returnCall(this.helper("branchSlow"), this.rec);
+    f.returnCall(this.helper("branchSlow"), this.rec, this.branchTarget());
   }
 
   /** Address of the target of a direct branch, cut to the operand size. */

@@ -62,6 +62,8 @@ export interface MemoryMap {
   readonly highBytes: number;
   /** State offset of the code marks: an i64 a RAM page, a bit for every 64 bytes with decoded code. */
   readonly codeMarks: number;
+  /** State offset of the page maps of 64-bit code: an i32 a RAM page, 0 where there is none. */
+  readonly codeIndex: number;
 }
 
 /** Functions that TypeScript gives to the module. */
@@ -168,7 +170,7 @@ function buildWalk(
       eq(state64(S.linearMask), i64(-1n)),
     ),
     () => {
-      f.if(and(access, Access.probe), () => f.return(i64(-1n)));
+      f.if(and(access, Access.probe | Access.quiet), () => f.return(i64(-1n)));
       f.call(parts.raise, i32(Vector.GP), i32(0), i32(1), state32(S.record));
       f.unreachable();
     },
@@ -301,7 +303,7 @@ function buildWalk(
     });
   });
   f.if(or(denied, reserved), () => {
-    f.if(and(access, Access.probe), () => f.return(i64(-1n)));
+    f.if(and(access, Access.probe | Access.quiet), () => f.return(i64(-1n)));
     set64(f, S.cr2, linear);
     const error = or(
       or(or(or(present, reserved), shl(isWrite, 1)), shl(isUser, 2)),

@@ -233,6 +233,8 @@ export const Access = {
   smapOff: 8,
   /** Report -1 instead of a fault, change nothing. */
   probe: 16,
+  /** Report -1 instead of a fault, but mark what is accessed. */
+  quiet: 32,
 } as const;
 
 /** What a page walk found. */

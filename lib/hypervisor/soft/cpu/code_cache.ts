@@ -1,0 +1,406 @@
+/**
+ * Decoded code, found by physical page and code mode: page maps (a record address for each byte of a
+ * page) and the arena that the records lie in. Stores into decoded lines take the page's code away.
+ *
+ * @module
+ */
+
+import type { Interpreter } from "./interpreter.ts";
+import { AddressKind, type Decoder, DecodeStatus } from "./decoder.ts";
+import {
+  CodeMode,
+  ITLB,
+  ITLB_END,
+  PAGE_MAP,
+  Rec,
+  RECORD,
+  S,
+  SCRATCH_RECORDS,
+  Seg,
+  segOffset,
+} from "./state.ts";
+
+/** Where in the CPU memory page maps and records lie, in bytes. */
+export interface CodeRegions {
+  readonly codeMarks: number;
+  readonly codeIndex: number;
+  readonly maps: number;
+  readonly mapsEnd: number;
+  readonly arena: number;
+  readonly arenaEnd: number;
+}
+
+/** A RAM page's code in one mode. */
+export interface CodePage {
+  /** Offset of the page in RAM. */
+  readonly ram: number;
+  readonly mode: number;
+  /** Address of the page map. */
+  readonly map: number;
+  /** Pairs of record addresses: ranges of records made for the page. */
+  ranges: number[];
+}
+
+/** What decoding at an address came to. */
+export enum DecodeResult {
+  /** The page map has a record now. */
+  Ready,
+  /** The instruction reaches into the next page. */
+  Crosses,
+}
+
+/** Instructions decoded ahead at a time. */
+const RUN = 64;
+
+/** Decoded code of one vCPU. */
+export class CodeCache {
+  readonly #i32: Int32Array;
+  readonly #u16: Uint16Array;
+  readonly #u8: Uint8Array;
+  readonly #u64: BigUint64Array;
+  readonly #ram: Uint8Array;
+  readonly #regions: CodeRegions;
+  readonly #interpreter: Interpreter;
+  readonly #decoder: Decoder;
+  readonly #pages = new Map<number, CodePage>();
+  /** Code pages by RAM page number, for invalidation. */
+  readonly #byRam = new Map<number, CodePage[]>();
+  readonly #protect: (ram: number) => void;
+  #mapTop: number;
+  #arenaTop: number;
+  /** Decoded instructions, invalidated pages, flushes: for statistics. */
+  decoded = 0;
+  invalidated = 0;
+  flushes = 0;
+
+  constructor(
+    cpu: WebAssembly.Memory,
+    ram: WebAssembly.Memory,
+    options: {
+      regions: CodeRegions;
+      interpreter: Interpreter;
+      decoder: Decoder;
+      protect: (ram: number) => void;
+    },
+  ) {
+    this.#i32 = new Int32Array(cpu.buffer);
+    this.#u16 = new Uint16Array(cpu.buffer);
+    this.#u8 = new Uint8Array(cpu.buffer);
+    this.#u64 = new BigUint64Array(cpu.buffer);
+    this.#ram = new Uint8Array(ram.buffer);
+    this.#regions = options.regions;
+    this.#interpreter = options.interpreter;
+    this.#decoder = options.decoder;
+    this.#protect = options.protect;
+    this.#mapTop = options.regions.maps;
+    this.#arenaTop = options.regions.arena;
+  }
+
+  /**
+   * The code page of RAM page `ram` (offset of its first byte) in `mode` (CodeMode without `user`). May
+   * throw away all code when space is used up, so no record address may be held across a call.
+   */
+  page(ram: number, mode: number): CodePage {
+    // RAM offsets are multiples of 4096, so the mode fits below.
+    const key = ram + mode;
+    let page = this.#pages.get(key);
+    if (page !== undefined) return page;
+    if (this.#mapTop + PAGE_MAP > this.#regions.mapsEnd) this.flush();
+    page = { ram, mode, map: this.#mapTop, ranges: [] };
+    this.#mapTop += PAGE_MAP;
+    this.#pages.set(key, page);
+    const pageNumber = ram / 4096;
+    // Generated code finds plain 64-bit code by itself.
+    if (mode === CodeMode.bits64) {
+      this.#i32[(this.#regions.codeIndex >>> 2) + pageNumber] = page.map;
+    }
+    const list = this.#byRam.get(pageNumber);
+    if (list === undefined) this.#byRam.set(pageNumber, [page]);
+    else list.push(page);
+    return page;
+  }
+
+  /** True where there is room for another run of records. */
+  get hasRoom(): boolean {
+    return this.#arenaTop + (2 * RUN + 2) * RECORD <= this.#regions.arenaEnd;
+  }
+
+  /** Throws all decoded code away. Only between runs: no record may be executing. */
+  flush(): void {
+    this.#i32.fill(0, this.#regions.maps >>> 2, this.#mapTop >>> 2);
+    const marks = this.#regions.codeMarks >>> 3;
+    const index = this.#regions.codeIndex >>> 2;
+    for (const pageNumber of this.#byRam.keys()) {
+      this.#u64[marks + pageNumber] = 0n;
+      this.#i32[index + pageNumber] = 0;
+    }
+    this.#pages.clear();
+    this.#byRam.clear();
+    this.#mapTop = this.#regions.maps;
+    this.#arenaTop = this.#regions.arena;
+    this.flushTlb();
+    this.flushes++;
+  }
+
+  /** Empties the instruction TLB. */
+  flushTlb(): void {
+    this.#i32.fill(-1, ITLB >>> 2, ITLB_END >>> 2);
+  }
+
+  /**
+   * A store hits `size` bytes at RAM offset `ram`: where that is decoded code, all code of the page goes.
+   * Records that execute right now lead back to the runtime.
+   */
+  write(ram: number, size: number): void {
+    const pageNumber = ram >>> 12;
+    const marks = this.#u64[(this.#regions.codeMarks >>> 3) + pageNumber] as bigint;
+    if (marks === 0n) return;
+    const first = BigInt((ram & 4095) >>> 6);
+    const last = BigInt(((ram + size - 1) & 4095) >>> 6);
+    if ((marks & ((1n << first) | (1n << last))) === 0n) return;
+    this.invalidate(pageNumber);
+  }
+
+  /** Throws away the code of RAM page number `pageNumber`. */
+  invalidate(pageNumber: number): void {
+    const pages = this.#byRam.get(pageNumber);
+    this.#u64[(this.#regions.codeMarks >>> 3) + pageNumber] = 0n;
+    if (pages === undefined) return;
+    const refetch = this.#interpreter.special.refetch;
+    for (const page of pages) {
+      const ranges = page.ranges;
+      for (let i = 0; i < ranges.length; i += 2) {
+        const end = ranges[i + 1] as number;
+        for (let at = ranges[i] as number; at < end; at += RECORD) this.#i32[at >>> 2] = refetch;
+      }
+      page.ranges = [];
+      this.#i32.fill(0, page.map >>> 2, (page.map + PAGE_MAP) >>> 2);
+    }
+    this.invalidated++;
+  }
+
+  /** Decodes from `offset` in `page` on; the page map has no record there yet. */
+  decode(page: CodePage, offset: number): DecodeResult {
+    const start = this.#arenaTop;
+    const special = this.#interpreter.special;
+    const marks = (this.#regions.codeMarks >>> 3) + page.ram / 4096;
+    const hadCode = this.#u64[marks] !== 0n;
+    let mark = this.#u64[marks] as bigint;
+    let record = start;
+    let at = offset;
+    const end = page.ram + 4096;
+    for (let n = 0;; n++) {
+      if (at >= 4096 || n === RUN) {
+        record = this.#special(record, { handler: special.goTo, offset: at });
+        break;
+      }
+      const known = this.#i32[(page.map >>> 2) + at] as number;
+      if (known !== 0) {
+        record = this.#special(record, { handler: special.goTo, offset: at, link: known });
+        break;
+      }
+      const status = this.#decoder.decode(this.#ram, page.ram + at, { end, mode: page.mode });
+      if (status === DecodeStatus.Truncated) {
+        if (n === 0) return DecodeResult.Crosses;
+        record = this.#special(record, { handler: special.refetch, offset: at });
+        break;
+      }
+      const first = record;
+      let length = 1;
+      let ends = true;
+      if (status === DecodeStatus.Ok) {
+        length = this.#decoder.length;
+        record = this.#write(record, { offset: at, mode: page.mode, page });
+        ends = this.#decoder.insn.words.has("end");
+      } else {
+        record = this.#special(record, {
+          handler: status === DecodeStatus.Invalid ? special.invalid : special.tooLong,
+          offset: at,
+        });
+      }
+      this.#i32[(page.map >>> 2) + at] = first;
+      mark |= 1n << BigInt(at >>> 6);
+      mark |= 1n << BigInt(Math.min(at + length - 1, 4095) >>> 6);
+      // What an invalid instruction's bytes were decides too.
+      if (status !== DecodeStatus.Ok) {
+        mark |= 1n << BigInt(Math.min(at + 15, 4095) >>> 6);
+      }
+      this.decoded++;
+      at += length;
+      if (ends) break;
+    }
+    this.#arenaTop = record;
+    page.ranges.push(start, record);
+    this.#u64[marks] = mark;
+    if (!hadCode) this.#protect(page.ram);
+    return DecodeResult.Ready;
+  }
+
+  /**
+   * Decodes one instruction from `bytes` into the scratch records, followed by one that goes on (`goTo`)
+   * or stops behind it.
+   * @param options `offset`: page offset; `end`: valid bytes; `stop`: stop instead of going on.
+   * @returns Ready, or Crosses where more bytes are needed.
+   */
+  decodeScratch(
+    bytes: Uint8Array,
+    options: { at: number; end: number; offset: number; mode: number; stop: boolean },
+  ): DecodeResult {
+    const special = this.#interpreter.special;
+    const { offset } = options;
+    const status = this.#decoder.decode(bytes, options.at, {
+      end: options.end,
+      mode: options.mode,
+    });
+    if (status === DecodeStatus.Truncated) return DecodeResult.Crosses;
+    if (status !== DecodeStatus.Ok) {
+      this.#special(SCRATCH_RECORDS, {
+        handler: status === DecodeStatus.Invalid ? special.invalid : special.tooLong,
+        offset,
+      });
+      return DecodeResult.Ready;
+    }
+    const record = this.#write(SCRATCH_RECORDS, { offset, mode: options.mode, page: undefined });
+    this.#special(record, {
+      handler: options.stop ? special.stop : special.goTo,
+      offset: offset + this.#decoder.length,
+    });
+    return DecodeResult.Ready;
+  }
+
+  #special(at: number, how: { handler: number; offset: number; link?: number }): number {
+    const w = at >>> 2;
+    this.#i32[w] = how.handler;
+    this.#i32[w + 1] = how.offset | (how.offset << 16);
+    this.#i32[w + 2] = S.zero | (S.zero << 16);
+    this.#i32[w + 3] = S.zero | (S.zero << 16);
+    this.#i32[w + 4] = S.zero;
+    this.#i32[w + 5] = 0;
+    this.#i32[w + 6] = 0;
+    this.#i32[w + 7] = how.link ?? 0;
+    return at + RECORD;
+  }
+
+  /** Writes the records of the decoded instruction; returns the address behind them. */
+  #write(
+    at: number,
+    how: { offset: number; mode: number; page: CodePage | undefined },
+  ): number {
+    const d = this.#decoder;
+    const insn = d.insn;
+    const special = this.#interpreter.special;
+    const next = how.offset + d.length;
+    const long = (how.mode & CodeMode.sizeMask) === CodeMode.bits64;
+    let base = d.base;
+    let index = d.index;
+    let scale = d.scale;
+    let disp = d.disp;
+    let extraDisp = 0;
+    let kind = d.addressKind;
+    if (d.ripRelative) {
+      // ripBase + disp + offset of the next instruction, which may leave 32 bits.
+      if (kind === AddressKind.Plain && (disp + next | 0) === disp + next) disp += next;
+      else {
+        extraDisp = next;
+        if (kind === AddressKind.Plain) kind = AddressKind.Wide;
+      }
+    }
+    const absolute = d.mem && insn.operands.some((o) => o.kind === "O");
+    if (d.mem && kind !== AddressKind.Plain) {
+      const lea = insn.mnemonic === "lea";
+      const checked = !lea && (how.mode & CodeMode.segmented) !== 0;
+      this.#special(at, {
+        handler: kind === AddressKind.Wide
+          ? special.addressWide
+          : checked
+          ? special.addressChecked
+          : special.addressMasked,
+        offset: how.offset,
+      });
+      const h = at >>> 1;
+      this.#u16[h + (Rec.next >>> 1)] = next;
+      this.#u16[h + (Rec.base >>> 1)] = base;
+      this.#u16[h + (Rec.index >>> 1)] = index;
+      const segBased = !lea && (!long || d.segment === Seg.FS || d.segment === Seg.GS);
+      this.#u16[h + (Rec.seg >>> 1)] = segBased ? segOffset(d.segment) : S.zero;
+      this.#u8[at + Rec.scale] = scale;
+      this.#u8[at + Rec.extra] = d.addressSize === 8 ? 0 : d.addressSize === 4 ? 1 : 2;
+      this.#i32[(at + Rec.disp) >>> 2] = disp;
+      if (absolute) {
+        this.#i32[(at + Rec.imm) >>> 2] = d.immLow;
+        this.#i32[(at + Rec.imm + 4) >>> 2] = d.immHigh;
+      } else {
+        this.#i32[(at + Rec.imm) >>> 2] = extraDisp;
+        this.#i32[(at + Rec.imm + 4) >>> 2] = 0;
+      }
+      if (checked) {
+        this.#u16[h + (Rec.a >>> 1)] = memoryBytes(d);
+        this.#u16[h + (Rec.b >>> 1)] = writesMemory(d) ? 1 : 0;
+      }
+      base = S.tempEa;
+      index = S.zero;
+      scale = 0;
+      disp = 0;
+      at += RECORD;
+    }
+    const slot = this.#interpreter.slot(insn, d.size, d.mem);
+    this.#special(at, { handler: slot >= 0 ? slot : special.invalid, offset: how.offset });
+    const h = at >>> 1;
+    this.#u16[h + (Rec.next >>> 1)] = next;
+    this.#u16[h + (Rec.a >>> 1)] = d.a;
+    this.#u16[h + (Rec.b >>> 1)] = d.b;
+    this.#u16[h + (Rec.base >>> 1)] = base;
+    this.#u16[h + (Rec.index >>> 1)] = index;
+    this.#u8[at + Rec.scale] = scale;
+    this.#u8[at + Rec.extra] = d.extra;
+    this.#i32[(at + Rec.disp) >>> 2] = disp;
+    const stringSeg = insn.words.has("az") &&
+      (!long || d.segment === Seg.FS || d.segment === Seg.GS);
+    this.#u16[h + (Rec.seg >>> 1)] = stringSeg ? segOffset(d.segment) : S.zero;
+    this.#i32[(at + Rec.imm) >>> 2] = d.immLow;
+    const isBranch = insn.operands[0]?.kind === "J";
+    if (!isBranch) this.#i32[(at + Rec.imm + 4) >>> 2] = d.immHigh;
+    else if (how.page !== undefined && (long || d.size === 4)) {
+      const target = next + d.immLow;
+      if (target >= 0 && target < 4096) {
+        this.#i32[(at + Rec.link) >>> 2] = this.#i32[(how.page.map >>> 2) + target] as number;
+      }
+    }
+    return at + RECORD;
+  }
+}
+
+/** Bytes that the memory operand of the decoded instruction spans, for limit checks. */
+function memoryBytes(d: Decoder): number {
+  for (const o of d.insn.operands) {
+    if (["E", "M", "W", "Q", "O"].includes(o.kind)) {
+      switch (o.size) {
+        case "b":
+          return 1;
+        case "w":
+          return 2;
+        case "d":
+          return 4;
+        case "q":
+          return 8;
+        case "x":
+          return 16;
+        case "y":
+          return 4;
+        default:
+          return d.size === 0 ? 4 : d.size;
+      }
+    }
+  }
+  return 1;
+}
+
+const readers = new Set(["cmp", "test", "push", "jmp", "call", "bt", "bound"]);
+
+/** True where the memory operand of the decoded instruction is written. */
+function writesMemory(d: Decoder): boolean {
+  const first = d.insn.operands[0];
+  if (first === undefined || readers.has(d.insn.mnemonic)) return false;
+  if (["mul", "imul", "div", "idiv", "nop"].includes(d.insn.mnemonic)) return false;
+  return ["E", "M", "W", "Q", "O"].includes(first.kind);
+}

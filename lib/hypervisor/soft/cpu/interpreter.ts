@@ -1,0 +1,278 @@
+/**
+ * Makes the interpreter: one WebAssembly module with a handler for every row, operand size and form of
+ * the opcode table.
+ *
+ * @module
+ */
+
+import {
+  add,
+  and,
+  cond,
+  eq,
+  eqz,
+  extU,
+  type FuncRef,
+  gtU,
+  i32,
+  i64,
+  load,
+  ModuleBuilder,
+  ne,
+  or,
+  select,
+  sub,
+  ValType,
+} from "../wasm/mod.ts";
+import { callIndex } from "../wasm/mod.ts";
+import { Cx, type Runtime } from "./cx.ts";
+import { buildArithmetic, buildControl, buildStack } from "./helpers.ts";
+import type { HandlerInfo } from "./host_context.ts";
+import { buildMmu, type Imports, type MemoryMap } from "./mmu.ts";
+import { type Insn, insn } from "./opcode.ts";
+import { CPU, Exit, Rec, S, SegAttr, SegField, Vector } from "./state.ts";
+
+const { I32, F64 } = ValType;
+
+/** Handlers that are not of the opcode table. */
+export interface SpecialHandlers {
+  /** Address with a segment base and a 64-bit immediate, into `S.tempEa`. */
+  readonly addressWide: number;
+  /** Address in the address size of `extra`, into `S.tempEa`. */
+  readonly addressMasked: number;
+  /** The same with limit and type checks; `imm` low: size, bit 31: write. */
+  readonly addressChecked: number;
+  /** Goes on at page offset `off`, by `link` where it is set. */
+  readonly goTo: number;
+  /** Leaves with Exit.Resume; `rip` is page offset `off`. */
+  readonly stop: number;
+  /** The code is stale: leaves with Exit.Lookup at this instruction. */
+  readonly refetch: number;
+  /** #UD. */
+  readonly invalid: number;
+  /** #GP(0). */
+  readonly tooLong: number;
+}
+
+/** The module and how records name its handlers. */
+export interface Interpreter {
+  readonly module: WebAssembly.Module;
+  /** Slot of a row's handler. */
+  slot(insn: Insn, size: number, mem: boolean): number;
+  /** What is behind a slot. */
+  readonly handlers: readonly (HandlerInfo | undefined)[];
+  readonly special: SpecialHandlers;
+}
+
+/** Memory limits of the module's imports. */
+export interface InterpreterOptions {
+  readonly rows: readonly Insn[];
+  readonly map: MemoryMap;
+  /** 64 KiB pages of the CPU memory. */
+  readonly cpuPages: number;
+  /** 64 KiB pages of the RAM memory: as its WebAssembly.Memory was made. */
+  readonly ramPages: number;
+  /** Adds further helpers before the handlers. */
+  readonly extend: (module: ModuleBuilder, runtime: Runtime) => void;
+}
+
+const sizeIndex: readonly number[] = [0, -1, 1, -1, 2, -1, -1, -1, 3];
+
+/** Generates and compiles the interpreter. */
+export function buildInterpreter(options: InterpreterOptions): Interpreter {
+  const module = new ModuleBuilder();
+  module.importMemory("e", "cpu", {
+    minPages: options.cpuPages,
+    maxPages: options.cpuPages,
+    shared: true,
+  });
+  module.importMemory("e", "ram", {
+    minPages: options.ramPages,
+    maxPages: options.ramPages,
+    shared: true,
+  });
+  const imports: Imports = {
+    host: module.importFunc("e", "host", { params: [I32, I32], results: [I32] }),
+    mmioLoad: module.importFunc("e", "mmioLoad", { params: [F64, I32], results: [] }),
+    mmioStore: module.importFunc("e", "mmioStore", { params: [F64, I32], results: [] }),
+    codeWrite: module.importFunc("e", "codeWrite", { params: [I32, I32], results: [] }),
+    faultTag: module.importTag("e", "fault"),
+  };
+  const handlerType = module.typeIndex({ params: [I32], results: [I32] });
+  const helpers = new Map<string, FuncRef>();
+  const mmu = buildMmu(module, imports, options.map);
+  buildArithmetic(module, helpers);
+  buildStack(module, helpers, mmu);
+  const jump = buildControl(module, helpers, { handlerType, mmu, map: options.map });
+  const runtime: Runtime = { ...mmu, jump, host: imports.host, handlerType, helpers };
+  options.extend(module, runtime);
+
+  const handlers: (HandlerInfo | undefined)[] = [];
+  const special = buildSpecial(module, runtime);
+  for (let i = 0; i < Object.keys(special).length; i++) handlers.push(undefined);
+
+  const slots = new Map<Insn, Int32Array>();
+  for (const row of options.rows) {
+    const table = new Int32Array(8).fill(-1);
+    slots.set(row, table);
+    const forms = row.modrm && row.form === "any" && !row.words.has("regonly")
+      ? [false, true]
+      : [row.form === "mem" || row.operands.some((o) => o.kind === "O")];
+    for (const mem of forms) {
+      for (const size of row.sized ? [2, 4, 8] : [0]) {
+        const f = module.func([I32], [I32]);
+        const c = new Cx(f, runtime, { insn: row, size, mem });
+        row.semantics(c);
+        if (!c.ended) c.next();
+        f.unreachable();
+        table[(mem ? 4 : 0) + (sizeIndex[size] as number)] = module.tableSlot(f);
+        handlers.push({ insn: row, size, mem });
+      }
+    }
+  }
+
+  buildRun(module, { imports, jump, handlerType });
+  return {
+    module: new WebAssembly.Module(module.finish()),
+    slot: (row, size, mem) => slots.get(row)?.[(mem ? 4 : 0) + (sizeIndex[size] as number)] ?? -1,
+    handlers,
+    special,
+  };
+}
+
+const pseudo = insn("(address)", "00", "", () => {});
+
+function buildSpecial(module: ModuleBuilder, runtime: Runtime): SpecialHandlers {
+  const make = (body: (c: Cx) => void): number => {
+    const f = module.func([I32], [I32]);
+    const c = new Cx(f, runtime, { insn: pseudo, size: 0, mem: true });
+    body(c);
+    if (!c.ended) c.next();
+    f.unreachable();
+    return module.tableSlot(f);
+  };
+  const base = (c: Cx) => load.i64(CPU, c.rec16(Rec.seg));
+  /** Offset in the segment, cut to the address size. */
+  const offset = (c: Cx) => {
+    const asize = c.f.let(c.extra());
+    return c.f.let(
+      and(
+        c.ea(),
+        select(
+          eqz(asize),
+          i64(-1n),
+          select(eq(asize, i32(1)), i64(0xffffffffn), i64(0xffffn)),
+        ),
+      ),
+    );
+  };
+  return {
+    addressWide: make((c) =>
+      c.setS64(S.tempEa, add(add(c.ea(), base(c)), load.i64(CPU, c.rec, Rec.imm)))
+    ),
+    // `seg` is the zero slot for LEA, which has no linear address to cut.
+    addressMasked: make((c) => {
+      c.setS64(
+        S.tempEa,
+        and(
+          add(add(offset(c), load.i64(CPU, c.rec, Rec.imm)), base(c)),
+          c.s64(S.linearMask),
+        ),
+      );
+    }),
+    addressChecked: make((c) => {
+      const f = c.f;
+      const seg = f.let(c.rec16(Rec.seg));
+      const at = f.let(add(offset(c), load.i64(CPU, c.rec, Rec.imm)));
+      const size = f.let(load.i32_16u(CPU, c.rec, Rec.a));
+      const write = f.let(load.i32_16u(CPU, c.rec, Rec.b));
+      const attrs = f.let(load.i32(CPU, seg, SegField.attrs));
+      const limit = f.let(extU(load.i32(CPU, seg, SegField.limit)));
+      const last = f.let(add(at, extU(sub(size, 1))));
+      const isCode = ne(and(attrs, SegAttr.code), i32(0));
+      const down = and(eqz(isCode), ne(and(attrs, SegAttr.expandDown), i32(0)));
+      const top = select(
+        ne(and(attrs, SegAttr.db), i32(0)),
+        i64(0xffffffffn),
+        i64(0xffffn),
+      );
+      const beyond = cond(
+        down,
+        or(eqz(gtU(at, limit)), gtU(last, top)),
+        gtU(last, limit),
+      );
+      // Writable data has bit 9; readable code too. Writes need data, reads data or readable code.
+      const denied = cond(
+        write,
+        or(isCode, eqz(and(attrs, SegAttr.writable))),
+        and(isCode, eqz(and(attrs, SegAttr.writable))),
+      );
+      const unusable = or(
+        and(attrs, SegAttr.unusable),
+        eqz(and(attrs, SegAttr.present)),
+      );
+      f.if(
+        or(or(beyond, ne(denied, i32(0))), ne(unusable, i32(0))),
+        () => {
+          f.if(
+            eq(seg, i32(S.segs + 2 * 32)),
+            () => c.raise(Vector.SS, i32(0)),
+          );
+          c.raise(Vector.GP, i32(0));
+        },
+      );
+      c.setS64(S.tempEa, and(add(at, load.i64(CPU, seg)), c.s64(S.linearMask)));
+    }),
+    goTo: make((c) => {
+      const link = c.f.let(load.i32(CPU, c.rec, Rec.link));
+      c.f.if(link, () => c.dispatch(link));
+      c.f.returnCall(c.helper("branchSlow"), c.rec, c.rip());
+      c.end();
+    }),
+    stop: make((c) => {
+      c.setS64(S.rip, c.rip());
+      c.leave(Exit.Resume);
+      c.end();
+    }),
+    refetch: make((c) => {
+      c.setS64(S.rip, c.rip());
+      c.leave(Exit.Lookup);
+      c.end();
+    }),
+    invalid: make((c) => {
+      c.raise(Vector.UD);
+      c.end();
+    }),
+    tooLong: make((c) => {
+      c.raise(Vector.GP, i32(0));
+      c.end();
+    }),
+  };
+}
+
+/** Exports `run` and `runRecord`. */
+function buildRun(
+  module: ModuleBuilder,
+  parts: { imports: Imports; jump: FuncRef; handlerType: number },
+): void {
+  const run = module.func([], [I32]);
+  run.tryCatch(parts.imports.faultTag, () => {
+    run.return(callIndex(I32, parts.jump.index, [load.i64(CPU, i32(0), S.rip)]));
+  });
+  run.return(i32(Exit.Fault));
+  run.unreachable();
+  module.exportFunc("run", run);
+
+  const one = module.func([I32], [I32]);
+  one.tryCatch(parts.imports.faultTag, () => {
+    one.callIndirect(
+      parts.handlerType,
+      load.i32(CPU, one.param(0), Rec.handler),
+      one.param(0),
+    );
+    one.return();
+  });
+  one.return(i32(Exit.Fault));
+  one.unreachable();
+  module.exportFunc("runRecord", one);
+}

@@ -1,0 +1,505 @@
+/**
+ * The run loop of a software vCPU: generated code, decoding, faults, interrupts, HLT.
+ *
+ * @module
+ */
+
+import type { VcpuIo } from "../../types.ts";
+import { HypervisorError } from "../../errors.ts";
+import { EVENT_INIT, EVENT_NMI, MsrStatus, type SoftIrqChip } from "../irqchip/mod.ts";
+import type { SoftEvents } from "../events.ts";
+import { createTag, type Tag } from "../wasm/mod.ts";
+import { CodeCache, type CodePage, type CodeRegions, DecodeResult } from "./code_cache.ts";
+import { Decoder } from "./decoder.ts";
+import { type EngineExports, HostContext, type Platform } from "./host_context.ts";
+import { buildInterpreter, type Interpreter } from "./interpreter.ts";
+import type { MemoryMap } from "./mmu.ts";
+import {
+  Access,
+  CodeMode,
+  Exit,
+  FIXED_END,
+  Flag,
+  ITLB,
+  ITLB_ENTRIES,
+  ITLB_ENTRY,
+  Mailbox,
+  PAGE_MAP,
+  Rec,
+  S,
+  SCRATCH_RECORDS,
+  Seg,
+  SegField,
+  segOffset,
+  Vector,
+} from "./state.ts";
+import { deliver, hostFunctions, resetCpu, updateMode } from "./system/mod.ts";
+import { allRows, registerHelpers } from "./table.ts";
+
+/** Branches between looks at timers and requests. */
+const FUEL = 5000;
+/** Page maps and records kept, in bytes. */
+const MAPS_BYTES = 6144 * PAGE_MAP;
+const ARENA_BYTES = 96 << 20;
+
+/** What {@link Processor.run} came back with. */
+export enum RunResult {
+  Interrupted,
+  TripleFault,
+  /** Waits for INIT/SIPI. */
+  Waiting,
+}
+
+/** State memory of a vCPU: its layout follows from the size of RAM. */
+export interface CpuLayout {
+  readonly regions: CodeRegions;
+  readonly pages: number;
+}
+
+/** Lays out the state memory for `ramBytes` of guest RAM. */
+export function cpuLayout(ramBytes: number): CpuLayout {
+  const codeMarks = FIXED_END;
+  const codeIndex = codeMarks + (ramBytes / 4096) * 8;
+  const maps = align(codeIndex + (ramBytes / 4096) * 4);
+  const mapsEnd = maps + MAPS_BYTES;
+  const arena = mapsEnd;
+  const arenaEnd = arena + ARENA_BYTES;
+  return {
+    regions: { codeMarks, codeIndex, maps, mapsEnd, arena, arenaEnd },
+    pages: align(arenaEnd) / 65536,
+  };
+}
+
+function align(n: number): number {
+  return Math.ceil(n / 65536) * 65536;
+}
+
+/** Makes the state memory of a vCPU. */
+export function createCpuMemory(layout: CpuLayout): WebAssembly.Memory {
+  return new WebAssembly.Memory({ initial: layout.pages, maximum: layout.pages, shared: true });
+}
+
+let lastInterpreter: { key: string; interpreter: Interpreter } | undefined;
+
+/** The interpreter for a memory layout; the last one made in this worker is kept. */
+function interpreterFor(
+  map: MemoryMap,
+  sizes: { cpuPages: number; ramPages: number },
+): Interpreter {
+  const key = `${map.lowBytes} ${map.highBytes} ${sizes.cpuPages} ${sizes.ramPages}`;
+  if (lastInterpreter?.key !== key) {
+    const interpreter = buildInterpreter({
+      rows: allRows,
+      map,
+      ...sizes,
+      extend: registerHelpers,
+    });
+    lastInterpreter = { key, interpreter };
+  }
+  return lastInterpreter.interpreter;
+}
+
+/** One software processor, in the worker that runs it. */
+export class Processor {
+  readonly cpu: HostContext;
+  readonly code: CodeCache;
+  readonly interpreter: Interpreter;
+  readonly #exports: EngineExports;
+  readonly #chip: SoftIrqChip;
+  readonly #map: MemoryMap;
+  readonly #ram: Uint8Array;
+  readonly #tag: Tag;
+  readonly #mmioData: DataView;
+  readonly #mailbox: Int32Array;
+  readonly #ioWrite: { size: number; data: DataView };
+  readonly #fetched = new Uint8Array(32);
+  readonly #events: SoftEvents;
+  #waiting = false;
+
+  constructor(options: {
+    id: number;
+    memory: WebAssembly.Memory;
+    ram: WebAssembly.Memory;
+    map: Pick<MemoryMap, "lowBytes" | "highBytes">;
+    chip: SoftIrqChip;
+    events: SoftEvents;
+  }) {
+    const { id, memory, ram, chip } = options;
+    this.#events = options.events;
+    const layout = cpuLayout(options.map.lowBytes + options.map.highBytes);
+    const { codeMarks, codeIndex } = layout.regions;
+    this.#map = { ...options.map, codeMarks, codeIndex };
+    this.#chip = chip;
+    this.#tag = createTag();
+    this.#ram = new Uint8Array(ram.buffer);
+    this.cpu = new HostContext(memory, { id, tag: this.#tag });
+    this.#mailbox = this.cpu.i32;
+    this.#mmioData = new DataView(memory.buffer, S.mmioData, 8);
+    this.#ioWrite = { size: 0, data: this.#mmioData };
+    this.interpreter = interpreterFor(this.#map, {
+      cpuPages: layout.pages,
+      ramPages: ram.buffer.byteLength / 65536,
+    });
+    const instance = new WebAssembly.Instance(this.interpreter.module, {
+      e: {
+        cpu: memory,
+        ram,
+        fault: this.#tag as unknown as WebAssembly.ImportValue,
+        host: (id: number, record: number) => this.#host(id, record),
+        mmioLoad: (physical: number, size: number) => this.#mmioLoad(physical, size),
+        mmioStore: (physical: number, size: number) => this.#mmioStore(physical, size),
+        codeWrite: (at: number, size: number) => this.code.write(at >>> 0, size),
+      },
+    });
+    this.#exports = instance.exports as unknown as EngineExports;
+    this.cpu.exports = this.#exports;
+    this.cpu.handlers = this.interpreter.handlers;
+    this.code = new CodeCache(memory, ram, {
+      regions: layout.regions,
+      interpreter: this.interpreter,
+      decoder: new Decoder(allRows),
+      protect: (at) => this.#exports.protectPage(at),
+    });
+    this.cpu.flushCode = () => this.code.flushTlb();
+    this.cpu.platform = this.#platform(chip, id);
+  }
+
+  /** Power-on state; `waiting` processors (all but the first) wait for INIT and SIPI. */
+  reset(waiting: boolean): void {
+    resetCpu(this.cpu);
+    this.flush();
+    this.#waiting = waiting;
+  }
+
+  /** Empties all TLBs. */
+  flush(): void {
+    this.#exports.flushTlb();
+    this.code.flushTlb();
+  }
+
+  /** True while it waits for INIT and SIPI. */
+  get waiting(): boolean {
+    return this.#waiting;
+  }
+
+  #platform(chip: SoftIrqChip, id: number): Platform {
+    return {
+      nowNs: () => chip.clock.nowNs(),
+      readApicMsr: (index) => {
+        const status = chip.readMsr(id, index);
+        if (status === MsrStatus.NotMine) return undefined;
+        if (status === MsrStatus.Fault) return null;
+        return (BigInt(chip.msrHigh >>> 0) << 32n) | BigInt(chip.msrLow >>> 0);
+      },
+      writeApicMsr: (index, value) => {
+        const status = chip.writeMsr(
+          id,
+          index,
+          Number(BigInt.asIntN(32, value)),
+          Number(BigInt.asIntN(32, value >> 32n)),
+        );
+        this.#lookAround();
+        if (status === MsrStatus.NotMine) return undefined;
+        return status !== MsrStatus.Fault;
+      },
+      getTpr: () => chip.getTpr(id) >>> 4,
+      setTpr: (value) => {
+        chip.setTpr(id, value << 4);
+        this.#lookAround();
+      },
+      portIn: (port, size, data) => {
+        if (chip.handlesPort(port)) chip.portIn(port, size, data);
+        else this.cpu.io.portIn(port, size, data);
+        this.#lookAround();
+      },
+      portOut: (port, size, data) => {
+        if (chip.handlesPort(port)) chip.portOut(port, size, data);
+        else if (
+          // The table is empty for guests without such devices, so nothing is made for them.
+          !this.#events.hasIoEvents || !this.#events.signalIoEvent(false, port, { size, data })
+        ) this.cpu.io.portOut(port, size, data);
+        this.#lookAround();
+      },
+    };
+  }
+
+  /** After device work: come back at the next branch where there is something to do. */
+  #lookAround(): void {
+    const io = this.cpu.io;
+    if (this.cpu.get32(S.mailbox) !== 0 || (io !== undefined && io.stopRequested)) {
+      this.cpu.set32(S.fuel, 0);
+    }
+  }
+
+  #host(id: number, record: number): number {
+    const f = hostFunctions.get(id);
+    if (f === undefined) throw new HypervisorError(`software engine: no host function ${id}`);
+    return f(this.cpu, record);
+  }
+
+  #mmioLoad(physical: number, size: number): void {
+    if (this.#chip.handlesMmio(physical, this.cpu.id)) {
+      this.#chip.mmioRead(this.cpu.id, physical, size, this.#mmioData);
+    } else this.cpu.io.mmioRead(physical, size, this.#mmioData);
+    this.#lookAround();
+  }
+
+  #mmioStore(physical: number, size: number): void {
+    if (this.#chip.handlesMmio(physical, this.cpu.id)) {
+      this.#chip.mmioWrite(this.cpu.id, physical, size, this.#mmioData);
+    } else if (!this.#events.hasIoEvents || !this.#signalMmio(physical, size)) {
+      this.cpu.io.mmioWrite(physical, size, this.#mmioData);
+    }
+    this.#lookAround();
+  }
+
+  #signalMmio(physical: number, size: number): boolean {
+    this.#ioWrite.size = size;
+    return this.#events.signalIoEvent(true, physical, this.#ioWrite);
+  }
+
+  /** Executes until there is something for the machine. Sleeps in HLT. */
+  run(io: VcpuIo): RunResult {
+    const cpu = this.cpu;
+    cpu.io = io;
+    for (;;) {
+      if (io.stopRequested) return RunResult.Interrupted;
+      const mail = Atomics.load(this.#mailbox, S.mailbox >>> 2);
+      if (mail & Mailbox.leave) {
+        Atomics.and(this.#mailbox, S.mailbox >>> 2, ~Mailbox.leave);
+        return RunResult.Interrupted;
+      }
+      if (this.#waiting) {
+        if (!this.#awaitStart()) continue;
+      }
+      this.#runTimers();
+      const oneMore = cpu.get32(S.shadow) !== 0;
+      if (!oneMore && this.#mailbox[S.mailbox >>> 2] !== 0) {
+        if (this.#interrupts() === "triple") return RunResult.TripleFault;
+        if (this.#waiting) continue;
+      }
+      cpu.set32(S.shadow, 0);
+      const trap = (cpu.get32(S.flagOther) & Flag.TF) !== 0;
+      let exit: number;
+      if (oneMore || trap) exit = this.#step(trap);
+      else {
+        cpu.set32(S.fuel, FUEL);
+        exit = this.#exports.run();
+        if (exit === Exit.Lookup) exit = this.#lookup();
+      }
+      switch (exit) {
+        case Exit.Fault:
+          if (this.#fault() === "triple") return RunResult.TripleFault;
+          break;
+        case Exit.Halt:
+          if (this.#halt(io)) return RunResult.Interrupted;
+          break;
+      }
+    }
+  }
+
+  #runTimers(): void {
+    const now = this.#chip.clock.nowNs();
+    if (now >= this.#chip.nextDeadlineNs(this.cpu.id)) this.#chip.runTimers(now);
+    if (this.#events.hasIrqfds) {
+      this.#events.pump(this.#chip, { timeoutMs: 0, words: this.#mailbox, index: S.mailbox >>> 2 });
+      const ended = this.#chip.takeEndedPins();
+      if (ended !== 0) this.#events.resample(ended);
+    }
+  }
+
+  /** Waits for a start-up IPI; true when one came. */
+  #awaitStart(): boolean {
+    const words = this.#mailbox;
+    const at = S.mailbox >>> 2;
+    Atomics.and(words, at, ~Mailbox.interrupt);
+    const events = this.#chip.takeEvents(this.cpu.id);
+    if (events & 4) {
+      this.#start(this.#chip.sipiVector(this.cpu.id));
+      return true;
+    }
+    if (Atomics.load(words, at) === 0) Atomics.wait(words, at, 0, 1000);
+    return false;
+  }
+
+  #start(vector: number): void {
+    this.#waiting = false;
+    const cs = segOffset(Seg.CS);
+    this.cpu.set32(cs + SegField.selector, vector << 8);
+    this.cpu.set64(cs + SegField.base, BigInt(vector << 12));
+    this.cpu.set64(S.rip, 0n);
+    updateMode(this.cpu);
+  }
+
+  /** Events and interrupts that wait. */
+  #interrupts(): "ok" | "triple" {
+    const cpu = this.cpu;
+    const words = this.#mailbox;
+    const at = S.mailbox >>> 2;
+    Atomics.and(words, at, ~Mailbox.interrupt);
+    const events = this.#chip.takeEvents(cpu.id);
+    if (events & EVENT_INIT) {
+      this.reset(true);
+      return "ok";
+    }
+    if (events & EVENT_NMI) {
+      return deliver(cpu, {
+        vector: Vector.NMI,
+        hasError: false,
+        external: true,
+        rip: cpu.get64(S.rip),
+      });
+    }
+    if ((cpu.get32(S.flagOther) & Flag.IF) === 0) {
+      // Keep the mark, so that STI sees it.
+      if (this.#chip.pendingVector(cpu.id) >= 0) Atomics.or(words, at, Mailbox.interrupt);
+      return "ok";
+    }
+    const vector = this.#chip.acknowledge(cpu.id);
+    if (vector < 0) return "ok";
+    // Another may wait behind it.
+    if (this.#chip.pendingVector(cpu.id) >= 0) Atomics.or(words, at, Mailbox.interrupt);
+    return deliver(cpu, { vector, hasError: false, external: true, rip: cpu.get64(S.rip) });
+  }
+
+  /** HLT: sleeps until an interrupt can be taken. True where the machine wants the processor back. */
+  #halt(io: VcpuIo): boolean {
+    const words = this.#mailbox;
+    const at = S.mailbox >>> 2;
+    const chip = this.#chip;
+    const id = this.cpu.id;
+    const enabled = (this.cpu.get32(S.flagOther) & Flag.IF) !== 0;
+    for (;;) {
+      const before = Atomics.and(words, at, ~Mailbox.interrupt);
+      if ((before & Mailbox.leave) !== 0 || io.stopRequested) {
+        // HLT is not over: it runs again from its own address.
+        Atomics.or(words, at, before & Mailbox.interrupt);
+        this.cpu.set64(S.rip, this.cpu.get64(S.rip) - 1n);
+        Atomics.and(words, at, ~Mailbox.leave);
+        return true;
+      }
+      this.#runTimers();
+      if (chip.hasEvents(id) || (enabled && chip.pendingVector(id) >= 0)) {
+        Atomics.or(words, at, Mailbox.interrupt);
+        return false;
+      }
+      if (Atomics.load(words, at) !== 0) continue;
+      const wait = (chip.nextDeadlineNs(id) - chip.clock.nowNs()) / 1e6;
+      if (wait <= 0) continue;
+      if (this.#events.hasIrqfds && wait >= 1) {
+        const timeoutMs = Math.floor(Math.min(wait, 0x7fffffff));
+        this.#events.pump(chip, { timeoutMs, words, index: at });
+      } else Atomics.wait(words, at, 0, Math.min(wait, 0x7fffffff));
+    }
+  }
+
+  /** A fault that generated code or a host call threw. */
+  #fault(): "ok" | "triple" {
+    const cpu = this.cpu;
+    const rip = cpu.get32(S.faultRipSet) !== 0
+      ? cpu.get64(S.rip)
+      : cpu.get64(S.ripBase) + BigInt(cpu.u16[(cpu.get32(S.record) + Rec.off) >>> 1] as number);
+    const hasError = cpu.get32(S.faultHasError) !== 0;
+    return deliver(cpu, {
+      vector: cpu.get32(S.faultVector),
+      error: cpu.get32(S.faultError),
+      hasError,
+      rip,
+    });
+  }
+
+  #setFault(vector: number, error?: number): number {
+    const cpu = this.cpu;
+    cpu.set32(S.faultVector, vector);
+    cpu.set32(S.faultError, error ?? 0);
+    cpu.set32(S.faultHasError, error === undefined ? 0 : 1);
+    cpu.set32(S.faultRipSet, 1);
+    return Exit.Fault;
+  }
+
+  /** RAM offset of linear address `linear` for fetching, or -1 with a fault set. */
+  #fetchAddress(linear: bigint): number {
+    const cpu = this.cpu;
+    const user = cpu.get32(S.cpl) === 3 ? Access.user : 0;
+    const physical = this.#exports.tryWalk(linear, Access.fetch | user);
+    if (physical < 0n) {
+      cpu.set32(S.faultRipSet, 1);
+      return -1;
+    }
+    const at = Number(physical);
+    if (at < this.#map.lowBytes) return at;
+    const high = at - 0x1_0000_0000;
+    if (high >= 0 && high < this.#map.highBytes) return this.#map.lowBytes + high;
+    // Nothing answers there: all ones, which is no instruction.
+    this.#setFault(Vector.UD);
+    return -1;
+  }
+
+  /** Makes the code at `S.rip` ready; returns an exit to handle. */
+  #lookup(): number {
+    const cpu = this.cpu;
+    const rip = cpu.get64(S.rip);
+    const linear = (rip + cpu.segBase(Seg.CS)) & cpu.get64(S.linearMask);
+    const codeTag = cpu.get32(S.codeTag);
+    const long = (codeTag & CodeMode.sizeMask) === CodeMode.bits64;
+    if (!long && rip > BigInt(cpu.get32(segOffset(Seg.CS) + SegField.limit) >>> 0)) {
+      return this.#setFault(Vector.GP, 0);
+    }
+    const ram = this.#fetchAddress(linear);
+    if (ram < 0) return Exit.Fault;
+    const offset = ram & 4095;
+    if (!this.code.hasRoom) this.code.flush();
+    const page = this.code.page(ram - offset, codeTag & ~CodeMode.user);
+    this.#enterTlb(linear, codeTag, page);
+    if (cpu.get32(page.map + offset * 4) !== 0) return Exit.Resume;
+    if (this.code.decode(page, offset) === DecodeResult.Ready) return Exit.Resume;
+    return this.#runScratch(linear, { page, stop: false });
+  }
+
+  #enterTlb(linear: bigint, codeTag: number, page: CodePage): void {
+    const index = Number((linear >> 12n) & BigInt(ITLB_ENTRIES - 1));
+    const entry = ITLB + index * ITLB_ENTRY;
+    this.cpu.set64(entry, (linear & ~0xfffn) | BigInt(codeTag));
+    this.cpu.set32(entry + 8, page.map);
+  }
+
+  /** Executes exactly one instruction; with `trap` it ends in #DB. */
+  #step(trap: boolean): number {
+    const cpu = this.cpu;
+    const rip = cpu.get64(S.rip);
+    const linear = (rip + cpu.segBase(Seg.CS)) & cpu.get64(S.linearMask);
+    const ram = this.#fetchAddress(linear);
+    if (ram < 0) return Exit.Fault;
+    const page = this.code.page(ram & ~4095, cpu.get32(S.codeTag) & ~CodeMode.user);
+    this.#enterTlb(linear, cpu.get32(S.codeTag), page);
+    const exit = this.#runScratch(linear, { page, stop: true });
+    if (exit === Exit.Fault) return exit;
+    if (trap) {
+      cpu.set64(S.dr + 8 * 6, cpu.get64(S.dr + 8 * 6) | 0x4000n);
+      return this.#setFault(Vector.DB);
+    }
+    return exit;
+  }
+
+  /** Runs the one instruction at `linear` (= `S.rip`) from scratch records. */
+  #runScratch(linear: bigint, how: { page: CodePage; stop: boolean }): number {
+    const cpu = this.cpu;
+    const { page } = how;
+    const offset = Number(linear & 0xfffn);
+    const bytes = this.#fetched;
+    const inPage = Math.min(4096 - offset, 16);
+    for (let i = 0; i < inPage; i++) bytes[i] = this.#ram[page.ram + offset + i] as number;
+    const options = { at: 0, end: inPage, offset, mode: page.mode, stop: how.stop };
+    if (this.code.decodeScratch(bytes, options) === DecodeResult.Crosses) {
+      const next = this.#fetchAddress(((linear & ~0xfffn) + 0x1000n) & cpu.get64(S.linearMask));
+      if (next < 0) return Exit.Fault;
+      for (let i = inPage; i < inPage + 16; i++) bytes[i] = this.#ram[next + i - inPage] as number;
+      this.code.decodeScratch(bytes, { ...options, end: inPage + 16 });
+    }
+    cpu.set64(S.ripBase, cpu.get64(S.rip) - BigInt(offset));
+    cpu.set32(S.pageMap, page.map);
+    cpu.set32(S.fuel, how.stop ? 0 : FUEL);
+    const exit = this.#exports.runRecord(SCRATCH_RECORDS);
+    return exit;
+  }
+}

@@ -1,0 +1,203 @@
+/**
+ * A VM of the software engine.
+ *
+ * @module
+ */
+
+import { GuestMemory, PCI_HOLE_START } from "../../memory/mod.ts";
+import { HypervisorError } from "../errors.ts";
+import type {
+  Capabilities,
+  GsiRoute,
+  Hypervisor,
+  IoEventAddress,
+  Vcpu,
+  Vm,
+  VmHandle,
+  VmOptions,
+} from "../types.ts";
+import { cpuLayout, createCpuMemory } from "./cpu/processor.ts";
+import { Mailbox, S } from "./cpu/state.ts";
+import { SoftEvents, type SoftEventsHandle } from "./events.ts";
+import { SoftIrqChip, type SoftIrqChipHandle } from "./irqchip/mod.ts";
+import { SoftVcpu } from "./vcpu.ts";
+
+/** RAM that one 32-bit WebAssembly memory can hold, with a page to spare. */
+const MAX_MEMORY_BYTES = PCI_HOLE_START + 0x3fff_0000;
+
+const capabilities: Capabilities = {
+  maxVcpus: 1,
+  maxMemoryBytes: MAX_MEMORY_BYTES,
+  dirtyLog: false,
+  tscKhz: 1_000_000,
+};
+
+/** The software engine; needs no privilege and no device. */
+export class SoftHypervisor implements Hypervisor {
+  readonly kind = "soft";
+  readonly capabilities: Capabilities = capabilities;
+
+  createVm(memory: GuestMemory, options: VmOptions): Vm {
+    if (options.vcpuCount !== 1) {
+      throw new HypervisorError(
+        `the software engine runs 1 vCPU, ${options.vcpuCount} were asked for: ` +
+          "use --cpus 1, or a host with KVM",
+      );
+    }
+    if (memory.wasmMemory === undefined) {
+      throw new HypervisorError("the software engine needs guest memory with backing wasm");
+    }
+    const layout = cpuLayout(memory.sizeBytes);
+    const cpus = Array.from({ length: options.vcpuCount }, () => createCpuMemory(layout));
+    const mailboxes = cpus.map((cpu) => ({
+      words: new Int32Array(cpu.buffer),
+      index: S.mailbox >>> 2,
+    }));
+    const chip = SoftIrqChip.create({ mailboxes });
+    const claimed = new Int32Array(new SharedArrayBuffer(4 * options.vcpuCount));
+    return new SoftVm({ memory, cpus, chip, claimed, events: SoftEvents.create() }, true);
+  }
+
+  [Symbol.dispose](): void {
+    // Holds nothing.
+  }
+}
+
+interface Parts {
+  readonly memory: GuestMemory;
+  readonly cpus: readonly WebAssembly.Memory[];
+  readonly chip: SoftIrqChip;
+  /** 1 for vCPUs that were made. */
+  readonly claimed: Int32Array;
+  readonly events: SoftEvents;
+}
+
+interface Handle {
+  readonly kind: "soft";
+  readonly cpus: readonly WebAssembly.Memory[];
+  readonly chip: SoftIrqChipHandle;
+  readonly claimed: Int32Array;
+  readonly events: SoftEventsHandle;
+}
+
+/** Attaches to the VM of `handle` in another worker. */
+export function attachSoftVm(handle: VmHandle, memory: GuestMemory): Vm {
+  const parts = handle as unknown as Handle;
+  return new SoftVm({
+    memory,
+    cpus: parts.cpus,
+    chip: SoftIrqChip.attach(parts.chip),
+    claimed: parts.claimed,
+    events: SoftEvents.attach(parts.events),
+  }, false);
+}
+
+class SoftVm implements Vm {
+  readonly kind = "soft";
+  readonly vcpuCount: number;
+  readonly #parts: Parts;
+  readonly #owner: boolean;
+
+  constructor(parts: Parts, owner: boolean) {
+    this.#parts = parts;
+    this.#owner = owner;
+    this.vcpuCount = parts.cpus.length;
+  }
+
+  handle(): VmHandle {
+    const { cpus, chip, claimed, events } = this.#parts;
+    const handle: Handle = {
+      kind: "soft",
+      cpus,
+      chip: chip.handle(),
+      claimed,
+      events: events.handle(),
+    };
+    return { ...handle };
+  }
+
+  createVcpu(id: number): Vcpu {
+    const { memory, cpus, chip, claimed, events } = this.#parts;
+    const state = cpus[id];
+    const ram = memory.wasmMemory;
+    if (state === undefined || ram === undefined) {
+      throw new HypervisorError(`expected a vCPU from 0 to ${this.vcpuCount - 1}, got ${id}`);
+    }
+    if (Atomics.exchange(claimed, id, 1) !== 0) {
+      throw new HypervisorError(`vCPU ${id} was made already`);
+    }
+    const map = { lowBytes: memory.lowBytes, highBytes: memory.highBytes };
+    return new SoftVcpu({ id, state, ram, map, chip, events });
+  }
+
+  setIrqLine(gsi: number, level: boolean): void {
+    this.#parts.chip.setIrqLine(gsi, level);
+    this.#parts.events.wakeSleepers();
+  }
+
+  signalMsi(address: bigint, data: number): void {
+    this.#parts.chip.deliverMsi(Number(address), data);
+    this.#parts.events.wakeSleepers();
+  }
+
+  setGsiRoutes(gsi: number, routes: readonly GsiRoute[]): void {
+    this.#parts.chip.setGsiRoutes(gsi, routes);
+  }
+
+  registerIrqfd(eventFd: number, gsi: number, resampleFd?: number): void {
+    const { chip, events } = this.#parts;
+    events.addIrqfd(eventFd, gsi, resampleFd ?? -1);
+    if (resampleFd !== undefined && gsi < 24) chip.watchEndOfInterrupt(gsi, true);
+    // A vCPU may sleep without looking at descriptors: it must begin to.
+    for (let id = 0; id < this.vcpuCount; id++) this.#nudge(id, Mailbox.interrupt);
+  }
+
+  unregisterIrqfd(eventFd: number, gsi: number): void {
+    const { chip, events } = this.#parts;
+    const resample = events.removeIrqfd(eventFd, gsi);
+    if (resample !== -1 && gsi < 24) chip.watchEndOfInterrupt(gsi, false);
+  }
+
+  registerIoeventfd(at: IoEventAddress, eventFd: number): void {
+    this.#parts.events.addIoEvent(at, eventFd);
+  }
+
+  unregisterIoeventfd(at: IoEventAddress, _eventFd: number): void {
+    this.#parts.events.removeIoEvent(at);
+  }
+
+  pauseClock(): void {
+    this.#parts.chip.clock.pause();
+  }
+
+  resumeClock(): void {
+    this.#parts.chip.clock.resume();
+  }
+
+  setDirtyLog(_regionIndex: number, _enabled: boolean): void {
+    throw new HypervisorError("the software engine does not log written pages");
+  }
+
+  takeDirtyLog(_regionIndex: number): Uint8Array {
+    throw new HypervisorError("the software engine does not log written pages");
+  }
+
+  kick(id: number): void {
+    this.#nudge(id, Mailbox.leave);
+  }
+
+  #nudge(id: number, bits: number): void {
+    const state = this.#parts.cpus[id];
+    if (state === undefined) {
+      throw new HypervisorError(`expected a vCPU from 0 to ${this.vcpuCount - 1}, got ${id}`);
+    }
+    const words = new Int32Array(state.buffer);
+    Atomics.or(words, S.mailbox >>> 2, bits);
+    Atomics.notify(words, S.mailbox >>> 2);
+    this.#parts.events.wakeSleepers();
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#owner) this.#parts.events[Symbol.dispose]();
+  }
+}
