@@ -10,7 +10,7 @@ import { build, BuildError, DEFAULT_OUTPUT } from "./build/build.ts";
 
 const USAGE = `usage: deno task build [--compile] [--output FILE]
 
-Makes dist/vmctl: the Deno that runs this, one bundled module and a small launcher in one file.
+Makes dist/vmctl: the Deno that runs this, the bundled program and a small launcher in one file.
 
   --compile       use "deno compile", which needs its runtime stub: from the network, or the file
                   that DENORT_BIN names (which implies this option)
@@ -33,10 +33,10 @@ async function main(): Promise<number> {
   const output = resolve(values.output);
   const started = performance.now();
   try {
-    const { bytes, moduleBytes } = await build({ output, compile: values.compile });
+    const { bytes, bundleBytes } = await build({ output, compile: values.compile });
     const seconds = (performance.now() - started) / 1000;
     console.error(
-      `${output}: ${(bytes / 1e6).toFixed(1)} MB, of which ${(moduleBytes / 1e3).toFixed(0)} kB ` +
+      `${output}: ${(bytes / 1e6).toFixed(1)} MB, of which ${(bundleBytes / 1e3).toFixed(0)} kB ` +
         `are vmctl (${seconds.toFixed(1)} s)`,
     );
     return 0;

@@ -31,8 +31,8 @@ export interface BuildOptions {
 export interface BuildResult {
   /** Length of the executable. */
   readonly bytes: number;
-  /** Length of the bundled module in it. */
-  readonly moduleBytes: number;
+  /** Length of the bundle in it. */
+  readonly bundleBytes: number;
 }
 
 async function runDeno(step: string, args: string[]): Promise<void> {
@@ -47,6 +47,32 @@ async function runDeno(step: string, args: string[]): Promise<void> {
   if (!success) {
     throw new BuildError(`${step} ended with ${code}:\n${new TextDecoder().decode(stderr)}`);
   }
+}
+
+/** The project's imports with ours in front of the runtime's. */
+async function writeImportMap(path: string): Promise<void> {
+  const { imports } = JSON.parse(await Deno.readTextFile(join(ROOT, "deno.json")));
+  const posixPath = new URL("./posix_path.ts", import.meta.url).href;
+  await Deno.writeTextFile(
+    path,
+    JSON.stringify({ imports: { ...imports, "node:path": posixPath } }),
+  );
+}
+
+async function bundle(output: string, format: "esm" | "cjs"): Promise<void> {
+  const importMap = `${output}.imports.json`;
+  await writeImportMap(importMap);
+  await runDeno("deno bundle", [
+    "bundle",
+    "--platform=deno",
+    `--format=${format}`,
+    "--minify",
+    "--keep-names",
+    "--sourcemap=external",
+    `--import-map=${importMap}`,
+    `--output=${output}`,
+    "scripts/build/entry.ts",
+  ]);
 }
 
 async function removeIfThere(path: string): Promise<void> {
@@ -76,28 +102,20 @@ async function checkStarts(path: string): Promise<void> {
 }
 
 /**
- * Bundles `main.ts` and everything it imports into one module and makes an executable of it, which
- * replaces an older one in one step. The module and its source map are left beside it.
+ * Bundles the program into one script and makes an executable of it, which replaces an older one in
+ * one step. The script and its source map are left beside it.
  *
  * @throws {BuildError} when a step fails or the result does not start.
  */
 export async function build(options: BuildOptions): Promise<BuildResult> {
   const { output } = options;
-  const module = `${output}.js`;
+  const script = `${output}.js`;
   await Deno.mkdir(join(output, ".."), { recursive: true });
   const folder = await Deno.makeTempDir({ dir: join(output, ".."), prefix: ".build-" });
   try {
-    const newModule = join(folder, "vmctl.js");
+    const newScript = join(folder, "vmctl.js");
     const newOutput = join(folder, "vmctl");
-    await runDeno("deno bundle", [
-      "bundle",
-      "--platform=deno",
-      "--minify",
-      "--keep-names",
-      "--sourcemap=external",
-      `--output=${newModule}`,
-      "main.ts",
-    ]);
+    await bundle(newScript, options.compile ? "esm" : "cjs");
     if (options.compile) {
       await runDeno("deno compile", [
         "compile",
@@ -105,19 +123,19 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
         "--no-check",
         "--no-config",
         `--output=${newOutput}`,
-        newModule,
+        newScript,
       ]);
     } else {
-      writeExecutable(newOutput, { module: await Deno.readFile(newModule) });
+      writeExecutable(newOutput, { script: await Deno.readTextFile(newScript) });
     }
     await checkStarts(newOutput);
-    await Deno.rename(newModule, module);
-    await Deno.rename(`${newModule}.map`, `${module}.map`);
+    await Deno.rename(newScript, script);
+    await Deno.rename(`${newScript}.map`, `${script}.map`);
     await Deno.rename(newOutput, output);
   } finally {
     await removeIfThere(folder);
   }
-  return { bytes: (await Deno.stat(output)).size, moduleBytes: (await Deno.stat(module)).size };
+  return { bytes: (await Deno.stat(output)).size, bundleBytes: (await Deno.stat(script)).size };
 }
 
 async function* sources(path: string): AsyncGenerator<string> {
@@ -141,7 +159,7 @@ export async function isStale(output: string = DEFAULT_OUTPUT): Promise<boolean>
     if (error instanceof Deno.errors.NotFound) return true;
     throw error;
   }
-  for (const part of ["main.ts", "lib", "policies", "deno.json", "deno.lock", "scripts/build"]) {
+  for (const part of ["lib", "policies", "deno.json", "deno.lock", "scripts/build"]) {
     for await (const path of sources(join(ROOT, part))) {
       const { mtime } = await Deno.stat(path);
       if ((mtime?.getTime() ?? 0) >= built) return true;

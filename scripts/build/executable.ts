@@ -1,5 +1,5 @@
 /**
- * Puts the JavaScript runtime and the bundled module into one file.
+ * Puts the JavaScript runtime and the bundle into one file.
  *
  * @module
  */
@@ -7,7 +7,21 @@
 import { addSegment } from "./elf.ts";
 import { makeLauncher } from "./launcher.ts";
 
-/** `vmctl ARG…` becomes `vmctl run` with these, the module's path and `ARG…`. */
+/**
+ * The main module, also of every worker. It evaluates the bundle, which is a script, because the
+ * runtime parses each module a second time to find its imports, and once more where it has no cache
+ * to note them in: that takes longer than all the rest of a start.
+ */
+const MAIN_MODULE = `const [path, ...args] = Deno.args;
+Object.defineProperty(Deno, "args", { value: args });
+(0, eval)(Deno.readTextFileSync(path))((name) => process.getBuiltinModule(name), {}, {});
+`;
+
+/** Makes a CommonJS script one expression: a function for {@link MAIN_MODULE} to call. */
+const SCRIPT_HEAD = "(function (require, exports, module) {";
+const SCRIPT_TAIL = "\n})\n//# sourceURL=vmctl.js\n";
+
+/** `vmctl ARG…` becomes `vmctl run` with these, the bundle's path and `ARG…`. */
 const RUNTIME_ARGUMENTS = [
   "vmctl",
   "run",
@@ -18,7 +32,7 @@ const RUNTIME_ARGUMENTS = [
   "--no-npm",
   "--node-modules-dir=none",
   "--no-code-cache",
-  "--ext=js",
+  `data:text/javascript,${encodeURIComponent(MAIN_MODULE)}`,
 ];
 
 /**
@@ -35,22 +49,23 @@ const RUNTIME_ENVIRONMENT = [
 const DROPPED_PREFIXES = ["DENO_", "NODE_", "OTEL_"];
 
 /**
- * Writes an executable that runs `module`.
+ * Writes an executable that runs `script`.
  *
  * @param output Path of the file; must not be a running program.
- * @param options `module`: the bundled JavaScript. `runtime`: path of the Deno program that goes in,
+ * @param options `script`: CommonJS; it can load what is built into the runtime, and start
+ * workers of itself with `Deno.mainModule`. `runtime`: path of the Deno program that goes in,
  * by default the one that runs this.
  * @throws {ElfError} when `runtime` cannot be extended.
  */
 export function writeExecutable(
   output: string,
-  options: { module: Uint8Array; runtime?: string },
+  options: { script: string; runtime?: string },
 ): void {
   const runtime = Deno.readFileSync(options.runtime ?? Deno.execPath());
   const patch = addSegment(runtime, (placement) =>
     makeLauncher(
       {
-        module: options.module,
+        bundle: new TextEncoder().encode(SCRIPT_HEAD + options.script + SCRIPT_TAIL),
         argv: RUNTIME_ARGUMENTS,
         environment: RUNTIME_ENVIRONMENT,
         droppedPrefixes: DROPPED_PREFIXES,

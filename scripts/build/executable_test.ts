@@ -5,22 +5,10 @@ import { writeExecutable } from "./executable.ts";
 
 const isRoot = Deno.uid() === 0;
 
-/** A module that says, as JSON, what it was started with, and can be its own worker and child. */
-const PROBE = `
-if (Deno.mainModule === undefined) {
-  self.postMessage(self.name);
-} else if (Deno.args[0] === "child") {
-  const child = new Deno.Command(Deno.execPath(), { args: ["-x", "of a child"] }).outputSync();
-  Deno.stdout.writeSync(child.stdout);
-} else {
-  const libc = Deno.dlopen("libc.so.6", {
-    getpid: { parameters: [], result: "i32" },
-    fcntl: { parameters: ["i32", "i32"], result: "i32" },
-  });
-  const worker = new Worker(import.meta.url, { type: "module", name: "a worker" });
-  const answer = await new Promise((resolve) => worker.onmessage = (event) => resolve(event.data));
-  worker.terminate();
-  const files = [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => {
+/** A script that says, as JSON, what it was started with, and can be its own worker and child. */
+const PROBE = `"use strict";
+function describeFiles(libc) {
+  return [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => {
     try {
       const target = Deno.readLinkSync("/proc/self/fd/" + name);
       return { fd: Number(name), target, closeOnExec: libc.symbols.fcntl(Number(name), 1) === 1 };
@@ -28,29 +16,46 @@ if (Deno.mainModule === undefined) {
       return undefined;
     }
   }).filter((file) => file !== undefined);
+}
+
+async function main() {
+  const libc = Deno.dlopen("libc.so.6", {
+    getpid: { parameters: [], result: "i32" },
+    fcntl: { parameters: ["i32", "i32"], result: "i32" },
+  });
+  const worker = new Worker(Deno.mainModule, { type: "module", name: "a worker" });
+  const answer = await new Promise((resolve) => worker.onmessage = (event) => resolve(event.data));
+  worker.terminate();
   console.log(JSON.stringify({
     args: Deno.args,
-    url: import.meta.url,
-    main: import.meta.main,
+    builtin: require("node:path").join("a", "b"),
     execPath: Deno.execPath(),
     env: Deno.env.toObject(),
     ffi: libc.symbols.getpid() === Deno.pid,
     worker: answer,
     comm: Deno.readTextFileSync("/proc/self/comm").trim(),
     cmdline: Deno.readTextFileSync("/proc/self/cmdline").split("\\0").slice(0, -1),
-    files,
+    files: describeFiles(libc),
   }));
+}
+
+if ("WorkerGlobalScope" in globalThis) {
+  self.postMessage([self.name, ...Deno.args]);
+} else if (Deno.args[0] === "child") {
+  const child = new Deno.Command(Deno.execPath(), { args: ["-x", "of a child"] }).outputSync();
+  Deno.stdout.writeSync(child.stdout);
+} else {
+  main();
 }
 `;
 
 interface Said {
   args: string[];
-  url: string;
-  main: boolean;
+  builtin: string;
   execPath: string;
   env: Record<string, string>;
   ffi: boolean;
-  worker: string;
+  worker: string[];
   comm: string;
   cmdline: string[];
   files: { fd: number; target: string; closeOnExec: boolean }[];
@@ -60,9 +65,9 @@ class Probe implements Disposable {
   readonly folder = Deno.makeTempDirSync({ prefix: "vmctl-executable-" });
   readonly path = join(this.folder, "probe");
 
-  constructor(module = PROBE) {
+  constructor(script = PROBE) {
     Deno.chmodSync(this.folder, 0o755);
-    writeExecutable(this.path, { module: new TextEncoder().encode(module) });
+    writeExecutable(this.path, { script });
   }
 
   [Symbol.dispose](): void {
@@ -82,18 +87,22 @@ async function run(program: string, options: Deno.CommandOptions = {}): Promise<
   return JSON.parse(new TextDecoder().decode(stdout));
 }
 
+function bundles({ files }: Said): Said["files"] {
+  return files.filter(({ target }) => target.startsWith("/memfd:vmctl.js"));
+}
+
 function shell(script: string, ...args: string[]): Promise<Said> {
   return run("/bin/sh", { args: ["-c", script, ...args] });
 }
 
-Deno.test("the module runs as main program, with workers and foreign functions", async () => {
+Deno.test("the script runs as main program, with workers and foreign functions", async () => {
   using probe = new Probe();
   const said = await run(probe.path, { cwd: "/" });
   assert.deepEqual(said.args, []);
-  assert.equal(said.main, true);
+  assert.equal(said.builtin, "a/b");
   assert.equal(said.execPath, probe.path);
   assert.equal(said.ffi, true);
-  assert.equal(said.worker, "a worker");
+  assert.deepEqual(said.worker, ["a worker"]);
   assert.equal(said.comm, "probe");
   assert.deepEqual(said.cmdline, [probe.path]);
 });
@@ -101,7 +110,9 @@ Deno.test("the module runs as main program, with workers and foreign functions",
 Deno.test("arguments arrive as they are, whatever the runtime would make of them", async () => {
   using probe = new Probe();
   const args = ["run", "--help", "-A", "--", "--v8-flags=--help", "", "a b", "ü\n$(x)"];
-  assert.deepEqual((await run(probe.path, { args })).args, args);
+  const said = await run(probe.path, { args });
+  assert.deepEqual(said.args, args);
+  assert.deepEqual(said.worker, ["a worker", ...args]);
   const long = ["x".repeat(100_000), ...Array.from({ length: 5_000 }, (_, n) => `${n}`)];
   assert.deepEqual((await run(probe.path, { args: long })).args, long);
 });
@@ -135,30 +146,28 @@ Deno.test("the environment arrives, without settings that are meant for another 
   assert.deepEqual([...Deno.readDirSync(probe.folder)].map(({ name }) => name), ["probe"]);
 });
 
-Deno.test("its module's descriptor is high and closes at exec, low ones stay the caller's", async () => {
+Deno.test("the bundle's descriptor is high and closes at exec, low ones stay the caller's", async () => {
   using probe = new Probe();
   const said = await shell('exec "$0" 3</etc/hostname 5</etc/passwd', probe.path);
   const target = (fd: number) => said.files.find((file) => file.fd === fd)?.target;
   assert.equal(target(3), "/etc/hostname");
   assert.equal(target(5), "/etc/passwd");
-  const modules = said.files.filter((file) => file.target.startsWith("/memfd:vmctl.js"));
-  assert.deepEqual(modules.map(({ fd, closeOnExec }) => [fd, closeOnExec]), [[63, true]]);
-  assert.equal(said.url, "file:///proc/self/fd/63");
+  assert.deepEqual(bundles(said).map(({ fd, closeOnExec }) => [fd, closeOnExec]), [[63, true]]);
 });
 
 Deno.test("a taken descriptor number and a low limit are evaded", async () => {
   using probe = new Probe();
   // Not every shell takes two-digit numbers in redirections.
   const taken = await run("/bin/bash", { args: ["-c", 'exec "$0" 63</etc/passwd', probe.path] });
-  assert.equal(taken.url, "file:///proc/self/fd/64");
+  assert.deepEqual(bundles(taken).map(({ fd }) => fd), [64]);
   const limited = await shell('ulimit -n 48; exec "$0"', probe.path);
-  assert.match(limited.url, /^file:\/\/\/proc\/self\/fd\/\d$/);
+  assert.deepEqual(bundles(limited).map(({ fd }) => fd < 48), [true]);
 });
 
 Deno.test("closed standard streams do no harm", async () => {
   using probe = new Probe();
   const said = await shell('exec "$0" 0<&- 2>&-', probe.path);
-  assert.equal(said.worker, "a worker");
+  assert.deepEqual(said.worker, ["a worker"]);
 });
 
 Deno.test("found by relative path, PATH, link, and after its file is gone", async () => {
@@ -188,7 +197,7 @@ Deno.test("a config file where it is started has no say", async () => {
   for (const name of ["deno.json", "package.json", ".npmrc", "deno.lock"]) {
     await Deno.writeTextFile(join(cwd, name), "{ broken");
   }
-  assert.equal((await run(probe.path, { cwd })).main, true);
+  assert.deepEqual((await run(probe.path, { cwd })).worker, ["a worker"]);
 });
 
 Deno.test("sixteen start at once", async () => {
@@ -205,15 +214,16 @@ Deno.test({
   async fn() {
     using probe = new Probe();
     const said = await run(probe.path, { uid: 65534, gid: 65534, clearEnv: true, cwd: "/" });
-    assert.equal(said.worker, "a worker");
+    assert.deepEqual(said.worker, ["a worker"]);
   },
 });
 
 Deno.test("an exception shows, and its status is 1", async () => {
-  using probe = new Probe(`throw new TypeError("as it should");`);
+  using probe = new Probe(`function fails() { throw new TypeError("as it should"); }\nfails();`);
   const { code, stderr } = await new Deno.Command(probe.path, { env: { NO_COLOR: "1" } }).output();
   assert.equal(code, 1);
-  assert.match(new TextDecoder().decode(stderr), /TypeError: as it should/);
+  const errors = new TextDecoder().decode(stderr);
+  assert.match(errors, /TypeError: as it should\n[^]* at fails \(vmctl\.js/);
 });
 
 Deno.test("other files than x86-64 programs are refused", () => {

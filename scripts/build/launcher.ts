@@ -7,10 +7,10 @@
  *
  * into what the runtime would have got from
  *
- *     vmctl run --its-options… /proc/self/fd/N ARGUMENT…
+ *     vmctl run --its-options… MAIN /proc/self/fd/N ARGUMENT…
  *
- * where N is a sealed, close-on-exec memfd that holds the bundled module. Nothing is unpacked to a
- * file system, so there is nothing to go stale, to be tampered with or to clean up.
+ * where N is a sealed, close-on-exec memfd that holds the bundle. Nothing is unpacked to a file
+ * system, so there is nothing to go stale, to be tampered with or to clean up.
  *
  * @module
  */
@@ -19,9 +19,9 @@ import type { AddedSegment, SegmentPlacement } from "./elf.ts";
 
 /** What the executable is to run. */
 export interface Launch {
-  /** The main module. */
-  readonly module: Uint8Array;
-  /** The runtime's arguments before the module's path, the program's name first. */
+  /** What goes into the memfd. */
+  readonly bundle: Uint8Array;
+  /** The runtime's arguments before the memfd's path, the program's name first. */
   readonly argv: readonly string[];
   /** `NAME=value` strings that the environment begins with. */
   readonly environment: readonly string[];
@@ -30,7 +30,7 @@ export interface Launch {
 }
 
 /**
- * The module's descriptor is the first free one from here. Low numbers are left to what the caller
+ * The memfd's descriptor is the first free one from here. Low numbers are left to what the caller
  * hands down, and a kernel's first descriptor table has 64 entries.
  */
 const FIRST_DESCRIPTOR = 63;
@@ -127,8 +127,8 @@ function syscall(code: Code, number: number): void {
   code.put(0xb8).put32(number).put(0x0f, 0x05); // mov eax, number; syscall
 }
 
-/** rbx = descriptor of a sealed memfd with the module in it. */
-function emitMemoryFile(code: Code, moduleBytes: number): void {
+/** rbx = descriptor of a sealed memfd with the bundle in it. */
+function emitMemoryFile(code: Code, bundleBytes: number): void {
   code.near(LEA_RDI, "memfd name");
   code.put(0xbe).put32(MFD_CLOEXEC_ALLOW_SEALING); // mov esi, flags
   syscall(code, SYS_MEMFD_CREATE);
@@ -146,8 +146,8 @@ function emitMemoryFile(code: Code, moduleBytes: number): void {
   syscall(code, SYS_CLOSE);
   code.label("moved");
 
-  code.near(LEA_RSI, "module");
-  code.put(0x41, 0xbd).put32(moduleBytes); // mov r13d, length
+  code.near(LEA_RSI, "bundle");
+  code.put(0x41, 0xbd).put32(bundleBytes); // mov r13d, length
   code.label("write");
   code.put(0x89, 0xdf); // mov edi, ebx
   code.put(0x4c, 0x89, 0xea); // mov rdx, r13
@@ -284,7 +284,7 @@ function emitTables(code: Code, launch: Launch): void {
 }
 
 /**
- * Makes the segment that starts `launch`: code, strings, then the module.
+ * Makes the segment that starts `launch`: code, strings, then the bundle.
  *
  * @param launch What to run.
  * @param placement Where the segment goes.
@@ -295,7 +295,7 @@ export function makeLauncher(launch: Launch, placement: SegmentPlacement): Added
   code.put(0x49, 0x89, 0xd7); // mov r15, rdx (what the runtime is to call at its exit)
   code.put(0x49, 0x89, 0xe6); // mov r14, rsp
   code.put(0xfc); // cld
-  emitMemoryFile(code, launch.module.length);
+  emitMemoryFile(code, launch.bundle.length);
   emitPath(code);
   emitRoom(code, launch.argv.length + 1 + launch.environment.length);
   emitArguments(code, launch.argv.length);
@@ -312,12 +312,12 @@ export function makeLauncher(launch: Launch, placement: SegmentPlacement): Added
   syscall(code, SYS_EXIT_GROUP);
 
   emitTables(code, launch);
-  code.label("module");
+  code.label("bundle");
   code.defineOutside("runtime", placement.originalEntry - placement.address);
   code.defineOutside("environ slot", placement.environSlot - placement.address);
   const head = code.finish();
-  const bytes = new Uint8Array(head.length + launch.module.length);
+  const bytes = new Uint8Array(head.length + launch.bundle.length);
   bytes.set(head);
-  bytes.set(launch.module, head.length);
+  bytes.set(launch.bundle, head.length);
   return { bytes, entryOffset: 0 };
 }
