@@ -13,8 +13,8 @@ const path = fc.string({ minLength: 1, maxLength: 8 })
 const options: fc.Arbitrary<RunOptions> = fc.record({
   kernel: path,
   params: fc.array(fc.stringMatching(/^[ -~]{0,8}$/), { minLength: 1, maxLength: 3 }),
-  cpus: fc.record({ "num-cores": fc.integer({ min: 1, max: 255 }) }),
-  mem: fc.record({ size: fc.integer({ min: 16, max: 65536 }) }),
+  cpus: fc.record({ "num-cores": fc.integer({ min: 1, max: 255 }) }, { noNullPrototype: true }),
+  mem: fc.record({ size: fc.integer({ min: 16, max: 65536 }) }, { noNullPrototype: true }),
   hypervisor: fc.constantFrom("auto" as const, "kvm" as const, "soft" as const),
   serial: fc.array(
     fc.record({
