@@ -6,9 +6,7 @@
  */
 
 import { join } from "node:path";
-import { parseBzImage } from "../../lib/boot/bzimage.ts";
-import { canUnpack, detectPayload, unpackPayload } from "../../lib/boot/payload.ts";
-import { buildInitramfs, FetchError, fetchGuest, type Guest } from "../guest/mod.ts";
+import { buildInitramfs, FetchError, fetchGuest, type Guest, writeVmlinux } from "../guest/mod.ts";
 import { type Bench, type BenchContext, type BenchResult, type Measure, median } from "./bench.ts";
 import { findProgram, startProgram } from "./programs.ts";
 
@@ -32,12 +30,6 @@ interface Files {
   readonly initrd: string;
 }
 
-async function unpackKernel(kernel: string): Promise<Uint8Array | undefined> {
-  const { payload } = parseBzImage(await Deno.readFile(kernel), kernel);
-  const format = detectPayload(payload);
-  return canUnpack(format) ? unpackPayload(payload, { format, name: kernel }) : undefined;
-}
-
 async function makeFiles(guest: Guest, folder: string): Promise<Files> {
   const initrd = join(folder, "initrd");
   await Deno.writeFile(
@@ -48,10 +40,8 @@ async function makeFiles(guest: Guest, folder: string): Promise<Files> {
       entries: [{ type: "file", path: "init", data: INIT, mode: 0o755 }],
     }),
   );
-  const unpacked = await unpackKernel(guest.kernel);
-  if (unpacked === undefined) return { kernel: guest.kernel, vmlinux: guest.kernel, initrd };
   const vmlinux = join(folder, "vmlinux");
-  await Deno.writeFile(vmlinux, unpacked);
+  await writeVmlinux(guest.kernel, vmlinux);
   return { kernel: guest.kernel, vmlinux, initrd };
 }
 
