@@ -138,32 +138,35 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
   return { bytes: (await Deno.stat(output)).size, bundleBytes: (await Deno.stat(script)).size };
 }
 
-async function* sources(path: string): AsyncGenerator<string> {
-  const { isDirectory } = await Deno.stat(path);
-  if (!isDirectory) {
-    yield path;
-    return;
-  }
-  for await (const entry of Deno.readDir(path)) {
-    if (entry.isDirectory) yield* sources(join(path, entry.name));
-    else if (!entry.name.endsWith("_test.ts")) yield join(path, entry.name);
+/** When `path` was changed, or undefined where there is no such file. */
+async function changedAt(path: string): Promise<number | undefined> {
+  try {
+    return (await Deno.stat(path)).mtime?.getTime() ?? 0;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
   }
 }
 
-/** Whether `output` is missing or older than a file that goes into it. */
-export async function isStale(output: string = DEFAULT_OUTPUT): Promise<boolean> {
-  let built: number;
-  try {
-    built = (await Deno.stat(output)).mtime?.getTime() ?? 0;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return true;
-    throw error;
+async function* sources(folder: string): AsyncGenerator<string> {
+  for await (const entry of Deno.readDir(folder)) {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory) yield* sources(path);
+    else if (!entry.name.endsWith("_test.ts")) yield path;
   }
-  for (const part of ["lib", "policies", "deno.json", "deno.lock", "scripts/build"]) {
-    for await (const path of sources(join(ROOT, part))) {
-      const { mtime } = await Deno.stat(path);
-      if ((mtime?.getTime() ?? 0) >= built) return true;
-    }
+}
+
+/** Whether `output` is missing or older than something that goes into it. */
+export async function isStale(output: string = DEFAULT_OUTPUT): Promise<boolean> {
+  const built = await changedAt(output);
+  if (built === undefined) return true;
+  const newer = async (path: string) => (await changedAt(path) ?? 0) >= built;
+  for (const name of ["deno.json", "deno.lock"]) {
+    if (await newer(join(ROOT, name))) return true;
+  }
+  for (const folder of ["lib", "policies", "scripts/build"]) {
+    if ((await changedAt(join(ROOT, folder))) === undefined) continue;
+    for await (const path of sources(join(ROOT, folder))) if (await newer(path)) return true;
   }
   return false;
 }
