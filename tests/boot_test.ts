@@ -1,0 +1,99 @@
+import assert from "node:assert/strict";
+import { buildInitramfs, type InitramfsOptions, tryFetchGuest } from "../scripts/guest/mod.ts";
+import { engineTest, type TestEngine } from "./support/engines.ts";
+import { PtyProcess } from "./support/pty_process.ts";
+import { VmBench } from "./support/vm_bench.ts";
+
+const guest = await tryFetchGuest();
+
+/** A stock kernel executes what an emulating KVM cannot. */
+function unless(engine: TestEngine): string | undefined {
+  if (typeof guest === "string") return guest;
+  return engine.emulated ? "KVM is only emulated here" : undefined;
+}
+
+/** Kernel and what `vmctl run` needs for the initramfs of `content`. */
+async function parts(
+  bench: VmBench,
+  content: Omit<InitramfsOptions, "busybox">,
+): Promise<{ kernel: Uint8Array; options: string[] }> {
+  assert(typeof guest === "object");
+  const initramfs = await buildInitramfs({ busybox: guest.busybox, ...content });
+  const options = ["--mem", "256", "--extended-status", "--initrd", bench.file(initramfs)];
+  return { kernel: Deno.readFileSync(guest.kernel), options };
+}
+
+engineTest("boot: a stock Debian kernel runs a script and powers off", async (engine) => {
+  assert(typeof guest === "object");
+  await using bench = new VmBench(engine);
+  const { kernel, options } = await parts(bench, {
+    script: "uname -a\ncat /proc/cpuinfo\nfree -m\ncat /proc/interrupts\necho done",
+  });
+  const result = await bench.run(kernel, [...options, "--params", "quiet"], { timeoutMs: 300_000 });
+  assert.equal(result.code, 0, result.stderr + result.stdout);
+  assert(result.stdout.includes(`Linux (none) ${guest.release} `), result.stdout);
+  assert.match(result.stdout, /^processor\t: 0\r?$/m);
+  assert.match(result.stdout, /^done\r?$/m);
+  await bench.checkClean();
+}, { unless });
+
+engineTest(
+  "boot: a shell on a terminal, with job control and a lot of pasted input",
+  async (engine) => {
+    await using bench = new VmBench(engine);
+    const { kernel, options } = await parts(bench, { interactive: true });
+    await using vm = await PtyProcess.start(bench.args(kernel, options), { env: bench.env });
+    await vm.waitFor(/[#$] $/);
+    await vm.type("echo $((6 * 7))-answer\r");
+    await vm.waitFor("42-answer");
+    // Input that the guest reads at its own pace: more than its terminal buffers.
+    const lines = 2000;
+    await vm.type("stty -echo; wc -c\r");
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    for (let line = 0; line < lines; line++) await vm.type("0123456789abcde\r");
+    await vm.type("\x04");
+    await vm.waitFor(String(lines * 16));
+    await vm.type("stty echo; sleep 1000\r");
+    await vm.waitFor(/sleep|[#$] $/);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    await vm.type("\x03");
+    await vm.type("echo still-$((1 + 1))-here\r");
+    await vm.waitFor("still-2-here");
+    await vm.type("exit\r");
+    assert.equal((await vm.end()).code, 0);
+    assert(vm.restored);
+    await bench.checkClean();
+  },
+  { unless },
+);
+
+engineTest(
+  "boot: suspended while it boots, it goes on, and its clock stood still",
+  async (engine) => {
+    await using bench = new VmBench(engine);
+    const { kernel, options } = await parts(bench, { script: "cat /proc/uptime; echo done" });
+    await using vm = await bench.start(kernel, [...options, "--name", "vm"]);
+    await vm.waitFor("Linux version");
+    assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
+    const before = vm.stdout.length;
+    await new Promise((resolve) => setTimeout(resolve, 3000));
+    assert(vm.stdout.length - before <= 1);
+    assert.equal(await bench.request("vm", "ResumeVm"), "Ok");
+    const result = await vm.end({ timeoutMs: 300_000 });
+    assert.equal(result.code, 0, result.stderr);
+    assert.match(result.stdout, /done/);
+    assert.doesNotMatch(result.stdout, /soft lockup|rcu.*stall|clocksource.*unstable/i);
+    await bench.checkClean();
+  },
+  { unless },
+);
+
+engineTest("boot: a reboot is status 32, and so is a panic", async (engine) => {
+  await using bench = new VmBench(engine);
+  for (const script of ["reboot -f", "echo c > /proc/sysrq-trigger"]) {
+    const { kernel, options } = await parts(bench, { script });
+    const result = await bench.run(kernel, options, { timeoutMs: 300_000 });
+    assert.equal(result.code, 32, result.stderr + result.stdout.slice(-2000));
+  }
+  await bench.checkClean();
+}, { unless });
