@@ -8,6 +8,7 @@ import type { ModuleBuilder } from "../wasm/mod.ts";
 import type { Runtime } from "./cx.ts";
 import { aluRows } from "./integer/alu.ts";
 import { controlRows } from "./integer/control.ts";
+import { fastCallRows } from "./integer/fast_calls.ts";
 import { moveRows } from "./integer/moves.ts";
 import { shiftRows } from "./integer/shifts.ts";
 import { stringRows } from "./integer/strings.ts";
@@ -24,6 +25,7 @@ export const allRows: readonly Insn[] = [
   ...stringRows,
   ...controlRows,
   ...systemRows,
+  ...fastCallRows,
   ...simdRows,
   ...x87Rows,
 ];

@@ -113,9 +113,7 @@ rows.push(
     c.setS64(S.scratch, c.get(1));
     c.host(Host.loadAccess);
   }),
-  insn("syscall", "0f 05 end", "", host(Host.syscall)),
   insn("clts", "0f 06", "", host(Host.clearTaskSwitched)),
-  insn("sysret", "0f 07 sz end", "", host(Host.sysret)),
   insn("invd", "0f 08", "", host(Host.writeBackCaches)),
   insn("wbinvd", "0f 09", "", host(Host.writeBackCaches)),
   insn("ud2", "0f 0b end", "", (c) => {
