@@ -53,7 +53,7 @@ export function missingFeature(
 /** What CPUID says on vCPU 0; zeros for a leaf beyond the last one. */
 export function cpuid(machine: TestMachine, leaf: number, subleaf = 0): CpuidResult {
   machine.load(32, (a) => {
-    a.mov("eax", leaf & 0x8000_0000).op("cpuid").cmp("eax", leaf).mov("eax", leaf);
+    a.mov("eax", (leaf & 0xc000_0000) >>> 0).op("cpuid").cmp("eax", leaf).mov("eax", leaf);
     a.mov("ecx", subleaf).jcc("b", "beyond").op("cpuid").jmp("store");
     a.label("beyond").xor("eax", "eax").mov("ebx", "eax").mov("ecx", "eax").mov("edx", "eax");
     a.label("store");

@@ -461,6 +461,25 @@ export class Assembler extends Encoder {
     });
   }
 
+  /** LAR. */
+  lar(to: Reg, from: RegOrMem): this {
+    const { code, size } = regInfo(to);
+    return this.emit({ opcode: [0x0f, 0x02], size, reg: code, rm: this.#rm(from) });
+  }
+
+  /** LSL. */
+  lsl(to: Reg, from: RegOrMem): this {
+    const { code, size } = regInfo(to);
+    return this.emit({ opcode: [0x0f, 0x03], size, reg: code, rm: this.#rm(from) });
+  }
+
+  /** RDFSBASE, RDGSBASE, WRFSBASE, WRGSBASE. */
+  segmentBase(name: "rdfs" | "rdgs" | "wrfs" | "wrgs", operand: Reg): this {
+    const { code, size } = regInfo(operand);
+    const reg = ["rdfs", "rdgs", "wrfs", "wrgs"].indexOf(name);
+    return this.emit({ mandatory: 0xf3, opcode: [0x0f, 0xae], reg, rm: code, size });
+  }
+
   /** LMSW. */
   lmsw(operand: RegOrMem): this {
     return this.emit({ opcode: [0x0f, 0x01], reg: 6, rm: this.#rm(operand), ...this.#plainSize() });

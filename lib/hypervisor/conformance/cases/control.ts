@@ -9,14 +9,20 @@ import { monotonicNs } from "../../../host/mod.ts";
 import { PAGE_SIZE } from "../../../memory/mod.ts";
 import { at } from "../asm/mod.ts";
 import { ExitReason } from "../../mod.ts";
+import { installFaultHandler64 } from "../faults.ts";
 import type { GuestTest } from "../guest_test.ts";
 import { CODE, FREE, Port } from "../layout.ts";
 import type { TestMachine } from "../machine.ts";
-import { result } from "../tables.ts";
+import { pit, programPics } from "../pc_hardware.ts";
+import { result, writeGate64 } from "../tables.ts";
 
 function loadEndlessLoop(m: TestMachine): void {
   m.load(64, (a) => a.label("loop").add(at(result(0), { size: 8 }), 1).jmp("loop"));
   m.startLong();
+}
+
+function sleep(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
 function setPages(log: Uint8Array): number[] {
@@ -94,6 +100,7 @@ export const CONTROL_TESTS: readonly GuestTest[] = [
   },
   {
     name: "guest time stands still while the clock is paused",
+    notEmulated: "its guests read the host's TSC",
     run(m) {
       m.load(64, (a) => {
         a.op("rdtsc").mov(at(result(0)), "eax").mov(at(result(0) + 4), "edx").out(Port.Done, "al");
@@ -101,9 +108,6 @@ export const CONTROL_TESTS: readonly GuestTest[] = [
         a.op("rdtsc").mov(at(result(2)), "eax").mov(at(result(2) + 4), "edx").out(Port.Done, "al");
       });
       m.startLong();
-      const sleep = (ms: number) => {
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
-      };
       m.run();
       const start = monotonicNs();
       sleep(100);
@@ -115,6 +119,35 @@ export const CONTROL_TESTS: readonly GuestTest[] = [
       m.run();
       const ns = Number(m.result(2) - m.result(1)) / ticksPerNs;
       assert.ok(ns >= 0 && ns < 150e6, `${ns} ns of guest time went by in a pause of 300 ms`);
+    },
+  },
+  {
+    name: "ticks of the PIT are not made up for after a pause",
+    run(m) {
+      installFaultHandler64(m);
+      m.load(64, (a) => {
+        a.push("rax").add(at(result(0), { size: 8 }), 1).mov("al", 0x20).out(0x20, "al");
+        a.pop("rax").iret();
+      }, 0xe000);
+      writeGate64(m.memory, 0x20, { offset: 0xe000 });
+      m.load(64, (a) => {
+        programPics(a, { base: 0x20, mask: 0xfe });
+        pit(a, { mode: 2, count: 1193 });
+        a.label("next").mov("rbx", at(result(0))).add("rbx", 20);
+        a.label("sleep").op("cli").cmp(at(result(0)), "rbx").jcc("ae", "awake");
+        a.op("sti").op("hlt").jmp("sleep").label("awake").out(Port.Done, "al").jmp("next");
+      });
+      m.startLong();
+      m.run();
+      m.vm.pauseClock();
+      m.vm.pauseClock();
+      sleep(200);
+      m.vm.resumeClock();
+      m.vm.resumeClock();
+      const start = monotonicNs();
+      m.run();
+      const elapsedNs = monotonicNs() - start;
+      assert.ok(elapsedNs > 15e6, `20 ticks of 1 ms came in ${elapsedNs} ns`);
     },
   },
   {

@@ -1,4 +1,192 @@
+/**
+ * Code that changes: what the processor executes is what memory holds, at once.
+ *
+ * @module
+ */
+
+import assert from "node:assert/strict";
+import { at, ref } from "../asm/mod.ts";
 import type { GuestTest } from "../guest_test.ts";
+import { FREE, Port } from "../layout.ts";
+
+const ALIAS = 0x7000_0000_0000n;
+/** `mov eax, imm32; ret` */
+const MOV_RET_SIZE = 6;
+
+function movRet(value: number): Uint8Array {
+  const bytes = Uint8Array.of(0xb8, 0, 0, 0, 0, 0xc3);
+  new DataView(bytes.buffer).setUint32(1, value, true);
+  return bytes;
+}
 
 /** The guests. */
-export const SELF_MODIFYING_TESTS: readonly GuestTest[] = [];
+export const SELF_MODIFYING_TESTS: readonly GuestTest[] = [
+  {
+    name: "self-modifying code: a function in the same page",
+    run(m) {
+      m.load(64, (a) => {
+        a.call("function").out(Port.Report, "eax").mov(at(ref("function", 1), { size: 4 }), 2);
+        a.call("function").out(Port.Report, "eax").out(Port.Done, "al");
+        a.label("function").mov("eax", 1).ret();
+      });
+      m.startLong();
+      m.run();
+      assert.deepEqual(m.io.reports, [1, 2]);
+    },
+  },
+  {
+    name: "self-modifying code: a function in another page, again and again",
+    run(m) {
+      m.memory.writeFrom(FREE, movRet(0));
+      m.load(64, (a) => {
+        a.mov("rbx", FREE).mov("ecx", 500).xor("edi", "edi").label("loop").call("rbx");
+        a.add("edi", "eax").add(at("rbx", { disp: 1, size: 4 }), 3).dec("ecx").jcc("ne", "loop");
+        a.mov("eax", "edi").out(Port.Report, "eax").out(Port.Done, "al");
+      });
+      m.startLong();
+      m.run();
+      assert.deepEqual(m.io.reports, [3 * 499 * 500 / 2]);
+    },
+  },
+  {
+    name: "self-modifying code: the very next instruction",
+    run(m) {
+      m.load(64, (a) => {
+        a.mov("ecx", 3).label("loop").mov(at(ref("next", 1)), "ecx").label("next").mov("eax", 99);
+        a.out(Port.Report, "eax").dec("ecx").jcc("ne", "loop").out(Port.Done, "al");
+      });
+      m.startLong();
+      m.run();
+      assert.deepEqual(m.io.reports, [3, 2, 1]);
+    },
+  },
+  {
+    name: "self-modifying code: an opcode further on in the same block",
+    run(m) {
+      m.load(64, (a) => {
+        a.mov("eax", 10).mov("ecx", 2).label("again");
+        // add eax, imm32 (05) becomes sub eax, imm32 (2d).
+        a.op("nop").label("patched").db(0x05).dd(4).out(Port.Report, "eax");
+        a.mov(at(ref("patched"), { size: 1 }), 0x2d).op("nop").dec("ecx").jcc("ne", "again");
+        a.mov(at(ref("later"), { size: 1 }), 0x2d).op("nop").op("nop");
+        a.label("later").db(0x05).dd(1).out(Port.Report, "eax").out(Port.Done, "al");
+      });
+      m.startLong();
+      m.run();
+      assert.deepEqual(m.io.reports, [14, 10, 9]);
+    },
+  },
+  {
+    name: "self-modifying code: an instruction across two pages, changed in either",
+    run(m) {
+      const start = FREE + 0x1000 - 3;
+      m.memory.writeFrom(start, movRet(0x0101_0101));
+      m.load(64, (a) => {
+        a.mov("rbx", start).call("rbx").out(Port.Report, "eax");
+        a.mov(at("rbx", { disp: 4, size: 1 }), 2).call("rbx").out(Port.Report, "eax");
+        a.mov(at("rbx", { disp: 1, size: 1 }), 3).call("rbx").out(Port.Report, "eax");
+        a.out(Port.Done, "al");
+      });
+      m.startLong();
+      m.run();
+      assert.deepEqual(m.io.reports, [0x0101_0101, 0x0201_0101, 0x0201_0103]);
+    },
+  },
+  {
+    name: "self-modifying code: through another address of the same page",
+    run(m) {
+      const tables = m.startLong();
+      tables.map(ALIAS, FREE);
+      m.memory.writeFrom(FREE, movRet(1));
+      m.load(64, (a) => {
+        a.mov("rbx", FREE).mov("rcx", ALIAS).call("rbx").out(Port.Report, "eax");
+        a.mov(at("rcx", { disp: 1, size: 4 }), 2).call("rbx").out(Port.Report, "eax");
+        a.call("rcx").mov(at("rbx", { disp: 1, size: 4 }), 3).call("rcx").out(Port.Report, "eax");
+        a.out(Port.Done, "al");
+      });
+      m.run();
+      assert.deepEqual(m.io.reports, [1, 2, 3]);
+    },
+  },
+  {
+    name: "self-modifying code: another page at the same address",
+    run(m) {
+      const tables = m.startLong();
+      tables.map(ALIAS, FREE);
+      const entry = tables.entryAddress(ALIAS);
+      m.memory.writeFrom(FREE, movRet(1));
+      m.memory.writeFrom(FREE + 0x1000, movRet(2));
+      m.load(64, (a) => {
+        a.mov("rbx", ALIAS).mov("rcx", entry).call("rbx").out(Port.Report, "eax");
+        a.add(at("rcx", { size: 8 }), 0x1000).invlpg(at("rbx")).call("rbx").out(Port.Report, "eax");
+        a.sub(at("rcx", { size: 8 }), 0x1000).mov("rax", "cr3").mov("cr3", "rax");
+        a.call("rbx").out(Port.Report, "eax").out(Port.Done, "al");
+      });
+      m.run();
+      assert.deepEqual(m.io.reports, [1, 2, 1]);
+    },
+  },
+  {
+    name: "self-modifying code: copied by a string move over code that ran",
+    run(m) {
+      m.memory.writeFrom(FREE, movRet(1));
+      m.memory.writeFrom(FREE + 0x2000, movRet(2));
+      m.load(64, (a) => {
+        a.mov("rbx", FREE).call("rbx").out(Port.Report, "eax").mov("rsi", FREE + 0x2000);
+        a.mov("rdi", "rbx").mov("ecx", MOV_RET_SIZE).rep().string("movs", 1);
+        a.call("rbx").out(Port.Report, "eax").out(Port.Done, "al");
+      });
+      m.startLong();
+      m.run();
+      assert.deepEqual(m.io.reports, [1, 2]);
+    },
+  },
+  {
+    name: "self-modifying code: written by an INS over code that ran",
+    run(m) {
+      m.memory.writeFrom(FREE, movRet(1));
+      const next = movRet(2).values();
+      m.io.onPortIn = () => BigInt(next.next().value ?? 0);
+      m.load(64, (a) => {
+        a.mov("rbx", FREE).call("rbx").out(Port.Report, "eax").mov("rdi", "rbx").mov("dx", 0x520);
+        a.mov("ecx", MOV_RET_SIZE).rep().ins(1).call("rbx").out(Port.Report, "eax");
+        a.out(Port.Done, "al");
+      });
+      m.startLong();
+      m.run();
+      assert.deepEqual(m.io.reports, [1, 2]);
+    },
+  },
+  {
+    name: "self-modifying code: written by a device over code that ran",
+    run(m) {
+      m.memory.writeFrom(FREE, movRet(1));
+      m.load(64, (a) => {
+        a.mov("rbx", FREE).label("again").call("rbx").out(Port.Report, "eax").out(Port.Note, "al");
+        a.jmp("again");
+      });
+      let value = 1;
+      m.io.onNote = () => {
+        m.memory.writeFrom(FREE, movRet(++value));
+        if (value === 4) m.io.done = true;
+      };
+      m.startLong();
+      m.run();
+      assert.deepEqual(m.io.reports, [1, 2, 3]);
+    },
+  },
+  {
+    name: "self-modifying code in real mode: a loop that changes its own increment",
+    run(m) {
+      // add ax, imm16 is encoded as 81 /0, so the immediate is at 2.
+      m.load(16, (a) => {
+        a.xor("ax", "ax").mov("cx", 4).label("loop").label("patched").add("ax", 0x101);
+        a.add(at(ref("patched", 2), { size: 1 }), 1).loop("loop").movzx("eax", "ax");
+        a.out(Port.Report, "eax").out(Port.Done, "al");
+      });
+      m.startReal();
+      m.run();
+      assert.deepEqual(m.io.reports, [0x101 + 0x102 + 0x103 + 0x104]);
+    },
+  },
+];
