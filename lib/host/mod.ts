@@ -131,3 +131,4 @@ export {
   setResourceLimit,
   umask,
 } from "./process.ts";
+export { NativeCode, protect, Protection } from "./native_code.ts";
