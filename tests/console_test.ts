@@ -3,6 +3,7 @@ import { engineTest, type TestEngine } from "./support/engines.ts";
 import { PtyProcess } from "./support/pty_process.ts";
 import { checksumLine, END_OF_INPUT, tinyKernels } from "./support/tiny_kernel.ts";
 import { VmBench } from "./support/vm_bench.ts";
+import { vmctlBinary } from "./support/vmctl.ts";
 
 /** Runs `body` with a VM on a terminal that prints `ready`, then checks that the terminal is as before. */
 async function onTerminal(
@@ -129,3 +130,34 @@ engineTest("console: untouched when the start fails", async (engine) => {
   assert(vm.restored);
   await bench.checkClean();
 });
+
+engineTest(
+  "console: in the background the terminal is left alone, in the foreground taken",
+  async (engine) => {
+    await using bench = new VmBench(engine);
+    const args = bench.args(tinyKernels.echo(), ["--name", "tty"]).map((arg) => `'${arg}'`);
+    const env = { ...bench.env, VMCTL: await vmctlBinary(), PS1: "prompt> ", ENV: "" };
+    await using shell = await PtyProcess.start(["-i"], { env, program: "sh" });
+    await shell.waitFor("prompt> ");
+    await shell.type(`"$VMCTL" ${args.join(" ")} &\r`);
+    await shell.waitFor("ready");
+    assert(shell.restored);
+    await shell.type("echo still-$((1 + 1))-here\r");
+    await shell.waitFor("still-2-here");
+    assert.equal((await bench.state("tty")).state, "running");
+
+    await shell.type("fg\r");
+    await shell.until(() => !shell.restored, "raw mode");
+    let from = shell.output.length;
+    await shell.type("to the guest");
+    await shell.waitFor("to the guest", from);
+    await shell.type("\x01x");
+    await shell.until(() => shell.restored, "the terminal's former mode");
+    from = shell.output.length;
+    await shell.type("echo status $?\r");
+    await shell.waitFor("status 0", from);
+    await shell.type("exit\r");
+    await shell.end();
+    await bench.checkClean();
+  },
+);
