@@ -80,9 +80,9 @@ Deno.test("the FADT tells of power management, reset and power button", () => {
 
 Deno.test("the MADT has a local APIC for every processor, x2APICs from id 255 on", () => {
   const few = madtEntries(readTables({ cpuCount: 4 }).get("APIC")!);
-  assert.deepEqual(few, new Map([[0, 4], [1, 1], [2, 2], [4, 1]]));
+  assert.deepEqual(few, new Map([[0, 4], [1, 1], [2, 1], [4, 1]]));
   const many = madtEntries(readTables({ cpuCount: 300 }).get("APIC")!);
-  assert.deepEqual(many, new Map([[0, 255], [9, 45], [1, 1], [2, 2], [4, 1], [10, 1]]));
+  assert.deepEqual(many, new Map([[0, 255], [9, 45], [1, 1], [2, 1], [4, 1], [10, 1]]));
 });
 
 Deno.test("more processors than the tables hold are refused", () => {

@@ -153,7 +153,6 @@ const MADT_PCAT_COMPATIBLE = 1;
 const MADT_ENABLED = 1;
 /** Interrupt flags of the MADT: active high and level-triggered. */
 const ACTIVE_HIGH_LEVEL = 0xd;
-const CONFORMS_TO_BUS = 0;
 const ALL_PROCESSORS = 0xff;
 
 /** Interrupt controllers: a local APIC per processor, one I/O APIC, and how ISA interrupts differ. */
@@ -185,7 +184,7 @@ export function madt(cpuCount: number): Uint8Array<ArrayBuffer> {
     put32(gsi);
     put16(flags);
   };
-  override(0, 2, CONFORMS_TO_BUS); // the PIT's output goes to pin 2
+  // None for the PIT: unlike on most PCs its output goes to pin 0, where KVM's is wired.
   override(ACPI_SCI_GSI, ACPI_SCI_GSI, ACTIVE_HIGH_LEVEL);
   bytes.push(4, 6, ALL_PROCESSORS, 0, 0, 1); // NMI at LINT1
   if (cpuCount > FIRST_X2APIC_ID) {
