@@ -196,7 +196,10 @@ export class SoftIrqChip {
     return vector;
   }
 
-  /** Takes the pending NMI, INIT and start-up IPI of `cpu`: bits `EVENT_…`. INIT comes first. */
+  /**
+   * Takes the pending NMI and start-up IPI of `cpu` as bits `EVENT_…`; or INIT alone, and what came
+   * after it the next time.
+   */
   takeEvents(cpu: number): number {
     if (!this.#lapics.hasEvents(cpu)) return 0;
     this.#lock.lock();

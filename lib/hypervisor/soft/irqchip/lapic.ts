@@ -198,13 +198,20 @@ export class LocalApics {
     return (lint0 & (MASKED | DELIVERY)) === DELIVER_EXTINT << 8;
   }
 
-  /** Takes the pending {@link EVENT_NMI}, {@link EVENT_INIT}, {@link EVENT_SIPI}. */
+  /**
+   * Takes the pending {@link EVENT_NMI} and {@link EVENT_SIPI}; or {@link EVENT_INIT} alone, and what
+   * came after it the next time.
+   */
   takeEvents(cpu: number): number {
     const a = LAPIC + cpu * LAPIC_WORDS;
     const events = this.#w[a + EVENTS] as number;
-    this.#w[a + EVENTS] = 0;
-    if ((events & EVENT_INIT) !== 0 && this.#enabled(a)) this.#resetRegisters(cpu);
-    return events;
+    if ((events & EVENT_INIT) === 0) {
+      this.#w[a + EVENTS] = 0;
+      return events;
+    }
+    this.#w[a + EVENTS] = events & ~EVENT_INIT;
+    if (this.#enabled(a)) this.#resetRegisters(cpu);
+    return EVENT_INIT;
   }
 
   /** Whether {@link takeEvents} would give something. */
