@@ -67,6 +67,9 @@ function normalize(view: DataView): void {
   view.setBigUint64(fx + 16, 0n, true);
   view.setUint32(fx + 28, 0, true);
   const vector = view.getBigUint64(Case.trap, true);
+  // An address through RSP or RBP that is not canonical raises #SS; the interpreter does not know the
+  // base any more and raises #GP.
+  if (vector === 12n) view.setBigUint64(Case.trap, 13n, true);
   if (view.getBigUint64(Case.signal, true) === 0n) {
     view.setBigUint64(Case.trap, 0n, true);
     view.setBigUint64(Case.error, 0n, true);

@@ -213,6 +213,10 @@ export class InterpreterStep implements SingleStep {
     const sw = view.getUint16(Case.fx + 2, true);
     cpu.set32(S.fpuSw, sw);
     cpu.set32(S.fpuEmpty, view.getUint8(Case.fx + 4) ^ 0xff);
+    cpu.set32(S.fpuOpcode, 0);
+    cpu.set64(S.fpuIp, 0n);
+    cpu.set64(S.fpuDp, 0n);
+    cpu.set32(S.fpuSelectors, 0);
     cpu.set32(S.mxcsr, view.getUint32(Case.fx + 24, true));
     const top = (sw >> 11) & 7;
     for (let i = 0; i < 8; i++) {

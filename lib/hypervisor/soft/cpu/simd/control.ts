@@ -84,7 +84,9 @@ function fxsave(form: FxForm): (c: Cx) => void {
     const f = c.f;
     const address = c.ea();
     checkAligned(c, address);
-    f.call(c.runtime.probeWrite, address, i32(FX_SIZE), c.rec);
+    // The processor looks at the last byte first.
+    f.call(c.runtime.probeWrite, add(address, FX_SIZE - 1), i32(1), c.rec);
+    f.call(c.runtime.probeWrite, address, i32(1), c.rec);
     const tags = xor(and(c.s32(S.fpuEmpty), 0xff), 0xff);
     const words = or(
       or(extU(and(c.s32(S.fpuCw), 0xffff)), shl(extU(and(c.s32(S.fpuSw), 0xffff)), 16)),

@@ -246,22 +246,23 @@ export const moveRows: readonly Insn[] = [
   }),
 
   mmx("movd", "np 0f 6e /r", "Pq Ey", (c) => setM(c, 0, c.f.let(c.get(1)))),
+  // Stores change the x87 state even where they fault, as the processor does.
   mmx("movd", "np 0f 7e /r", "Ey Pq", (c) => {
     const value = c.get(1);
-    c.set(0, c.operandSize(0) === 8 ? value : and(value, i64(0xffff_ffff)));
     commitMmx(c);
+    c.set(0, c.operandSize(0) === 8 ? value : and(value, i64(0xffff_ffff)));
   }),
   mmx("movq", "np 0f 6f /r", "Pq Qq", (c) => setM(c, 0, c.f.let(c.get(1)))),
   mmx("movq", "np 0f 7f /r", "Qq Pq", (c) => {
     const value = c.f.let(c.get(1));
     if (c.isMemory(0)) {
-      c.set(0, value);
       commitMmx(c);
+      c.set(0, value);
     } else setM(c, 0, value);
   }),
   mmx("movntq", "np 0f e7 /r", "Mq Pq", (c) => {
-    c.set(0, c.get(1));
     commitMmx(c);
+    c.set(0, c.get(1));
   }),
   mmx("pmovmskb", "np 0f d7 /r", "Gd Nq", (c) => {
     c.set(0, and(mask(OpFd.i8x16_bitmask, splat64(c.get(1))), 0xff));
@@ -283,8 +284,8 @@ export const moveRows: readonly Insn[] = [
   }),
   mmx("maskmovq", "np 0f f7 /r di", "Pq Nq", (c) => {
     const selected = fromLow(c.get(1));
-    maskedStore(c, splat64(c.get(0)), selected);
     commitMmx(c);
+    maskedStore(c, splat64(c.get(0)), selected);
   }),
   sse("movq2dq", "f3 0f d6 /r", "Vx Nq", (c) => {
     enterMmx(c);
@@ -295,7 +296,10 @@ export const moveRows: readonly Insn[] = [
     enterMmx(c);
     setM(c, 0, half(c, 1, 0));
   }),
-  mmx("emms", "np 0f 77", "", (c) => c.setS32(S.fpuEmpty, i32(0xff))),
+  mmx("emms", "np 0f 77", "", (c) => {
+    commitMmx(c);
+    c.setS32(S.fpuEmpty, i32(0xff));
+  }),
 
   insn("prefetchnta", "0f 18 /0 mem", "Mb", nothing),
   insn("prefetcht0", "0f 18 /1 mem", "Mb", nothing),
