@@ -440,7 +440,8 @@ function buildProbe(module: ModuleBuilder, translate: FuncRef): FuncRef {
   );
   f.if(
     ne(and(last, ~0xfffn), and(linear, ~0xfffn)),
-    () => f.drop(call(translate, last, i32(Access.write))),
+    // Of the second page the first byte is named in CR2.
+    () => f.drop(call(translate, and(last, ~0xfffn), i32(Access.write))),
   );
   return f;
 }
@@ -480,7 +481,8 @@ function buildLoad(module: ModuleBuilder, parts: SlowParts & { access: number })
       else {
         // Both pages before any device is read.
         f.drop(call(parts.translate, linear, i32(Access.read)));
-        f.drop(call(parts.translate, byteAt(linear, size - 1), i32(Access.read)));
+        const second = and(byteAt(linear, size - 1), ~0xfffn);
+        f.drop(call(parts.translate, second, i32(Access.read)));
       }
       let value: Expr = i64(0);
       const acc = f.local(I64);
