@@ -44,9 +44,14 @@ export function enterMmx(c: Cx): void {
   );
 }
 
+/** The part of {@link commitMmx} that stores do even where they fault: TOP is 0. */
+export function clearTop(c: Cx): void {
+  c.setS32(S.fpuSw, and(c.s32(S.fpuSw), ~0x3800));
+}
+
 /** What every MMX instruction but EMMS does to the x87 state: TOP is 0, all registers are in use. */
 export function commitMmx(c: Cx): void {
-  c.setS32(S.fpuSw, and(c.s32(S.fpuSw), ~0x3800));
+  clearTop(c);
   c.setS32(S.fpuEmpty, i32(0));
 }
 

@@ -21,6 +21,7 @@ import type { Cx } from "../cx.ts";
 import { type Insn, insn } from "../opcode.ts";
 import { CPU, S } from "../state.ts";
 import {
+  clearTop,
   commitMmx,
   const16,
   const32,
@@ -249,20 +250,23 @@ export const moveRows: readonly Insn[] = [
   // Stores change the x87 state even where they fault, as the processor does.
   mmx("movd", "np 0f 7e /r", "Ey Pq", (c) => {
     const value = c.get(1);
-    commitMmx(c);
+    clearTop(c);
     c.set(0, c.operandSize(0) === 8 ? value : and(value, i64(0xffff_ffff)));
+    commitMmx(c);
   }),
   mmx("movq", "np 0f 6f /r", "Pq Qq", (c) => setM(c, 0, c.f.let(c.get(1)))),
   mmx("movq", "np 0f 7f /r", "Qq Pq", (c) => {
     const value = c.f.let(c.get(1));
     if (c.isMemory(0)) {
-      commitMmx(c);
+      clearTop(c);
       c.set(0, value);
+      commitMmx(c);
     } else setM(c, 0, value);
   }),
   mmx("movntq", "np 0f e7 /r", "Mq Pq", (c) => {
-    commitMmx(c);
+    clearTop(c);
     c.set(0, c.get(1));
+    commitMmx(c);
   }),
   mmx("pmovmskb", "np 0f d7 /r", "Gd Nq", (c) => {
     c.set(0, and(mask(OpFd.i8x16_bitmask, splat64(c.get(1))), 0xff));
@@ -284,8 +288,9 @@ export const moveRows: readonly Insn[] = [
   }),
   mmx("maskmovq", "np 0f f7 /r di", "Pq Nq", (c) => {
     const selected = fromLow(c.get(1));
-    commitMmx(c);
+    clearTop(c);
     maskedStore(c, splat64(c.get(0)), selected);
+    commitMmx(c);
   }),
   sse("movq2dq", "f3 0f d6 /r", "Vx Nq", (c) => {
     enterMmx(c);
