@@ -163,6 +163,27 @@ const fileName: Deno.lint.Rule = {
   },
 };
 
+/** What other files can use says what it is. */
+const documentedExport: Deno.lint.Rule = {
+  create(context) {
+    const path = projectPath(context.filename);
+    if (path === undefined || layerOf(path) === undefined || isTest(path)) return {};
+    return {
+      ExportNamedDeclaration(node) {
+        if (node.declaration === null) return;
+        const text = context.sourceCode.text.slice(0, node.range[0]);
+        // Constants that stand line under line share the first one's comment.
+        if (/^export const .*;\n$/m.test(text.slice(text.lastIndexOf("\n", text.length - 2) + 1))) {
+          return;
+        }
+        const before = text.trimEnd();
+        if (before.endsWith("*/") && before.lastIndexOf("/**") === before.lastIndexOf("/*")) return;
+        context.report({ node, message: "an exported declaration carries a JSDoc comment" });
+      },
+    };
+  },
+};
+
 const plugin: Deno.lint.Plugin = {
   name: "vmctl",
   rules: {
@@ -170,6 +191,7 @@ const plugin: Deno.lint.Plugin = {
     "dlopen-in-host": dlopenInHost,
     "no-default-export": noDefaultExport,
     "file-name": fileName,
+    "documented-export": documentedExport,
   },
 };
 

@@ -93,8 +93,28 @@ Deno.test("default exports and names in other styles are found", () => {
   assert.deepEqual(lint("lib/boot/elf.ts", "export default 1;"), [
     "vmctl/no-default-export: export by name, not by default",
   ]);
-  assert.deepEqual(lint("lib/boot/elfFile.ts", "export const a = 1;"), [
+  assert.deepEqual(lint("lib/boot/elfFile.ts", "const a = 1;"), [
     "vmctl/file-name: lib/boot/elfFile.ts: expected a snake_case name ending in .ts",
   ]);
-  assert.deepEqual(lint("lib/boot/elf_file_test.ts", "export const a = 1;"), []);
+  assert.deepEqual(lint("lib/boot/elf_file_test.ts", "const a = 1;"), []);
+});
+
+Deno.test("exported declarations of lib/ carry a JSDoc comment", () => {
+  const source = `/** What it is. */
+export const a = 1;
+export const shared = 2;
+
+// Something.
+export function b() {}
+export class C {}
+/* No. */
+export interface D {}
+/** Not for the next one. */
+const e = 1;
+export type F = number;
+export { e };
+`;
+  assert.equal(lint("lib/boot/elf.ts", source).length, 4);
+  assert.deepEqual(lint("lib/boot/elf_test.ts", source), []);
+  assert.deepEqual(lint("scripts/bench/a.ts", source), []);
 });
