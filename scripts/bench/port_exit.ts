@@ -8,20 +8,12 @@
 import { monotonicNs } from "../../lib/host/mod.ts";
 import { GuestMemory } from "../../lib/memory/mod.ts";
 import { openHypervisor, probeKvm, type VcpuIo } from "../../lib/hypervisor/mod.ts";
-
-/** What a measurement says. */
-export interface PortExitResult {
-  readonly name: string;
-  /** Nanoseconds per port access with our engine. */
-  readonly ours_ns: number;
-  /** Nanoseconds per port access with the C program. */
-  readonly c_ns: number;
-  /** The first by the second. */
-  readonly ratio: number;
-}
+import type { Bench, BenchContext, BenchResult } from "./bench.ts";
 
 const EXITS = 10_000;
 const ROUNDS = 5;
+const DEFAULT_RUNS = 3;
+const LIMIT = 1.25;
 const CODE = 0x1000;
 const PORT = 0x510;
 const DONE_PORT = 0x511;
@@ -124,27 +116,42 @@ class CountingIo implements VcpuIo {
   mmioWrite(): void {}
 }
 
-/** Measures both, each some times in turn, and compares the best of each. */
-export async function run(): Promise<PortExitResult | { readonly skipped: string }> {
-  const facts = probeKvm();
-  if (!facts.usable) return { skipped: facts.problem ?? "no usable /dev/kvm" };
-  const folder = await Deno.makeTempDir({ prefix: "vmctl-port-exit-" });
-  try {
-    const program = await compile(folder);
-    if (program === undefined) return { skipped: "no C compiler (gcc) to compare with" };
-    // In turns, so that a disturbance of the machine meets both.
-    const c: number[] = [];
-    const ours: number[] = [];
-    for (let turn = 0; turn < 3; turn++) {
-      c.push(...await runProgram(program));
-      ours.push(...measure());
-    }
-    const [c_ns, ours_ns] = [Math.min(...c), Math.min(...ours)];
-    return { name: "KVM port exit", ours_ns, c_ns, ratio: ours_ns / c_ns };
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+function skipped(why: string): BenchResult {
+  return { measures: [], notes: [`skipped: ${why}`] };
 }
+
+/** Measures both, each some times in turn, and compares the best of each. */
+async function run(context: BenchContext): Promise<BenchResult> {
+  const facts = probeKvm();
+  if (!facts.usable) return skipped(facts.problem ?? "no usable /dev/kvm");
+  const program = await compile(context.folder);
+  if (program === undefined) return skipped("no C compiler (gcc) to compare with");
+  context.progress("port: exits of both programs in turn");
+  // In turns, so that a disturbance of the machine meets both.
+  const theirs: number[] = [];
+  const ours: number[] = [];
+  for (let turn = 0; turn < (context.runs ?? DEFAULT_RUNS); turn++) {
+    theirs.push(...await runProgram(program));
+    ours.push(...measure());
+  }
+  return {
+    measures: [{
+      what: "port access of a guest under KVM",
+      unit: "us",
+      vmctl: Math.min(...ours) / 1000,
+      reference: { name: "C program", value: Math.min(...theirs) / 1000 },
+      limit: LIMIT,
+    }],
+    notes: facts.execution === "emulated" ? ["KVM here only emulates the guest's kernel mode"] : [],
+  };
+}
+
+/** Cost of a port exit. */
+export const portExitBench: Bench = {
+  name: "port",
+  summary: "a port access that leaves the guest, against a C program",
+  run,
+};
 
 function measure(): number[] {
   using hypervisor = openHypervisor("kvm");
@@ -188,5 +195,3 @@ async function runProgram(program: string): Promise<number[]> {
   if (!success) throw new Error(`port_exit: ${new TextDecoder().decode(stderr)}`);
   return new TextDecoder().decode(stdout).trim().split("\n").map(Number);
 }
-
-if (import.meta.main) console.log(JSON.stringify(await run()));
