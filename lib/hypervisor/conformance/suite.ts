@@ -11,6 +11,7 @@ import { EVENT_TESTS } from "./cases/events.ts";
 import { EXCEPTION_TESTS } from "./cases/exceptions.ts";
 import { INTERRUPT_TESTS } from "./cases/interrupts.ts";
 import { IO_TESTS } from "./cases/io.ts";
+import { MEMORY_TESTS } from "./cases/memory.ts";
 import { MODE_TESTS } from "./cases/modes.ts";
 import { PAGING_TESTS } from "./cases/paging.ts";
 import { PROTECTION_TESTS } from "./cases/protection.ts";
@@ -24,6 +25,7 @@ import { Helper, TestMachine } from "./machine.ts";
 /** All guests. */
 export const GUEST_TESTS: readonly GuestTest[] = [
   ...IO_TESTS,
+  ...MEMORY_TESTS,
   ...MODE_TESTS,
   ...EXCEPTION_TESTS,
   ...PROTECTION_TESTS,

@@ -7,14 +7,17 @@
 import { alignUp } from "../../base/mod.ts";
 import {
   bufferAddress,
+  Errno,
   Fd,
   FIRST_REALTIME_SIGNAL,
   getpid,
   gettid,
+  HostError,
   ioctl,
   type Mapping,
   mmap,
   tgkill,
+  tryIoctl,
   viewMemory,
 } from "../../host/mod.ts";
 import { type GuestMemory, PAGE_SIZE } from "../../memory/mod.ts";
@@ -35,6 +38,15 @@ import { SharedVmState } from "./shared_state.ts";
 import type { KvmSystem } from "./system.ts";
 import { KvmVcpu } from "./vcpu.ts";
 import { setUpVcpu } from "./vcpu_setup.ts";
+
+/** KVM_CREATE_VM; it may give up when a signal comes, and succeeds at the next try. */
+export function createVmFd(kvm: Fd): Fd {
+  for (;;) {
+    const result = tryIoctl(kvm.raw, Request.CreateVm);
+    if (result >= 0) return Fd.adopt(result);
+    if (result !== -Errno.EINTR) throw new HostError("KVM_CREATE_VM", -result);
+  }
+}
 
 /** Signal that makes a vCPU's thread leave KVM_RUN. */
 export const KICK_SIGNAL: number = FIRST_REALTIME_SIGNAL;
@@ -76,7 +88,7 @@ export class KvmVm implements Vm {
   /** Makes a VM over `memory`; it must outlive the VM. */
   static create(system: KvmSystem, memory: GuestMemory, options: VmOptions): KvmVm {
     using stack = new DisposableStack();
-    const vm = stack.use(Fd.adopt(ioctl(system.fd, Request.CreateVm, 0, "KVM_CREATE_VM")));
+    const vm = stack.use(createVmFd(system.fd));
     setUpAddresses(vm.raw);
     ioctl(vm, Request.CreateIrqchip, 0, "KVM_CREATE_IRQCHIP");
     const pit = new DataView(new ArrayBuffer(64));
