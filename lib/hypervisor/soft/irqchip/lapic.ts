@@ -441,6 +441,7 @@ export class LocalApics {
         ? Infinity
         : Math.max(0, value - (this.#f[(a + TSC_OFFSET) >> 1] as number));
       this.#noteDeadline(a);
+      this.runTimer(cpu, nowNs); // One that has passed interrupts at once.
       return MsrStatus.Ok;
     }
     if (index < 0x800 || index > 0x8ff) return MsrStatus.NotMine;
@@ -606,7 +607,8 @@ export class LocalApics {
         const before = w[a + LVT + n] as number;
         w[a + LVT + n] = lvt;
         if (n === LVT_TIMER) {
-          if (((before ^ lvt) & 0x0006_0000) !== 0) this.#stopTimer(a);
+          // Counting goes on between one-shot and periodic, not to or from the deadline.
+          if (((before ^ lvt) & 0x0004_0000) !== 0) this.#stopTimer(a);
           this.#rearm(a, nowNs);
         }
         if (n === LVT_LINT0) this.#bus.wake(cpu);
