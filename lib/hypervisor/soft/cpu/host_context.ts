@@ -51,6 +51,8 @@ export interface Platform {
   readApicMsr(index: number): bigint | undefined | null;
   /** Writes an APIC-related MSR; undefined where it is not one, false for #GP. */
   writeApicMsr(index: number, value: bigint): boolean | undefined;
+  /** By how many ticks the TSC is ahead of guest nanoseconds, for the deadline timer. */
+  setTscOffset?(ticks: number): void;
   /** CR8. */
   getTpr(): number;
   /** Sets CR8 (0 to 15). */
@@ -76,6 +78,8 @@ export class HostContext {
   readonly tag: Tag;
   /** Number of the vCPU. */
   readonly id: number;
+  /** How many vCPUs the machine has, for CPUID. */
+  vcpuCount = 1;
   exports!: EngineExports;
   platform!: Platform;
   /** Devices outside the engine, during run. */

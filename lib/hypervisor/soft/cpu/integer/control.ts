@@ -111,7 +111,10 @@ rows.push(
     c.f.if(ne(c.of(), i64(0)), () => hostInPlace(c, Host.overflow));
   }),
   insn("int1", "f1 end", "", (c) => c.host(Host.icebp)),
-  insn("bound", "62 /r i64 mem", "Gv M", (c) => c.host(Host.bound)),
+  insn("bound", "62 /r i64 mem", "Gv M", (c) => {
+    c.setS64(S.tempEa, c.ea());
+    c.host(Host.bound);
+  }),
 );
 
 /** A host call on one path; the other goes on. */

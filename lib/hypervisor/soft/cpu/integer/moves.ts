@@ -167,7 +167,7 @@ rows.push(
     c.setReg(Reg.rbp, value, 8);
   }),
   insn("enter", "c8 d64 sz", "Iw Ib", (c) => c.host(Host.enter)),
-  insn("xlat", "d7", "", (c) => c.host(Host.xlat)),
+  insn("xlat", "d7 az", "", (c) => c.host(Host.xlat)),
 );
 
 // --- flags -----------------------------------------------------------------------------------------
