@@ -24,7 +24,7 @@ import { cpuid } from "./cpuid.ts";
 import { farCall, farJump, farReturn } from "./far_transfers.ts";
 import { breakpoint, icebp, overflow, softwareInterrupt } from "./interrupts.ts";
 import { interruptReturn } from "./iret.ts";
-import { readMsr, readPmc, readTsc, readTscp, writeMsr } from "./msr.ts";
+import { rdmsr, readPmc, readTsc, readTscp, wrmsr } from "./msr.ts";
 import { portIn, portInString, portOut, portOutString } from "./ports.ts";
 import {
   loadAccess,
@@ -39,7 +39,7 @@ import { bound, enter, leave, popa, popf, pusha, xlat } from "./stack.ts";
 export { cpuidLeaf, type CpuidResult } from "./cpuid.ts";
 export { deliver, type Delivery } from "./interrupts.ts";
 export { loadFlags, resetCpu, updateMode } from "./mode.ts";
-export { Msr, readMsrValue, readTscValue, writeMsrValue } from "./msr.ts";
+export { Msr, readMsr, writeMsr } from "./msr.ts";
 
 /** TypeScript's part of system instructions, by host call. */
 export const hostFunctions: ReadonlyMap<number, HostFunction> = new Map<number, HostFunction>([
@@ -71,8 +71,8 @@ export const hostFunctions: ReadonlyMap<number, HostFunction> = new Map<number, 
   [Host.storeTable, storeTable],
   [Host.loadTable, loadTable],
   [Host.invalidatePage, invalidatePage],
-  [Host.readMsr, readMsr],
-  [Host.writeMsr, writeMsr],
+  [Host.readMsr, rdmsr],
+  [Host.writeMsr, wrmsr],
   [Host.readTsc, readTsc],
   [Host.readTscp, readTscp],
   [Host.readPmc, readPmc],

@@ -6,6 +6,8 @@
  * @module
  */
 
+import { hex } from "../../../../base/mod.ts";
+import { HypervisorError } from "../../../errors.ts";
 import { HostResult } from "../cx.ts";
 import type { HostContext, HostFunction } from "../host_context.ts";
 import { Reg, regOffset, S, Seg, SegField, segOffset, Vector } from "../state.ts";
@@ -262,7 +264,7 @@ function hotBase(index: number): number {
 }
 
 /** RDMSR. */
-export const readMsr: HostFunction = (cpu) => {
+export const rdmsr: HostFunction = (cpu) => {
   supervisor(cpu);
   const index = cpu.get32(RCX) >>> 0;
   const hot = hotBase(index);
@@ -279,7 +281,7 @@ export const readMsr: HostFunction = (cpu) => {
 };
 
 /** WRMSR. */
-export const writeMsr: HostFunction = (cpu) => {
+export const wrmsr: HostFunction = (cpu) => {
   supervisor(cpu);
   const index = cpu.get32(RCX) >>> 0;
   const low = cpu.get32(RAX);
@@ -328,3 +330,22 @@ export const readTscp: HostFunction = (cpu) => {
 
 /** RDPMC: there are no counters. */
 export const readPmc: HostFunction = (cpu) => cpu.raise(Vector.GP, 0);
+
+/**
+ * Register `index`, for the engine interface.
+ * @throws {HypervisorError} where the processor has no such register.
+ */
+export function readMsr(cpu: HostContext, index: number): bigint {
+  const value = readMsrValue(cpu, index);
+  if (value === undefined) throw new HypervisorError(`no model-specific register ${hex(index)}`);
+  return value;
+}
+
+/**
+ * Sets register `index`, for the engine interface.
+ * @throws {HypervisorError} where there is no such register or it does not take `value`.
+ */
+export function writeMsr(cpu: HostContext, index: number, value: bigint): void {
+  if (writeMsrValue(cpu, index, value)) return;
+  throw new HypervisorError(`model-specific register ${hex(index)} does not take ${hex(value)}`);
+}
