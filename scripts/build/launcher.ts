@@ -40,7 +40,10 @@ const SYS_CLOSE = 3;
 const SYS_FCNTL = 72;
 const SYS_EXIT_GROUP = 231;
 const SYS_MEMFD_CREATE = 319;
-const MFD_CLOEXEC_ALLOW_SEALING = 3;
+/** MFD_CLOEXEC | MFD_ALLOW_SEALING. */
+const MEMFD_FLAGS = 3;
+/** Since Linux 6.3, where it may be demanded (sysctl vm.memfd_noexec). */
+const MFD_NOEXEC_SEAL = 8;
 const F_DUPFD_CLOEXEC = 1030;
 const F_ADD_SEALS = 1033;
 /** F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE. */
@@ -115,6 +118,7 @@ class Code {
 const JE = [0x0f, 0x84];
 const JNE = [0x0f, 0x85];
 const JS = [0x0f, 0x88];
+const JNS = [0x0f, 0x89];
 const JLE = [0x0f, 0x8e];
 const JMP = [0xe9];
 const MOV_RAX = [0x48, 0x8b, 0x05];
@@ -130,9 +134,13 @@ function syscall(code: Code, number: number): void {
 /** rbx = descriptor of a sealed memfd with the bundle in it. */
 function emitMemoryFile(code: Code, bundleBytes: number): void {
   code.near(LEA_RDI, "memfd name");
-  code.put(0xbe).put32(MFD_CLOEXEC_ALLOW_SEALING); // mov esi, flags
+  code.put(0xbe).put32(MEMFD_FLAGS | MFD_NOEXEC_SEAL); // mov esi, flags
+  syscall(code, SYS_MEMFD_CREATE);
+  code.put(0x85, 0xc0).near(JNS, "created"); // test eax, eax
+  code.put(0xbe).put32(MEMFD_FLAGS); // mov esi, flags
   syscall(code, SYS_MEMFD_CREATE);
   code.put(0x85, 0xc0).near(JS, "fail"); // test eax, eax
+  code.label("created");
   code.put(0x89, 0xc3); // mov ebx, eax
 
   // Moves it out of the way of low numbers; where the limit forbids that, it stays.
