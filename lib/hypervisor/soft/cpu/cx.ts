@@ -82,7 +82,7 @@ export class Cx {
   /** True where the rm operand is memory. */
   readonly mem: boolean;
   /** The record. */
-  readonly rec: Local;
+  readonly rec: Expr;
   readonly runtime: Runtime;
   #ea: Local | undefined;
   #rmwRam: Local | undefined;
@@ -92,14 +92,14 @@ export class Cx {
   constructor(
     f: FuncBuilder,
     runtime: Runtime,
-    options: { insn: Insn; size: number; mem: boolean },
+    options: { insn: Insn; size: number; mem: boolean; rec?: Expr },
   ) {
     this.f = f;
     this.runtime = runtime;
     this.insn = options.insn;
     this.size = options.size;
     this.mem = options.mem;
-    this.rec = f.param(0);
+    this.rec = options.rec ?? f.param(0);
   }
 
   // --- state -------------------------------------------------------------------------------------
@@ -206,20 +206,35 @@ export class Cx {
     switch (this.#kind(i)) {
       case "I":
       case "Is":
-        return load.i64(CPU, this.rec, Rec.imm);
+        return this.immediate();
       case "1":
         return i64(1);
       default:
         if (this.isMemory(i)) return this.load(this.ea(), size);
-        return loadSized(size, CPU, this.slot(i));
+        return this.readRegister(i, size);
     }
+  }
+
+  /** Immediate of the record, sign-extended. */
+  protected immediate(): Expr {
+    return load.i64(CPU, this.rec, Rec.imm);
+  }
+
+  /** Reads register operand `i`. */
+  protected readRegister(i: number, size: number): Expr {
+    return loadSized(size, CPU, this.slot(i));
+  }
+
+  /** Writes register operand `i`. */
+  protected writeRegister(i: number, value: Expr, size: number): void {
+    this.#storeReg(this.slot(i), value, { size, offset: 0 });
   }
 
   /** Writes operand `i`; after {@link modify} of the same operand it completes that. */
   set(i: number, value: Expr): void {
     const size = this.operandSize(i);
     if (!this.isMemory(i)) {
-      this.#storeReg(this.slot(i), value, { size, offset: 0 });
+      this.writeRegister(i, value, size);
       return;
     }
     const ram = this.#rmwRam;
@@ -232,8 +247,13 @@ export class Cx {
     this.f.if(
       ne(ram, i32(-1)),
       () => this.f.storeSized(size, RAM, ram, v),
-      () => this.f.call(this.slow(this.runtime.storeSlow, size), address, v, this.rec),
+      () => this.storeSlowly(address, v, size),
     );
+  }
+
+  /** The slow path of a store. */
+  protected storeSlowly(address: Expr, value: Expr, size: number): void {
+    this.f.call(this.slow(this.runtime.storeSlow, size), address, value, this.rec);
   }
 
   /** Reads operand `i` in order to write it: a memory operand is checked for writing first. */
@@ -265,19 +285,22 @@ export class Cx {
 
   /** Linear address of the memory operand, computed once. */
   ea(): Local {
-    this.#ea ??= this.f.let(
-      add(
-        add(
-          load.i64(CPU, this.rec16(Rec.base)),
-          shl(
-            load.i64(CPU, this.rec16(Rec.index)),
-            load.i64_8u(CPU, this.rec, Rec.scale),
-          ),
-        ),
-        load.i64_32s(CPU, this.rec, Rec.disp),
-      ),
-    );
+    this.#ea ??= this.f.let(this.address());
     return this.#ea;
+  }
+
+  /** Base + index + displacement of the record. */
+  protected address(): Expr {
+    return add(
+      add(
+        load.i64(CPU, this.rec16(Rec.base)),
+        shl(
+          load.i64(CPU, this.rec16(Rec.index)),
+          load.i64_8u(CPU, this.rec, Rec.scale),
+        ),
+      ),
+      load.i64_32s(CPU, this.rec, Rec.disp),
+    );
   }
 
   /** Effective address without segment base, as LEA gives it (the decoder adds no base there). */
@@ -422,9 +445,8 @@ export class Cx {
       () => {
         f.call(this.runtime.probeWrite, address, i32(16), this.rec);
         f.storeV128(CPU, i32(0), v, S.scratch);
-        const store8 = this.slow(this.runtime.storeSlow, 8);
-        f.call(store8, address, this.s64(S.scratch), this.rec);
-        f.call(store8, add(address, 8), this.s64(S.scratch + 8), this.rec);
+        this.storeSlowly(address, this.s64(S.scratch), 8);
+        this.storeSlowly(add(address, 8), this.s64(S.scratch + 8), 8);
       },
     );
   }

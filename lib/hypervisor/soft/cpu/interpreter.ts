@@ -76,6 +76,9 @@ export interface InterpreterOptions {
   readonly extend: (module: ModuleBuilder, runtime: Runtime) => void;
 }
 
+/** Slots of the handler table at first; translated code comes behind the handlers. */
+export const HANDLER_SLOTS = 8192;
+
 const sizeIndex: readonly number[] = [0, -1, 1, -1, 2, -1, -1, -1, 3];
 
 /** Generates and compiles the interpreter. */
@@ -98,6 +101,7 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
     codeWrite: module.importFunc("e", "codeWrite", { params: [I32, I32], results: [] }),
     faultTag: module.importTag("e", "fault"),
   };
+  module.importTable("e", "table", HANDLER_SLOTS);
   const handlerType = module.typeIndex({ params: [I32], results: [I32] });
   const helpers = new Map<string, FuncRef>();
   const mmu = buildMmu(module, imports, options.map);

@@ -12,7 +12,7 @@ import { createTag, type Tag } from "../wasm/mod.ts";
 import { CodeCache, type CodePage, type CodeRegions, DecodeResult } from "./code_cache.ts";
 import { Decoder } from "./decoder.ts";
 import { type EngineExports, HostContext, type Platform } from "./host_context.ts";
-import { buildInterpreter, type Interpreter } from "./interpreter.ts";
+import { buildInterpreter, HANDLER_SLOTS, type Interpreter } from "./interpreter.ts";
 import type { MemoryMap } from "./mmu.ts";
 import {
   Access,
@@ -144,6 +144,7 @@ export class Processor {
       e: {
         cpu: memory,
         ram,
+        table: new WebAssembly.Table({ element: "anyfunc", initial: HANDLER_SLOTS }),
         fault: this.#tag as unknown as WebAssembly.ImportValue,
         host: (id: number, record: number) => this.#host(id, record),
         mmioLoad: (physical: number, size: number) => this.#mmioLoad(physical, size),
@@ -202,6 +203,7 @@ export class Processor {
         if (status === MsrStatus.NotMine) return undefined;
         return status !== MsrStatus.Fault;
       },
+      setTscOffset: (ticks) => chip.setTscOffset(id, ticks),
       getTpr: () => chip.getTpr(id) >>> 4,
       setTpr: (value) => {
         chip.setTpr(id, value << 4);

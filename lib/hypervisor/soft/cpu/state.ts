@@ -155,6 +155,8 @@ export const S = {
   walkPhysical: 0x5c0,
   /** i32: flags of the last walk, see WalkFlag. */
   walkFlags: 0x5c8,
+  /** i32: set when a store changed decoded code; regions that see it leave and clear it. */
+  codeChanged: 0x5cc,
   /** Counters (i64 each), see stats. */
   stats: 0x600,
   /** First byte behind the fixed state. */

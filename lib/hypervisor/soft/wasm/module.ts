@@ -324,6 +324,7 @@ export class ModuleBuilder {
   #tableSize = 0;
   #elements: FuncRef[] = [];
   #importedTags = 0;
+  #importsTable = false;
 
   /** Index of a signature. */
   typeIndex(type: FuncType): number {
@@ -358,6 +359,15 @@ export class ModuleBuilder {
     this.#imports.u8(memory.shared ? 3 : 1);
     this.#imports.u32(memory.minPages);
     this.#imports.u32(memory.maxPages);
+  }
+
+  /** Imports table 0 of functions, which has `minSize` slots at least; see {@link tableSlot}. */
+  importTable(module: string, name: string, minSize: number): void {
+    this.#import(module, name, 1);
+    this.#imports.u8(0x70);
+    this.#imports.u8(0);
+    this.#imports.u32(minSize);
+    this.#importsTable = true;
   }
 
   /** Imports a tag without values and returns its index. */
@@ -420,7 +430,7 @@ export class ModuleBuilder {
       s.u32(this.#funcs.length);
       for (const func of this.#funcs) s.u32(this.typeIndex(func.type));
     });
-    if (this.#tableSize > 0) {
+    if (this.#tableSize > 0 && !this.#importsTable) {
       section(4, (s) => {
         s.u32(1);
         s.u8(0x70);

@@ -1,0 +1,293 @@
+/**
+ * Regions: decoded code of one page, grown from an entry along the direct branches that were seen, as
+ * one WebAssembly function.
+ *
+ * @module
+ */
+
+import {
+  add,
+  eq,
+  type FuncBuilder,
+  i32,
+  type Label,
+  load,
+  type Local,
+  ModuleBuilder,
+  ValType,
+} from "../../wasm/mod.ts";
+import type { Runtime } from "../cx.ts";
+import type { HandlerInfo } from "../host_context.ts";
+import type { Insn } from "../opcode.ts";
+import { CPU, regOffset, S } from "../state.ts";
+import {
+  ProbeCx,
+  RegionCx,
+  type RegionFrame,
+  type RegionInsn,
+  Untranslatable,
+} from "./region_cx.ts";
+
+const { I32, I64 } = ValType;
+
+/** Limits of a region. */
+const MAX_BLOCKS = 96;
+const MAX_INSTRUCTIONS = 400;
+
+/** A straight piece of code. */
+export interface RegionBlock {
+  readonly start: number;
+  readonly insns: readonly RegionInsn[];
+  /** Page offset behind the last instruction. */
+  readonly end: number;
+  /** True where control flow goes on behind the last instruction. */
+  readonly falls: boolean;
+}
+
+/** A region before translation. */
+export interface RegionPlan {
+  readonly blocks: readonly RegionBlock[];
+  /** Page offsets that the interpreter may enter at; the first is the hot one. */
+  readonly entries: readonly number[];
+}
+
+/** Reads the instruction at a page offset from its records; undefined where there is none to translate. */
+export type InsnReader = (offset: number) => RegionInsn | undefined;
+
+/** Grows a region from page offset `entry`. */
+export function planRegion(entry: number, read: InsnReader): RegionPlan | undefined {
+  // First the instructions and where blocks must begin, then the blocks.
+  const insns = new Map<number, RegionInsn>();
+  const leaders = new Set<number>([entry]);
+  const entries = [entry];
+  const work = [entry];
+  while (work.length > 0) {
+    let at = work.pop() as number;
+    while (!insns.has(at)) {
+      if (insns.size >= MAX_INSTRUCTIONS) break;
+      const insn = read(at);
+      if (insn === undefined) break;
+      insns.set(at, insn);
+      if (insn.insn.operands[0]?.kind === "J") {
+        const target = insn.next + insn.immLow;
+        const isCall = insn.insn.mnemonic === "call";
+        if (!isCall && target >= 0 && target < 4096 && leaders.size < MAX_BLOCKS) {
+          leaders.add(target);
+          work.push(target);
+        }
+        leaders.add(insn.next);
+      }
+      const ends = insn.insn.words.has("end");
+      if (ends) {
+        // Code comes back behind a call.
+        if (insn.insn.mnemonic === "call" && insn.next < 4096 && leaders.size < MAX_BLOCKS) {
+          leaders.add(insn.next);
+          if (entries.length < 12) entries.push(insn.next);
+          work.push(insn.next);
+        }
+        break;
+      }
+      at = insn.next;
+      if (at >= 4096) break;
+    }
+  }
+  if (!insns.has(entry)) return undefined;
+  const blocks: RegionBlock[] = [];
+  for (const start of [...leaders].sort((x, y) => x - y)) {
+    if (!insns.has(start)) continue;
+    const list: RegionInsn[] = [];
+    let at = start;
+    let falls = true;
+    for (;;) {
+      const insn = insns.get(at);
+      if (insn === undefined) break;
+      list.push(insn);
+      at = insn.next;
+      if (insn.insn.words.has("end")) {
+        falls = false;
+        break;
+      }
+      if (leaders.has(at)) break;
+    }
+    blocks.push({ start, insns: list, end: at, falls });
+  }
+  return { blocks, entries: entries.filter((e) => insns.has(e)) };
+}
+
+/** Says which handlers' semantics may stand in a region; asks each once. */
+export class Translatability {
+  readonly #known = new Map<HandlerInfo, boolean>();
+  readonly #excluded: ReadonlySet<Insn>;
+
+  constructor(excluded: ReadonlySet<Insn>) {
+    this.#excluded = excluded;
+  }
+
+  /** True where the instruction can be translated. */
+  ask(info: HandlerInfo, runtime: Runtime): boolean {
+    let known = this.#known.get(info);
+    if (known === undefined) {
+      known = !this.#excluded.has(info.insn) && this.#probe(info, runtime);
+      this.#known.set(info, known);
+    }
+    return known;
+  }
+
+  #probe(info: HandlerInfo, runtime: Runtime): boolean {
+    const f = new ModuleBuilder().func([I32], [I32]);
+    try {
+      info.insn.semantics(new ProbeCx(f, runtime, info));
+      return true;
+    } catch (error) {
+      if (error instanceof Untranslatable) return false;
+      throw error;
+    }
+  }
+}
+
+/** Emits `plan` as the body of `f`, a function `(record) -> exit`. */
+export function emitRegion(
+  f: FuncBuilder,
+  runtime: Runtime,
+  options: { plan: RegionPlan; recordOf: (offset: number) => number; faultTag: number },
+): void {
+  const { plan, recordOf, faultTag } = options;
+  const gpr = Array.from({ length: 16 }, () => f.local(I64));
+  const flagResult = f.local(I64);
+  const flagAux = f.local(I64);
+  const ripBase = f.local(I64);
+  const stale = f.local(I32);
+  const block = f.local(I32);
+  // All registers are loaded; those that nothing uses cost nothing after optimization.
+  gpr.forEach((local, n) => f.set(local, load.i64(CPU, i32(0), regOffset(n))));
+  f.set(flagResult, load.i64(CPU, i32(0), S.flagResult));
+  f.set(flagAux, load.i64(CPU, i32(0), S.flagAux));
+  f.set(ripBase, load.i64(CPU, i32(0), S.ripBase));
+  const written = registersWritten(plan);
+  const spill = () => {
+    for (const n of written) f.store64(CPU, i32(0), gpr[n] as Local, regOffset(n));
+    f.store64(CPU, i32(0), flagResult, S.flagResult);
+    f.store64(CPU, i32(0), flagAux, S.flagAux);
+  };
+  const number = new Map(plan.blocks.map((b, i) => [b.start, i]));
+  // Which entry: the first is the usual one.
+  f.set(block, i32(number.get(plan.entries[0] as number) ?? 0));
+  for (const entry of plan.entries.slice(1)) {
+    f.if(
+      eq(f.param(0), i32(recordOf(entry))),
+      () => f.set(block, i32(number.get(entry) ?? 0)),
+    );
+  }
+  f.tryCatch(faultTag, () => {
+    f.loop((dispatch) => {
+      const frame: RegionFrame = {
+        gpr,
+        flagResult,
+        flagAux,
+        ripBase,
+        stale,
+        block,
+        dispatch,
+        blockAt: (offset) => number.get(offset) ?? -1,
+        spill,
+        written,
+      };
+      nestBlocks(f, block, {
+        count: plan.blocks.length,
+        body: (i) =>
+          emitBlock(f, runtime, {
+            block: plan.blocks[i] as RegionBlock,
+            following: plan.blocks[i + 1],
+            frame,
+          }),
+      });
+    });
+  });
+  // A fault: registers as they were when it was raised.
+  spill();
+  f.throw(faultTag);
+  f.unreachable();
+}
+
+/** `br_table` over nested blocks, so that each body falls into the next one. */
+function nestBlocks(
+  f: FuncBuilder,
+  selector: Local,
+  options: { count: number; body: (i: number) => void },
+): void {
+  const labels: Label[] = new Array<Label>(options.count);
+  const nest = (i: number): void => {
+    if (i < 0) {
+      const last = labels[options.count - 1] as Label;
+      f.brTable(selector, labels.slice(0, -1), last);
+      return;
+    }
+    f.block((label) => {
+      labels[i] = label;
+      nest(i - 1);
+    });
+    options.body(i);
+  };
+  // Outermost is the last block: its label stands around all before it.
+  nest(options.count - 1);
+  f.unreachable();
+}
+
+function emitBlock(
+  f: FuncBuilder,
+  runtime: Runtime,
+  options: { block: RegionBlock; following: RegionBlock | undefined; frame: RegionFrame },
+): void {
+  const { block, following, frame } = options;
+  let last: RegionCx | undefined;
+  for (const at of block.insns) {
+    f.block((end) => {
+      const c = new RegionCx(f, runtime, { at, frame, end });
+      at.insn.semantics(c);
+      last = c;
+    });
+    const c = last as RegionCx;
+    if (c.ended) break;
+    if (c.stores) {
+      f.if(frame.stale, () => {
+        f.store32(CPU, i32(0), i32(0), S.codeChanged);
+        c.jump(add(frame.ripBase, at.next));
+      });
+    }
+  }
+  if (!block.falls) {
+    f.unreachable();
+    return;
+  }
+  // Falls into the block that follows here, where that is the one behind.
+  if (following?.start === block.end) return;
+  last?.goTo(block.end);
+}
+
+/** Registers that any instruction of the region may write. */
+function registersWritten(plan: RegionPlan): Set<number> {
+  const written = new Set<number>();
+  const note = (slot: number) => {
+    if (slot >= S.regs && slot < S.zero) written.add((slot - S.regs) >> 3);
+  };
+  for (const block of plan.blocks) {
+    for (const at of block.insns) {
+      note(at.a);
+      note(at.b);
+      for (const n of implicit(at.insn.mnemonic)) written.add(n);
+      if (at.insn.operands.some((o) => o.kind === "A")) written.add(0);
+    }
+  }
+  return written;
+}
+
+/** Registers that instructions write without naming them. */
+function implicit(mnemonic: string): readonly number[] {
+  if (/^(push|pop|call|ret|leave|pushf)/.test(mnemonic)) return [4, 5];
+  if (/^(movs|cmps|stos|lods|scas)$/.test(mnemonic)) return [0, 1, 6, 7];
+  if (/^(mul|imul|div|idiv|cbw|cwd|cmpxchg|cmpxchg8b|xchg|lahf|xadd)$/.test(mnemonic)) {
+    return [0, 2];
+  }
+  if (/^(loop|loope|loopne|jcxz|pcmp.str.)$/.test(mnemonic)) return [1];
+  return [];
+}
