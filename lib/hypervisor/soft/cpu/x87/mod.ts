@@ -6,8 +6,9 @@
 
 import type { Insn } from "../opcode.ts";
 import { controlRows } from "./control.ts";
+import { integerLoadRows } from "./integer_loads.ts";
 
 export { registerX87Helpers } from "./helpers.ts";
 
 /** Rows of the x87 instructions. */
-export const x87Rows: readonly Insn[] = [...controlRows];
+export const x87Rows: readonly Insn[] = [...controlRows, ...integerLoadRows];
