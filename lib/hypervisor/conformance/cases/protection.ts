@@ -309,7 +309,8 @@ export const PROTECTION_TESTS: readonly GuestTest[] = [
         a.label("compat").bits(32).mov("ebx", "cs").mov(at(result(0)), "ebx");
         a.mov("eax", 1).db(0x40).mov(at(result(1)), "eax").push("eax").mov(at(result(2)), "esp");
         a.label("fault").op("ud2").bits(64);
-        a.label("resume").mov("rsp", RING0_STACK);
+        // IRET to ring 3 would empty a DS of ring 0.
+        a.label("resume").mov("rsp", RING0_STACK).mov("eax", Selector.UserData).mov("ds", "ax");
         enterUser(a, "again", { selector: Selector.UserCode32 }).label("again").bits(32);
         a.mov("ebx", "cs").mov(at(result(3)), "ebx").label("end").op("ud2");
       });

@@ -245,7 +245,7 @@ export const loadAccess: HostFunction = (cpu, record) => {
     setZero(cpu, false);
     return HostResult.Next;
   }
-  const value = rights ? d.high & 0x00f0_ff00 : limitOf(d);
+  const value = rights ? d.high & 0x00ff_ff00 : limitOf(d);
   setSlot(cpu, field16(cpu, record, Rec.a), { low: BigInt(value >>> 0), size });
   setZero(cpu, true);
   return HostResult.Next;
