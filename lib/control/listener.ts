@@ -19,6 +19,7 @@ import {
   validateInheritedFd,
 } from "../host/mod.ts";
 import { ControlError } from "./errors.ts";
+import { socketsIn } from "./run_directory.ts";
 
 const BACKLOG = 256;
 /** How long another start may hold the folder's lock, in ms. It does so for less than one. */
@@ -50,6 +51,18 @@ export class ControlListener implements Disposable {
     } catch (error) {
       if (error instanceof ControlError) throw error;
       throw new ControlError(`cannot make the control socket ${path}`, { cause: error });
+    }
+  }
+
+  /** Removes the sockets in `folder` that VMs left behind which were killed. */
+  static async sweep(folder: string): Promise<void> {
+    using _lock = await lockFolder(folder);
+    for (const { path } of socketsIn(folder)) {
+      try {
+        removeStale(path);
+      } catch {
+        // It is alive, or it is somebody else's.
+      }
     }
   }
 

@@ -226,6 +226,20 @@ Deno.test("ControlListener: replaces a stale socket, refuses a live one and othe
   Deno.removeSync(folder, { recursive: true });
 });
 
+Deno.test("ControlListener.sweep: dead sockets go, live ones and other files stay", async () => {
+  const folder = Deno.makeTempDirSync({ prefix: "vmctl-control-" });
+  {
+    using _dead = UnixSeqpacket.listen(join(folder, "dead.sock"));
+    using _live = await ControlListener.open(join(folder, "live.sock"));
+    Deno.writeTextFileSync(join(folder, "file.sock"), "");
+    _dead[Symbol.dispose]();
+    await ControlListener.sweep(folder);
+    const left = [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
+    assert.deepEqual(left, ["file.sock", "live.sock"]);
+  }
+  Deno.removeSync(folder, { recursive: true });
+});
+
 Deno.test("ControlListener: of many starts at once on a stale socket exactly one wins", async () => {
   const folder = Deno.makeTempDirSync({ prefix: "vmctl-control-" });
   const path = join(folder, "vm.sock");

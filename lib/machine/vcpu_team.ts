@@ -16,6 +16,8 @@ import { workerModuleUrl } from "./worker_url.ts";
 
 /** How long all vCPUs may take to leave the guest, in ms. */
 const LEAVE_TIMEOUT_MS = 5000;
+/** How long all workers may take to attach, in ms; compiling an engine on a busy host takes a while. */
+const START_TIMEOUT_MS = 60_000;
 /** How long to wait before a vCPU that has not left is kicked again, in ms. */
 const KICK_AGAIN_MS = 100;
 
@@ -93,10 +95,15 @@ export class VcpuTeam {
     });
   }
 
-  /** Says how the boot processor begins, and waits until all vCPUs are at the start barrier. */
+  /**
+   * Says how the boot processor begins, and waits until all vCPUs are at the start barrier.
+   *
+   * @throws {MachineError} when one is not there in time.
+   */
   async boot(entry: BootEntry): Promise<void> {
     this.#sendBoot(entry);
-    await this.#reach(() => this.#settled(VcpuPhase.Parked), Infinity);
+    if (await this.#reach(() => this.#settled(VcpuPhase.Parked), START_TIMEOUT_MS)) return;
+    throw new MachineError(`vCPUs did not start within ${START_TIMEOUT_MS} ms`);
   }
 
   /** Opens the start barrier, or ends a pause. */
