@@ -239,7 +239,9 @@ export const SYSTEM_TESTS: readonly GuestTest[] = [
       m.startLong();
       m.run();
       const results = [0, 1, 2, 3, 4, 5].map((index) => m.result(index));
-      assert.deepEqual(results, [0xcf_9300n, 0xffff_ffffn, 1n, 1n, 0n, 0n]);
+      // Bits 16 to 19 of what LAR gives are undefined.
+      results[0] = (results[0] ?? 0n) & ~0xf_0000n;
+      assert.deepEqual(results, [0xc0_9300n, 0xffff_ffffn, 1n, 1n, 0n, 0n]);
     },
   },
   {
