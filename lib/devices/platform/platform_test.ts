@@ -168,6 +168,8 @@ Deno.test("flush comes after the lock is free", () => {
       flush: () => during = platform.serial(1).receive(new Uint8Array(1)),
     }],
   });
+  data.setUint8(0, 2);
+  platform.portOut(0x3fc, 1, data); // RTS
   platform.portOut(0x3f8, 1, data);
   assert.equal(during, 1);
 });

@@ -17,12 +17,20 @@ const THR_PENDING = 9;
 const FIFO_HEAD = 10;
 const FIFO_COUNT = 11;
 const LINE = 12;
-/** Whether the guest ever wrote MCR: then RTS says if it takes input. */
-const MODEM_USED = 13;
+/** Whether the guest ever asserted RTS: from then on only RTS says if it takes input. */
+const RTS_USED = 13;
 /** Counts the times that the guest made room for input. */
 const ROOM_EVENT = 14;
+/** Times that the guest looked for input in vain since it last sent something, up to {@link POLLING}. */
+const POLLS = 15;
 const FIFO = 16;
 const FIFO_SIZE = 16;
+
+/**
+ * So many reads of LSR in a row, with nothing sent between, are a guest that polls for input. One that
+ * only waits for the transmitter looks once, as it is always empty.
+ */
+const POLLING = 16;
 
 /** Words that a UART takes in shared memory. */
 export const UART_WORDS = FIFO + FIFO_SIZE;
@@ -70,9 +78,8 @@ export interface UartEvent {
 
 /**
  * A 16550A (National PC16550D data sheet). Its transmitter is always empty, as the host takes what it
- * writes at once. Input below the trigger level "times out" at once. It takes input while the guest
- * asserts RTS, so that nothing is lost before the guest opens the port, or from the start when the
- * guest does not use the modem control register at all.
+ * writes at once. Input below the trigger level "times out" at once. It takes input once the guest is
+ * ready for it, so that nothing is lost before the guest opens the port.
  */
 export class Uart {
   readonly #w: Int32Array<SharedArrayBuffer>;
@@ -119,8 +126,7 @@ export class Uart {
     const w = this.#w;
     this.#lock.lock();
     try {
-      if (((w[MCR] as number) & MCR_LOOP) !== 0) return 0;
-      if (w[MODEM_USED] !== 0 && ((w[MCR] as number) & MCR_RTS) === 0) return 0;
+      if (!this.#takesInput()) return 0;
       const room = this.#capacity() - (w[FIFO_COUNT] as number);
       const count = Math.min(Math.max(room, 0), bytes.length);
       for (let n = 0; n < count; n++) this.#push(bytes[n] as number);
@@ -190,6 +196,10 @@ export class Uart {
       case 5: {
         const status = LSR_EMPTY | (w[ERRORS] as number) |
           (w[FIFO_COUNT] !== 0 ? LSR_DATA : 0);
+        if ((w[POLLS] as number) < POLLING) {
+          w[POLLS] = (w[POLLS] as number) + 1;
+          if (w[POLLS] === POLLING) this.#signalRoom();
+        }
         if (w[ERRORS] !== 0) {
           w[ERRORS] = 0;
           this.#update();
@@ -227,6 +237,7 @@ export class Uart {
         // Enabling the interrupt of a transmitter that is empty raises it.
         if ((value & IER_THR) === 0) w[THR_PENDING] = 0;
         else if (((w[IER] as number) & IER_THR) === 0) w[THR_PENDING] = 1;
+        if (((w[IER] as number) & IER_RX) === 0 && (value & IER_RX) !== 0) this.#signalRoom();
         w[IER] = value & 0x0f;
         this.#update();
         return false;
@@ -260,6 +271,7 @@ export class Uart {
         this.#push(value);
       }
     } else {
+      if ((w[POLLS] as number) < POLLING) w[POLLS] = 0;
       this.#sink?.write(value);
     }
     // Empty again at once. Reading IIR took the last such interrupt, so this one is a new edge.
@@ -282,7 +294,7 @@ export class Uart {
     const before = this.#modemStatus();
     const took = this.#takesInput();
     w[MCR] = value & 0x1f;
-    w[MODEM_USED] = 1;
+    if (((w[MCR] as number) & (MCR_LOOP | MCR_RTS)) === MCR_RTS) w[RTS_USED] = 1;
     const after = this.#modemStatus();
     const changed = before ^ after;
     let delta = (changed & (MSR_CTS | MSR_DSR | MSR_DCD)) >> 4;
@@ -293,8 +305,16 @@ export class Uart {
     if (!took && this.#takesInput()) this.#signalRoom();
   }
 
+  /**
+   * Whether the guest is ready for input. What came before would be lost when it sets the port up, so it
+   * has to show it: by RTS, or where it does not use that, by the receive interrupt or by polling.
+   */
   #takesInput(): boolean {
-    return ((this.#w[MCR] as number) & (MCR_LOOP | MCR_RTS)) === MCR_RTS;
+    const w = this.#w;
+    const control = w[MCR] as number;
+    if ((control & MCR_LOOP) !== 0) return false;
+    if ((control & MCR_RTS) !== 0) return true;
+    return w[RTS_USED] === 0 && (((w[IER] as number) & IER_RX) !== 0 || w[POLLS] === POLLING);
   }
 
   #modemStatus(): number {

@@ -89,6 +89,7 @@ Deno.test("the receiver takes a FIFO full, says data or timeout, and asks for mo
 
 Deno.test("without FIFOs there is room for one character", () => {
   const t = new TestPlatform();
+  t.out(COM1 + 4, 0x02);
   assert.equal(t.platform.serial(1).receive(bytes("ab")), 1);
   assert.equal(t.in(COM1 + 5), 0x61);
   assert.equal(t.in(COM1), 0x61);
@@ -107,6 +108,39 @@ Deno.test("a guest that uses modem control gets no input before it asserts RTS",
   assert.equal(uart.receive(bytes("a")), 1);
   t.out(COM1 + 4, 0x1b);
   assert.equal(uart.receive(bytes("b")), 0, "nothing comes in during loopback");
+});
+
+Deno.test("a guest that does not use RTS gets input once it enables the interrupt or polls", () => {
+  const t = new TestPlatform();
+  const uart = t.platform.serial(1);
+  const room = () => uart.roomEvent.words[uart.roomEvent.index];
+  t.out(COM1 + 4, 0);
+  assert.equal(uart.receive(bytes("a")), 0);
+  let before = room();
+  t.out(COM1 + 1, 1);
+  assert.notEqual(room(), before);
+  assert.equal(uart.receive(bytes("a")), 1);
+  t.in(COM1);
+  t.out(COM1 + 1, 0);
+  assert.equal(uart.receive(bytes("b")), 0);
+  // Looking once for each character that it sends is not polling for input.
+  for (let n = 0; n < 100; n++) {
+    t.in(COM1 + 5);
+    t.out(COM1, 0x2e);
+  }
+  assert.equal(uart.receive(bytes("b")), 0);
+  before = room();
+  for (let n = 0; n < 16; n++) t.in(COM1 + 5);
+  assert.notEqual(room(), before);
+  assert.equal(uart.receive(bytes("b")), 1);
+  t.in(COM1);
+  // From here on it uses RTS.
+  t.out(COM1 + 4, 2);
+  assert.equal(uart.receive(bytes("c")), 1);
+  t.out(COM1 + 4, 0);
+  t.in(COM1);
+  t.out(COM1 + 1, 1);
+  assert.equal(uart.receive(bytes("d")), 0);
 });
 
 Deno.test("loopback returns data and modem lines, overruns, and sends nothing", () => {
