@@ -201,6 +201,17 @@ export class SoftVcpu implements Vcpu {
     return this.#processor.waiting ? "uninitialized" : "runnable";
   }
 
+  /** Counters of the engine. */
+  stats(): Record<string, number> {
+    const { code, translator } = this.#processor;
+    return {
+      decoded: code.decoded,
+      invalidated: code.invalidated,
+      flushes: code.flushes,
+      ...translator.stats,
+    };
+  }
+
   [Symbol.dispose](): void {
     // Its memory goes with the VM.
   }

@@ -39,6 +39,12 @@ export interface CodePage {
   readonly map: number;
   /** Pairs of record addresses: ranges of records made for the page. */
   ranges: number[];
+  /** Samples by page offset. */
+  readonly heat: Map<number, number>;
+  /** Records whose handler is a region now, with the handler that they had. */
+  readonly regions: Map<number, number>;
+  /** Table slots of the page's regions. */
+  slots: number[];
 }
 
 /** What decoding at an address came to. */
@@ -69,6 +75,9 @@ export class CodeCache {
   #mapTop: number;
   #arenaTop: number;
   /** Decoded instructions, invalidated pages, flushes: for statistics. */
+  /** Called with the table slot of a region whose code is gone. */
+  onDiscard: (slot: number) => void = () => {};
+  readonly #byMap: (CodePage | undefined)[] = [];
   decoded = 0;
   invalidated = 0;
   flushes = 0;
@@ -106,7 +115,16 @@ export class CodeCache {
     let page = this.#pages.get(key);
     if (page !== undefined) return page;
     if (this.#mapTop + PAGE_MAP > this.#regions.mapsEnd) this.flush();
-    page = { ram, mode, map: this.#mapTop, ranges: [] };
+    page = {
+      ram,
+      mode,
+      map: this.#mapTop,
+      ranges: [],
+      heat: new Map(),
+      regions: new Map(),
+      slots: [],
+    };
+    this.#byMap[(page.map - this.#regions.maps) / PAGE_MAP] = page;
     this.#mapTop += PAGE_MAP;
     this.#pages.set(key, page);
     const pageNumber = ram / 4096;
@@ -118,6 +136,18 @@ export class CodeCache {
     if (list === undefined) this.#byRam.set(pageNumber, [page]);
     else list.push(page);
     return page;
+  }
+
+  /** The code page whose page map is at `map`. */
+  pageOfMap(map: number): CodePage | undefined {
+    return this.#byMap[(map - this.#regions.maps) / PAGE_MAP];
+  }
+
+  #discardRegions(page: CodePage): void {
+    for (const slot of page.slots) this.onDiscard(slot);
+    page.slots = [];
+    page.regions.clear();
+    page.heat.clear();
   }
 
   /** True where there is room for another run of records. */
@@ -134,7 +164,9 @@ export class CodeCache {
       this.#u64[marks + pageNumber] = 0n;
       this.#i32[index + pageNumber] = 0;
     }
+    for (const page of this.#pages.values()) this.#discardRegions(page);
     this.#pages.clear();
+    this.#byMap.length = 0;
     this.#byRam.clear();
     this.#mapTop = this.#regions.maps;
     this.#arenaTop = this.#regions.arena;
@@ -174,8 +206,10 @@ export class CodeCache {
         for (let at = ranges[i] as number; at < end; at += RECORD) this.#i32[at >>> 2] = refetch;
       }
       page.ranges = [];
+      this.#discardRegions(page);
       this.#i32.fill(0, page.map >>> 2, (page.map + PAGE_MAP) >>> 2);
     }
+    this.#i32[S.codeChanged >>> 2] = 1;
     this.invalidated++;
   }
 

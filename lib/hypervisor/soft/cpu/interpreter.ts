@@ -13,10 +13,12 @@ import {
   eqz,
   extU,
   type FuncRef,
+  type FuncType,
   gtU,
   i32,
   i64,
   load,
+  type MemoryImport,
   ModuleBuilder,
   ne,
   or,
@@ -54,9 +56,29 @@ export interface SpecialHandlers {
   readonly tooLong: number;
 }
 
+/** A function of the interpreter that translated code imports. */
+export interface RuntimeExport {
+  readonly name: string;
+  readonly type: FuncType;
+}
+
+/** {@link Runtime} by export names. */
+export interface RuntimeExports {
+  readonly loadSlow: ReadonlyMap<number, RuntimeExport>;
+  readonly storeSlow: ReadonlyMap<number, RuntimeExport>;
+  readonly modifySlow: ReadonlyMap<number, RuntimeExport>;
+  readonly probeWrite: RuntimeExport;
+  readonly jump: RuntimeExport;
+  readonly raise: RuntimeExport;
+  readonly helpers: ReadonlyMap<string, RuntimeExport>;
+}
+
 /** The module and how records name its handlers. */
 export interface Interpreter {
   readonly module: WebAssembly.Module;
+  readonly cpuMemory: MemoryImport;
+  readonly ramMemory: MemoryImport;
+  readonly runtime: RuntimeExports;
   /** Slot of a row's handler. */
   slot(insn: Insn, size: number, mem: boolean): number;
   /** What is behind a slot. */
@@ -84,16 +106,11 @@ const sizeIndex: readonly number[] = [0, -1, 1, -1, 2, -1, -1, -1, 3];
 /** Generates and compiles the interpreter. */
 export function buildInterpreter(options: InterpreterOptions): Interpreter {
   const module = new ModuleBuilder();
-  module.importMemory("e", "cpu", {
-    minPages: options.cpuPages,
-    maxPages: options.cpuPages,
-    shared: true,
-  });
-  module.importMemory("e", "ram", {
-    minPages: options.ramPages,
-    maxPages: options.ramPages,
-    shared: true,
-  });
+  const memoryOf = (pages: number) => ({ minPages: pages, maxPages: pages, shared: true });
+  const cpuMemory = memoryOf(options.cpuPages);
+  const ramMemory = memoryOf(options.ramPages);
+  module.importMemory("e", "cpu", cpuMemory);
+  module.importMemory("e", "ram", ramMemory);
   const imports: Imports = {
     host: module.importFunc("e", "host", { params: [I32, I32], results: [I32] }),
     mmioLoad: module.importFunc("e", "mmioLoad", { params: [F64, I32], results: [] }),
@@ -136,11 +153,35 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
   }
 
   buildRun(module, { imports, jump, handlerType });
+  const exported = exportRuntime(module, runtime);
   return {
+    cpuMemory,
+    ramMemory,
+    runtime: exported,
     module: new WebAssembly.Module(module.finish()),
     slot: (row, size, mem) => slots.get(row)?.[(mem ? 4 : 0) + (sizeIndex[size] as number)] ?? -1,
     handlers,
     special,
+  };
+}
+
+function exportRuntime(module: ModuleBuilder, runtime: Runtime): RuntimeExports {
+  const one = (name: string, func: FuncRef): RuntimeExport => {
+    module.exportFunc(name, func);
+    return { name, type: func.type };
+  };
+  const bySize = (name: string, funcs: ReadonlyMap<number, FuncRef>) =>
+    new Map([...funcs].map(([size, func]) => [size, one(`${name}${size}`, func)]));
+  return {
+    loadSlow: bySize("load", runtime.loadSlow),
+    storeSlow: bySize("store", runtime.storeSlow),
+    modifySlow: bySize("modify", runtime.modifySlow),
+    probeWrite: one("probeWrite", runtime.probeWrite),
+    jump: one("jump", runtime.jump),
+    raise: one("raise", runtime.raise),
+    helpers: new Map(
+      [...runtime.helpers].map(([name, func]) => [name, one(`helper:${name}`, func)]),
+    ),
   };
 }
 

@@ -35,9 +35,10 @@ import {
 } from "./state.ts";
 import { deliver, hostFunctions, resetCpu, updateMode } from "./system/mod.ts";
 import { allRows, registerHelpers } from "./table.ts";
+import { Translator } from "./translator/translator.ts";
 
 /** Branches between looks at timers and requests. */
-const FUEL = 5000;
+const FUEL = 1000;
 /** Page maps and records kept, in bytes. */
 const MAPS_BYTES = 6144 * PAGE_MAP;
 const ARENA_BYTES = 96 << 20;
@@ -114,6 +115,8 @@ export class Processor {
   readonly #ioWrite: { size: number; data: DataView };
   readonly #fetched = new Uint8Array(32);
   readonly #events: SoftEvents;
+  /** Makes hot code fast. */
+  readonly translator: Translator;
   #waiting = false;
 
   constructor(options: {
@@ -140,11 +143,12 @@ export class Processor {
       cpuPages: layout.pages,
       ramPages: ram.buffer.byteLength / 65536,
     });
+    const table = new WebAssembly.Table({ element: "anyfunc", initial: HANDLER_SLOTS });
     const instance = new WebAssembly.Instance(this.interpreter.module, {
       e: {
         cpu: memory,
         ram,
-        table: new WebAssembly.Table({ element: "anyfunc", initial: HANDLER_SLOTS }),
+        table,
         fault: this.#tag as unknown as WebAssembly.ImportValue,
         host: (id: number, record: number) => this.#host(id, record),
         mmioLoad: (physical: number, size: number) => this.#mmioLoad(physical, size),
@@ -160,6 +164,15 @@ export class Processor {
       interpreter: this.interpreter,
       decoder: new Decoder(allRows),
       protect: (at) => this.#exports.protectPage(at),
+    });
+    this.translator = new Translator({
+      cpuMemory: memory,
+      ramMemory: ram,
+      table,
+      tag: this.#tag,
+      interpreter: this.interpreter,
+      exports: instance.exports,
+      code: this.code,
     });
     this.cpu.flushCode = () => this.code.flushTlb();
     this.cpu.platform = this.#platform(chip, id);
@@ -290,6 +303,9 @@ export class Processor {
         if (exit === Exit.Lookup) exit = this.#lookup();
       }
       switch (exit) {
+        case Exit.Fuel:
+          this.#sample();
+          break;
         case Exit.Fault:
           if (this.#fault() === "triple") return RunResult.TripleFault;
           break;
@@ -298,6 +314,20 @@ export class Processor {
           break;
       }
     }
+  }
+
+  /** Shows the translator where the guest is. */
+  #sample(): void {
+    const i32 = this.#mailbox;
+    const low = i32[S.rip >>> 2] as number;
+    const tag = i32[S.codeTag >>> 2] as number;
+    if ((tag & ~CodeMode.user) !== CodeMode.bits64) return;
+    const entry = (ITLB + ((low >>> 12) & (ITLB_ENTRIES - 1)) * ITLB_ENTRY) >>> 2;
+    if (
+      i32[entry] !== ((low & ~0xfff) | tag) || i32[entry + 1] !== i32[(S.rip >>> 2) + 1]
+    ) return;
+    const page = this.code.pageOfMap(i32[entry + 2] as number);
+    if (page !== undefined) this.translator.sample(page, low & 0xfff);
   }
 
   #runTimers(): void {

@@ -157,6 +157,15 @@ export const S = {
   walkFlags: 0x5c8,
   /** i32: set when a store changed decoded code; regions that see it leave and clear it. */
   codeChanged: 0x5cc,
+  /** i32: exceptions of the floating-point operation in progress (FpFlag, C1); zero between them. */
+  fpFlags: 0x5d0,
+  /** i32: sign and exponent of an 80-bit result, whose significand a function returned. */
+  fpExponent: 0x5d4,
+  /** Unrounded result: i32 sign, i32 exponent, i64 high and low significand (see softfloat.ts). */
+  fpSign: 0x5d8,
+  fpExp: 0x5dc,
+  fpHigh: 0x5e0,
+  fpLow: 0x5e8,
   /** Counters (i64 each), see stats. */
   stats: 0x600,
   /** First byte behind the fixed state. */

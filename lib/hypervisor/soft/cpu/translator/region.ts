@@ -247,7 +247,7 @@ function emitBlock(
       last = c;
     });
     const c = last as RegionCx;
-    if (c.ended) break;
+    if (at.insn.words.has("end")) break;
     if (c.stores) {
       f.if(frame.stale, () => {
         f.store32(CPU, i32(0), i32(0), S.codeChanged);
