@@ -19,7 +19,7 @@ import { SELF_MODIFYING_TESTS } from "./cases/self_modifying.ts";
 import { SMP_TESTS } from "./cases/smp.ts";
 import { SYSTEM_TESTS } from "./cases/system.ts";
 import { missingFeature } from "./features.ts";
-import type { GuestTest } from "./guest_test.ts";
+import type { GuestTest } from "./guest_case.ts";
 import { Helper, TestMachine } from "./machine.ts";
 
 /** All guests. */

@@ -10,7 +10,7 @@ import { PAGE_SIZE } from "../../../memory/mod.ts";
 import { at } from "../asm/mod.ts";
 import { ExitReason } from "../../mod.ts";
 import { installFaultHandler64 } from "../faults.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { CODE, FREE, Port } from "../layout.ts";
 import type { TestMachine } from "../machine.ts";
 import { pit, programPics } from "../pc_hardware.ts";

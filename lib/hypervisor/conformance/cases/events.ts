@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { eventfd, takeEvent } from "../../../host/mod.ts";
 import { at } from "../asm/mod.ts";
 import { installFaultHandler64 } from "../faults.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { Port } from "../layout.ts";
 import type { TestMachine } from "../machine.ts";
 import { eoi, Lapic, maskPics, setIoapicPin, setLapicReg } from "../pc_hardware.ts";

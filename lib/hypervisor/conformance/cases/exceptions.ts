@@ -14,7 +14,7 @@ import {
   Vector,
 } from "../faults.ts";
 import { ExitReason } from "../../mod.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { CODE, FREE, IST1_STACK, IST2_STACK, Port, Selector, STACK } from "../layout.ts";
 import { Control, type TestMachine } from "../machine.ts";
 import { result, writeDescriptor, writeGate32, writeGate64 } from "../tables.ts";

@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import { type Assembler, at } from "../asm/mod.ts";
 import { installFaultHandler64 } from "../faults.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { Port } from "../layout.ts";
 import type { TestMachine } from "../machine.ts";
 import { result, writeGate64 } from "../tables.ts";

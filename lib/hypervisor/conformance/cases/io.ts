@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { at } from "../asm/mod.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { DATA, FREE, Port } from "../layout.ts";
 import type { Access } from "../recording_io.ts";
 import { result } from "../tables.ts";

@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { GIB } from "../../../base/mod.ts";
 import { ExitReason } from "../../mod.ts";
 import { at } from "../asm/mod.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { Port } from "../layout.ts";
 import { result } from "../tables.ts";
 

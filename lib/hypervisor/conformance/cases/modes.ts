@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { type Assembler, at, ref } from "../asm/mod.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { CODE, FREE, GDT, PAGE_TABLES, Port, Selector, STACK } from "../layout.ts";
 import { Control } from "../machine.ts";
 import { PageTables, result, writeDescriptor, writeGdt } from "../tables.ts";

@@ -15,7 +15,7 @@ import {
   Vector,
 } from "../faults.ts";
 import type { Feature } from "../features.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { CODE, FREE, Port, Selector, STACK } from "../layout.ts";
 import { Control, type TestMachine } from "../machine.ts";
 import { type PageSize, Pte, result } from "../tables.ts";

@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { type Assembler, at, ref } from "../asm/mod.ts";
 import { assertFault, installFaultHandler64, PageFault, resumeAt, Vector } from "../faults.ts";
 import type { Feature } from "../features.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { DATA, FREE, Port, RING0_STACK, Selector, TSS, USER_STACK } from "../layout.ts";
 import { Control, type TestMachine } from "../machine.ts";
 import { eoi, Lapic, maskPics, setLapicReg, wrmsr } from "../pc_hardware.ts";

@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { at, ref } from "../asm/mod.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { FREE, Port } from "../layout.ts";
 
 const ALIAS = 0x7000_0000_0000n;

@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import { type Assembler, at } from "../asm/mod.ts";
 import { installFaultHandler64 } from "../faults.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { FREE, GDT, PAGE_TABLES, Port, Selector } from "../layout.ts";
 import { Control, type TestMachine } from "../machine.ts";
 import { eoi, LAPIC, Lapic, maskPics, setLapicReg } from "../pc_hardware.ts";

@@ -8,7 +8,7 @@ import assert from "node:assert/strict";
 import { at, ref } from "../asm/mod.ts";
 import { assertFault, installFaultHandler64, Vector } from "../faults.ts";
 import { cpuid } from "../features.ts";
-import type { GuestTest } from "../guest_test.ts";
+import type { GuestTest } from "../guest_case.ts";
 import { FREE, GDT, IDT, Port, Selector, TSS } from "../layout.ts";
 import { Control } from "../machine.ts";
 import { wrmsr } from "../pc_hardware.ts";
