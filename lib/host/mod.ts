@@ -131,4 +131,6 @@ export {
   setResourceLimit,
   umask,
 } from "./process.ts";
+export { IoVector, MAX_VECTOR_PIECES, MemorySpan, preadv, pwritev } from "./vector.ts";
+export { blockDeviceSize, blockDiscard, blockSectorSize, blockZeroOut } from "./block_device.ts";
 export { NativeCode, protect, Protection } from "./native_code.ts";
