@@ -1,0 +1,82 @@
+/**
+ * Numbers and expressions of constants in policies.
+ *
+ * @module
+ */
+
+import { suggest } from "../../config/mod.ts";
+import { constants } from "./constants.ts";
+import type { Cursor } from "./cursor.ts";
+import type { Token } from "./scan.ts";
+
+const MAX_NESTING = 64;
+const MASK = 0xffff_ffff_ffff_ffffn;
+const LOWEST = -(1n << 63n);
+
+/**
+ * `VALUE { "|" VALUE }`, where a value is a constant or an expression in parentheses, either with `~` in
+ * front: 64 bits without a sign.
+ */
+export function parseExpression(cursor: Cursor, depth = 0): bigint {
+  let value = parseOperand(cursor, depth);
+  while (cursor.accept("|")) value |= parseOperand(cursor, depth);
+  return value;
+}
+
+function parseOperand(cursor: Cursor, depth: number): bigint {
+  if (depth > MAX_NESTING) cursor.fail(`expected at most ${MAX_NESTING} nested parentheses`);
+  if (cursor.accept("~")) {
+    if (cursor.next?.text === "~") cursor.fail('expected one "~", got two');
+    return ~parseOperand(cursor, depth) & MASK;
+  }
+  if (cursor.accept("(")) {
+    const value = parseExpression(cursor, depth + 1);
+    cursor.expect(")", "after the expression");
+    return value;
+  }
+  return parseConstant(cursor);
+}
+
+/** A number or the name of a constant: 64 bits without a sign. */
+export function parseConstant(cursor: Cursor): bigint {
+  if (cursor.next?.kind !== "number" && cursor.next?.kind !== "word") {
+    cursor.failExpecting("a number or the name of a constant");
+  }
+  const token = cursor.take("a constant");
+  return token.kind === "number" ? readNumber(cursor, token) : lookUp(cursor, token);
+}
+
+function lookUp(cursor: Cursor, token: Token): bigint {
+  const value = constants().get(token.text);
+  if (value !== undefined) return value;
+  cursor.note(`unknown constant "${token.text}"`, {
+    token,
+    suggestion: suggest(token.text, constants().keys()),
+  });
+  return 0n;
+}
+
+/** As C's `strtol` with base 0 reads it: decimal, octal with a leading 0, hexadecimal with 0x. */
+function readNumber(cursor: Cursor, token: Token): bigint {
+  const match = /^(-?)(?:0[xX]([0-9a-fA-F]+)|0([0-7]+)|(0|[1-9][0-9]*))$/.exec(token.text);
+  if (match === null) {
+    cursor.note(
+      `expected a decimal number, an octal one that begins with 0, or a hexadecimal one that begins ` +
+        `with 0x, got "${token.text}"`,
+      { token },
+    );
+    return 0n;
+  }
+  const [, minus, hexadecimal, octal, decimal] = match;
+  const magnitude = hexadecimal !== undefined
+    ? BigInt(`0x${hexadecimal}`)
+    : octal !== undefined
+    ? BigInt(`0o${octal}`)
+    : BigInt(decimal!);
+  const value = minus === "-" ? -magnitude : magnitude;
+  if (value > MASK || value < LOWEST) {
+    cursor.note(`expected a number of at most 64 bits, got ${token.text}`, { token });
+    return 0n;
+  }
+  return value & MASK;
+}
