@@ -5,6 +5,7 @@
  */
 
 export { HypervisorError } from "./errors.ts";
+export { formatRegisters } from "./registers_text.ts";
 export {
   attachVm,
   chooseEngine,

@@ -53,14 +53,15 @@ export function missingFeature(
 /** What CPUID says on vCPU 0; zeros for a leaf beyond the last one. */
 export function cpuid(machine: TestMachine, leaf: number, subleaf = 0): CpuidResult {
   machine.load(32, (a) => {
-    a.mov("eax", (leaf & 0xc000_0000) >>> 0).op("cpuid").cmp("eax", leaf).mov("eax", leaf);
-    a.mov("ecx", subleaf).jcc("b", "beyond").op("cpuid").jmp("store");
+    a.mov("esi", "eax").mov("edi", "ecx").and("eax", 0xc000_0000).op("cpuid").cmp("eax", "esi");
+    a.mov("eax", "esi").mov("ecx", "edi").jcc("b", "beyond").op("cpuid").jmp("store");
     a.label("beyond").xor("eax", "eax").mov("ebx", "eax").mov("ecx", "eax").mov("edx", "eax");
     a.label("store");
     a.mov(at(result(0)), "eax").mov(at(result(1)), "ebx");
     a.mov(at(result(2)), "ecx").mov(at(result(3)), "edx").out(Port.Done, "al");
   });
   machine.startProtected();
+  machine.vcpu.setRegs({ rax: BigInt(leaf), rcx: BigInt(subleaf) });
   machine.run();
   const word = (index: number) => machine.memory.readU32(result(index));
   return [word(0), word(1), word(2), word(3)];

@@ -21,6 +21,7 @@ import { SYSTEM_TESTS } from "./cases/system.ts";
 import { missingFeature } from "./features.ts";
 import type { GuestTest } from "./guest_case.ts";
 import { Helper, TestMachine } from "./machine.ts";
+import { SOFT_GAPS } from "./soft_gaps.ts";
 
 /** All guests. */
 export const GUEST_TESTS: readonly GuestTest[] = [
@@ -37,6 +38,10 @@ export const GUEST_TESTS: readonly GuestTest[] = [
   ...CONTROL_TESTS,
   ...SMP_TESTS,
 ];
+
+for (const name of Object.keys(SOFT_GAPS)) {
+  if (!GUEST_TESTS.some((test) => test.name === name)) throw new TypeError(`no guest "${name}"`);
+}
 
 let helper: Promise<Helper> | undefined;
 
@@ -90,6 +95,7 @@ function skipReason(
   if (emulated && test.notEmulated !== undefined) {
     return `KVM here is an emulation: ${test.notEmulated}`;
   }
+  if (hypervisor.kind === "soft" && SOFT_GAPS[test.name] !== undefined) return SOFT_GAPS[test.name];
   const { maxVcpus, dirtyLog } = hypervisor.capabilities;
   if ((test.vcpus ?? 1) > maxVcpus) return `this engine has at most ${maxVcpus} vCPU`;
   if (test.dirtyLog === true && !dirtyLog) return "this engine has no dirty log";

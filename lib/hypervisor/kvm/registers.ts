@@ -4,7 +4,6 @@
  * @module
  */
 
-import { hex } from "../../base/mod.ts";
 import type { Regs, Segment, Sregs, TableRegister } from "../types.ts";
 
 /** Size of `struct kvm_regs` in bytes. */
@@ -101,29 +100,6 @@ export function writeSregs(view: DataView, sregs: Partial<Sregs>): void {
     const value = sregs[name];
     if (value !== undefined) view.setBigUint64(SYSTEM_OFFSET + index * 8, value, true);
   });
-}
-
-/** A few lines that tell where a processor stands, for error messages. */
-export function formatRegisters(regs: Regs, sregs: Sregs): string {
-  const word = (value: bigint) => hex(value, 16);
-  const general = REG_NAMES.map((name) => `${name}=${word(regs[name])}`);
-  const lines: string[] = [];
-  while (general.length > 0) lines.push(general.splice(0, 4).join(" "));
-  for (const name of SEGMENT_NAMES) {
-    const segment = sregs[name];
-    const bits = segment.l ? "64-bit" : segment.db ? "32-bit" : "16-bit";
-    lines.push(
-      `${name}=${hex(segment.selector, 4)} base=${hex(segment.base)} limit=${hex(segment.limit)}` +
-        ` type=${hex(segment.type)} dpl=${segment.dpl} ${bits}${
-          segment.unusable ? " unusable" : ""
-        }`,
-    );
-  }
-  for (const name of TABLE_NAMES) {
-    lines.push(`${name} base=${hex(sregs[name].base)} limit=${hex(sregs[name].limit)}`);
-  }
-  lines.push(SYSTEM_NAMES.map((name) => `${name}=${hex(sregs[name])}`).join(" "));
-  return lines.join("\n");
 }
 
 function readSegment(view: DataView, at: number): Segment {

@@ -7,6 +7,7 @@
 import { describeError, hex } from "../../base/mod.ts";
 import { Errno, errnoName, gettid, ioctl, ioctlFast, viewMemory } from "../../host/mod.ts";
 import { HypervisorError } from "../errors.ts";
+import { formatRegisters } from "../registers_text.ts";
 import {
   ExitReason,
   type MpState,
@@ -19,7 +20,6 @@ import {
 import { Exit, MpStateCode, Request, RunOffset, SystemEvent } from "./abi.ts";
 import { describeExit } from "./exits.ts";
 import {
-  formatRegisters,
   readRegs,
   readSregs,
   REGS_SIZE_BYTES,

@@ -261,11 +261,12 @@ function sizeTest(size: PageSize, text: string, features: readonly Feature[] = [
         assert.equal(m.memory.readU64(tables.tableEntryAddress(HIGH, level)) & ACCESSED_DIRTY, 0n);
       }
       // Only now is it there, so that no processor can have run ahead to it.
+      const next = CODE + 0x800;
       m.load(64, (a) => {
         a.mov("rbx", HIGH + BigInt(offset)).mov("rax", 0x99).mov(at("rbx"), "rax");
         a.out(Port.Done, "al");
-      });
-      m.vcpu.setRegs({ rip: BigInt(CODE) });
+      }, next);
+      m.vcpu.setRegs({ rip: BigInt(next) });
       m.run();
       assert.equal(m.memory.readU64(base + offset), 0x99n);
       assert.equal(bits(HIGH), flags | ACCESSED_DIRTY, "a store sets both");
@@ -317,11 +318,12 @@ export const PAGING_TESTS: readonly GuestTest[] = [
         const virtual = LOW + (BigInt(index) << 39n);
         tables.map(virtual, FREE);
         clearBits(m, tables.tableEntryAddress(virtual, level), Present);
+        const origin = CODE + index * 0x100;
         const code = m.load(64, (a) => {
           a.mov("rbx", virtual + 8n).label("fault").or(at("rbx", { size: 4 }), 1).op("ud2");
-        });
+        }, origin);
         clearFault(m);
-        m.vcpu.setRegs({ rip: BigInt(CODE), rsp: BigInt(STACK) });
+        m.vcpu.setRegs({ rip: BigInt(origin), rsp: BigInt(STACK) });
         m.run();
         const rip = code.addressOf("fault");
         assertFault(m, { vector: Vector.PF, errorCode: W, cr2: virtual + 8n, rip });
