@@ -8,7 +8,10 @@ import type { ModuleBuilder } from "../../wasm/mod.ts";
 import type { Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
 import { registerX87Helpers } from "../x87/mod.ts";
+import { buildSoftFloat } from "../x87/softfloat.ts";
 import { controlRows } from "./control.ts";
+import { floatRows } from "./float.ts";
+import { registerApproximations, registerLanes } from "./float_lanes.ts";
 import { registerSimdHelpers } from "./helpers.ts";
 import { integerRows } from "./integer.ts";
 import { moveRows } from "./moves.ts";
@@ -19,6 +22,7 @@ export const simdRows: readonly Insn[] = [
   ...moveRows,
   ...integerRows,
   ...stringRows,
+  ...floatRows,
   ...controlRows,
 ];
 
@@ -27,6 +31,14 @@ export const simdRows: readonly Insn[] = [
  * first handler is emitted.
  */
 export function registerFloatHelpers(module: ModuleBuilder, runtime: Runtime): void {
+  const mulHigh = runtime.helpers.get("mulHighU");
+  const divide = runtime.helpers.get("div128U");
+  if (mulHigh === undefined || divide === undefined) {
+    throw new TypeError("the integer helpers are registered first");
+  }
+  const soft = buildSoftFloat(module, { mulHigh, divide });
   registerX87Helpers(module, runtime);
   registerSimdHelpers(module, runtime);
+  registerLanes(module, runtime, soft);
+  registerApproximations(module, runtime);
 }
