@@ -85,8 +85,18 @@ export class SoftVcpu implements Vcpu {
     const exit = this.#exit;
     const result = this.#processor.run(io);
     exit.reason = result === RunResult.TripleFault ? ExitReason.Shutdown : ExitReason.Interrupted;
-    exit.detail = result === RunResult.TripleFault ? "triple fault" : "";
+    exit.detail = result === RunResult.TripleFault ? this.#describe("triple fault") : "";
     return exit;
+  }
+
+  #describe(what: string): string {
+    const cpu = this.#processor.cpu;
+    const hex = (value: bigint) => `0x${value.toString(16)}`;
+    const general = names.map((name, n) => `${name}=${hex(cpu.reg(n))}`).join(" ");
+    return `${what}: rip=${hex(cpu.get64(S.rip))} rflags=${hex(cpu.getRflags())} ${general} ` +
+      `cs=${hex(BigInt(cpu.selector(Seg.CS)))} cr0=${hex(cpu.get64(S.cr0))} ` +
+      `cr2=${hex(cpu.get64(S.cr2))} cr3=${hex(cpu.get64(S.cr3))} cr4=${hex(cpu.get64(S.cr4))} ` +
+      `efer=${hex(cpu.get64(S.efer))}`;
   }
 
   getRegs(): Regs {

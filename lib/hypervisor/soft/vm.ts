@@ -121,7 +121,7 @@ class SoftVm implements Vm {
     const state = cpus[id];
     const ram = memory.wasmMemory;
     if (state === undefined || ram === undefined) {
-      throw new HypervisorError(`expected a vCPU from 0 to ${this.vcpuCount - 1}, got ${id}`);
+      throw new HypervisorError(`no vCPU ${id}: the VM has 0 to ${this.vcpuCount - 1}`);
     }
     if (Atomics.exchange(claimed, id, 1) !== 0) {
       throw new HypervisorError(`vCPU ${id} was made already`);
@@ -189,7 +189,7 @@ class SoftVm implements Vm {
   #nudge(id: number, bits: number): void {
     const state = this.#parts.cpus[id];
     if (state === undefined) {
-      throw new HypervisorError(`expected a vCPU from 0 to ${this.vcpuCount - 1}, got ${id}`);
+      throw new HypervisorError(`no vCPU ${id}: the VM has 0 to ${this.vcpuCount - 1}`);
     }
     const words = new Int32Array(state.buffer);
     Atomics.or(words, S.mailbox >>> 2, bits);

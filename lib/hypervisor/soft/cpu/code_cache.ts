@@ -342,7 +342,9 @@ export class CodeCache {
     const absolute = d.mem && insn.operands.some((o) => o.kind === "O");
     if (d.mem && kind !== AddressKind.Plain) {
       const lea = insn.mnemonic === "lea";
-      const checked = !lea && (how.mode & CodeMode.segmented) !== 0;
+      // FS and GS are never part of what the mode calls flat.
+      const checked = !lea && !long &&
+        ((how.mode & CodeMode.segmented) !== 0 || d.segment >= Seg.FS);
       this.#special(at, {
         handler: kind === AddressKind.Wide
           ? special.addressWide
@@ -390,7 +392,11 @@ export class CodeCache {
     this.#i32[(at + Rec.disp) >>> 2] = disp;
     const stringSeg = insn.words.has("az") &&
       (!long || d.segment === Seg.FS || d.segment === Seg.GS);
-    this.#u16[h + (Rec.seg >>> 1)] = stringSeg ? segOffset(d.segment) : S.zero;
+    this.#u16[h + (Rec.seg >>> 1)] = stringSeg
+      ? segOffset(d.segment)
+      : stackMnemonics.has(insn.mnemonic)
+      ? segOffset(Seg.SS)
+      : S.zero;
     this.#i32[(at + Rec.imm) >>> 2] = d.immLow;
     const isBranch = insn.operands[0]?.kind === "J";
     if (!isBranch) this.#i32[(at + Rec.imm + 4) >>> 2] = d.immHigh;
@@ -428,6 +434,9 @@ function memoryBytes(d: Decoder): number {
   }
   return 1;
 }
+
+/** Instructions that use the stack: their non-canonical addresses are #SS. */
+const stackMnemonics = new Set(["push", "pop", "call", "ret", "leave", "pushf", "popf", "enter"]);
 
 const readers = new Set(["cmp", "test", "push", "jmp", "call", "bt", "bound"]);
 

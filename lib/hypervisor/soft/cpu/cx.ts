@@ -28,6 +28,7 @@ import {
   ne,
   or,
   shl,
+  shrS,
   shrU,
   signExtend,
   sub,
@@ -37,7 +38,18 @@ import {
   zeroExtend,
 } from "../wasm/mod.ts";
 import { type Insn, sizeOf } from "./opcode.ts";
-import { CPU, RAM, Rec, RECORD, regOffset, S, TLB_ENTRIES, TLB_ENTRY, TlbField } from "./state.ts";
+import {
+  CodeMode,
+  CPU,
+  RAM,
+  Rec,
+  RECORD,
+  regOffset,
+  S,
+  TLB_ENTRIES,
+  TLB_ENTRY,
+  TlbField,
+} from "./state.ts";
 
 /** Functions of the module that handlers call. */
 export interface Runtime {
@@ -352,7 +364,9 @@ export class Cx {
       this.setS32(S.fuel, fuel);
       this.dispatch(link);
     });
-    f.returnCall(this.helper("branchSlow"), this.rec, this.branchTarget());
+    const target = f.let(this.branchTarget());
+    if (this.size !== 8) this.checkTarget(target);
+    f.returnCall(this.helper("branchSlow"), this.rec, target);
   }
 
   /** Address of the target of a direct branch, cut to the operand size. */
@@ -456,6 +470,19 @@ export class Cx {
   /** Continues at `rip`. Nothing may follow on this path. */
   jump(rip: Expr): void {
     this.f.returnCall(this.runtime.jump, rip);
+  }
+
+  /**
+   * Faults unless near branches may go to `rip`: #GP(0) beyond the limit of CS, or where it is not
+   * canonical. To be asked before anything is changed.
+   */
+  checkTarget(rip: Local): void {
+    this.f.if(
+      this.size === 8
+        ? ne(shrS(shl(rip, 16), 16), rip)
+        : ne(and(this.s32(S.codeTag), CodeMode.segmented), i32(0)),
+      () => this.f.call(this.helper("checkTarget"), rip, this.rec),
+    );
   }
 
   /** Continues with the next record. Nothing may follow on this path. */

@@ -308,6 +308,18 @@ export function buildStack(
     });
   }
 
+  const checkTarget = module.func([I64, I32]);
+  {
+    const f = checkTarget;
+    // 64-bit mode asks only where the target is not canonical.
+    const limit = extU(state32(segOffset(Seg.CS) + SegField.limit));
+    f.if(or(is64(), ltU(limit, f.param(0))), () => {
+      f.call(memory.raise, i32(Vector.GP), i32(0), i32(1), f.param(1));
+      f.unreachable();
+    });
+  }
+  helpers.set("checkTarget", checkTarget);
+
   const push = module.func([I64, I32, I32]);
   {
     const f = push;

@@ -42,7 +42,12 @@ import {
   Access,
   CPU,
   RAM,
+  Rec,
+  Reg,
+  regOffset,
   S,
+  Seg,
+  segOffset,
   TLB_ENTRIES,
   TLB_ENTRY,
   TLB_SUPER_AC,
@@ -171,7 +176,7 @@ function buildWalk(
     ),
     () => {
       f.if(and(access, Access.probe | Access.quiet), () => f.return(i64(-1n)));
-      f.call(parts.raise, i32(Vector.GP), i32(0), i32(1), state32(S.record));
+      f.call(parts.raise, nonCanonicalVector(), i32(0), i32(1), state32(S.record));
       f.unreachable();
     },
   );
@@ -227,7 +232,7 @@ function buildWalk(
         and(
           pae,
           or(
-            ne(and(entry, 0x0007c00000000000n), i64(0)),
+            ne(and(entry, 0x000fc00000000000n), i64(0)),
             and(ne(and(entry, 1n << 63n), i64(0)), eqz(nxe)),
           ),
         ),
@@ -345,6 +350,20 @@ function buildWalk(
   f.return(or(pageBase, and(linear, offsetMask)));
   f.unreachable();
   return f;
+}
+
+/**
+ * #SS where the running instruction addresses the stack segment (base RSP or RBP without a segment
+ * prefix, or PUSH, POP and the like, which the decoder marks), else #GP.
+ */
+function nonCanonicalVector(): Expr {
+  const record = state32(S.record);
+  const base = load.i32_16u(CPU, record, Rec.base);
+  const stack = or(
+    or(eq(base, i32(regOffset(Reg.rsp))), eq(base, i32(regOffset(Reg.rbp)))),
+    eq(load.i32_16u(CPU, record, Rec.seg), i32(segOffset(Seg.SS))),
+  );
+  return select(stack, i32(Vector.SS), i32(Vector.GP));
 }
 
 /** `level * bits` as i64. */

@@ -12,6 +12,7 @@ import { createTag, type Tag } from "../wasm/mod.ts";
 import { CodeCache, type CodePage, type CodeRegions, DecodeResult } from "./code_cache.ts";
 import { Decoder } from "./decoder.ts";
 import { type EngineExports, HostContext, type Platform } from "./host_context.ts";
+import { Host } from "./host_calls.ts";
 import { buildInterpreter, HANDLER_SLOTS, type Interpreter } from "./interpreter.ts";
 import type { MemoryMap } from "./mmu.ts";
 import {
@@ -118,6 +119,7 @@ export class Processor {
   /** Makes hot code fast. */
   readonly translator: Translator;
   #waiting = false;
+  #nmiPending = false;
 
   constructor(options: {
     id: number;
@@ -249,7 +251,9 @@ export class Processor {
   #host(id: number, record: number): number {
     const f = hostFunctions.get(id);
     if (f === undefined) throw new HypervisorError(`software engine: no host function ${id}`);
-    return f(this.cpu, record);
+    const result = f(this.cpu, record);
+    if (id === Host.interruptReturn && this.cpu.get32(S.nmiBlocked) !== 0) this.#endOfNmi();
+    return result;
   }
 
   #mmioLoad(physical: number, size: number): void {
@@ -374,7 +378,12 @@ export class Processor {
       this.reset(true);
       return "ok";
     }
-    if (events & EVENT_NMI) {
+    if (events & EVENT_NMI) this.#nmiPending = true;
+    if (this.#nmiPending && cpu.get32(S.nmiBlocked) === 0) {
+      this.#nmiPending = false;
+      cpu.set32(S.nmiBlocked, 1);
+      // An interrupt may wait behind it.
+      Atomics.or(words, at, Mailbox.interrupt);
       return deliver(cpu, {
         vector: Vector.NMI,
         hasError: false,
@@ -423,6 +432,14 @@ export class Processor {
         this.#events.pump(chip, { timeoutMs, words, index: at });
       } else Atomics.wait(words, at, 0, Math.min(wait, 0x7fffffff));
     }
+  }
+
+  /** The end of an NMI's handler: IRET. */
+  #endOfNmi(): void {
+    this.cpu.set32(S.nmiBlocked, 0);
+    if (!this.#nmiPending) return;
+    Atomics.or(this.#mailbox, S.mailbox >>> 2, Mailbox.interrupt);
+    this.cpu.set32(S.fuel, 0);
   }
 
   /** A fault that generated code or a host call threw. */

@@ -166,6 +166,8 @@ export const S = {
   fpExp: 0x5dc,
   fpHigh: 0x5e0,
   fpLow: 0x5e8,
+  /** i32: 1 from the delivery of an NMI to the next IRET. */
+  nmiBlocked: 0x5d0,
   /** Counters (i64 each), see stats. */
   stats: 0x600,
   /** First byte behind the fixed state. */

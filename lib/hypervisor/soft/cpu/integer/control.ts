@@ -33,16 +33,21 @@ rows.push(
   insn("jmp", "eb f64 sz end", "Jb", jmp),
   insn("jmp", "e9 f64 sz end", "Jz", jmp),
   insn("jmp", "ff /4 f64 end", "Ev", (c) => {
-    c.jump(c.get(0));
+    const target = c.f.let(c.get(0));
+    c.checkTarget(target);
+    c.jump(target);
     c.end();
   }),
   insn("call", "e8 f64 sz end", "Jz", (c) => {
+    const target = c.f.let(c.branchTarget());
+    if (c.size !== 8) c.checkTarget(target);
     c.push(c.nextRip(), c.size);
-    c.jump(c.branchTarget());
+    c.jump(target);
     c.end();
   }),
   insn("call", "ff /2 f64 end", "Ev", (c) => {
     const target = c.f.let(c.get(0));
+    c.checkTarget(target);
     c.push(c.nextRip(), c.size);
     c.jump(target);
     c.end();
@@ -51,6 +56,7 @@ rows.push(
 
 const ret = (extra: boolean): Semantics => (c) => {
   const target = c.f.let(c.peek(c.size));
+  c.checkTarget(target);
   const more = extra ? and(load.i64(CPU, c.rec, Rec.imm), 0xffff) : i64(0);
   if (c.size === 8) c.dropStack64(more);
   else c.f.call(c.helper("dropStack"), add(more, c.size));

@@ -100,7 +100,9 @@ function repeat(
     options.element();
     c.next();
   });
-  const budget = f.local(ValType.I32, i32(512));
+  // A single step is one element.
+  const trap = ne(and(c.s32(S.flagOther), Flag.TF), i32(0));
+  const budget = f.local(ValType.I32, select(trap, i32(1), i32(512)));
   f.loop((top) => {
     const count = f.let(and(c.reg(Reg.rcx, 8), fr.mask));
     f.if(eqz(count), () => c.next());
@@ -112,6 +114,7 @@ function repeat(
     f.set(budget, sub(budget, 1));
     f.brIf(top, ne(budget, i32(0)));
   });
+  f.if(eqz(and(c.reg(Reg.rcx, 8), fr.mask)), () => c.next());
   // Long strings let interrupts in: RIP stays at this instruction.
   c.setS32(S.fuel, sub(c.s32(S.fuel), 64));
   f.if(ltS(c.s32(S.fuel), i32(0)), () => {
@@ -154,10 +157,11 @@ function movs(size: number): Semantics {
         const room = minU(c, leftInPage(src), leftInPage(dst));
         const elements = minU(c, count, divU(room, i64(size)));
         const bytes = f.let(mul(elements, i64(size)));
+        const many = and(ne(fr.rep, i32(0)), eqz(and(c.s32(S.flagOther), Flag.TF)));
         const s = f.let(c.ramOf(src, "read"));
         const d = f.let(c.ramOf(dst, "write"));
         const bulk = and(
-          and(ne(fr.rep, i32(0)), ne(elements, i64(0))),
+          and(many, ne(elements, i64(0))),
           and(
             eq(fr.delta, i64(size)),
             and(
@@ -196,8 +200,9 @@ function stos(size: number): Semantics {
         const elements = minU(c, count, divU(leftInPage(dst), i64(size)));
         const bytes = f.let(mul(elements, i64(size)));
         const d = f.let(c.ramOf(dst, "write"));
+        const many = and(ne(fr.rep, i32(0)), eqz(and(c.s32(S.flagOther), Flag.TF)));
         const bulk = and(
-          and(and(uniform, ne(fr.rep, i32(0))), ne(elements, i64(0))),
+          and(and(uniform, many), ne(elements, i64(0))),
           and(eq(fr.delta, i64(size)), ne(d, i32(-1))),
         );
         f.if(bulk, () => {
