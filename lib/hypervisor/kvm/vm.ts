@@ -90,17 +90,17 @@ export class KvmVm implements Vm {
     using stack = new DisposableStack();
     const vm = stack.use(createVmFd(system.fd));
     setUpAddresses(vm.raw);
-    ioctl(vm, Request.CreateIrqchip, 0, "KVM_CREATE_IRQCHIP");
-    const pit = new DataView(new ArrayBuffer(64));
-    pit.setUint32(0, PIT_SPEAKER_DUMMY, true);
-    ioctl(vm, Request.CreatePit2, pit, "KVM_CREATE_PIT2");
-
+    // Before the interrupt controllers: later each slot waits until no vCPU can look at the old ones.
     const slots = memory.regions.map(({ guestAddress, sizeBytes, hostAddress }) => ({
       guestAddress,
       sizeBytes,
       hostAddress,
     }));
     slots.forEach((slot, index) => setMemorySlot(vm.raw, index, slot, 0));
+    ioctl(vm, Request.CreateIrqchip, 0, "KVM_CREATE_IRQCHIP");
+    const pit = new DataView(new ArrayBuffer(64));
+    pit.setUint32(0, PIT_SPEAKER_DUMMY, true);
+    ioctl(vm, Request.CreatePit2, pit, "KVM_CREATE_PIT2");
 
     const state = SharedVmState.create(options.vcpuCount);
     ioctl(vm, Request.SetGsiRouting, state.routingTable(), "KVM_SET_GSI_ROUTING");
