@@ -5,6 +5,7 @@
  */
 
 import {
+  add,
   and,
   type Expr,
   extU,
@@ -73,8 +74,15 @@ const nothing = () => {};
 
 /** Stores byte lanes of `value` whose mask byte has bit 7 set at DS:rDI. */
 function maskedStore(c: Cx, value: Expr, mask: Expr): void {
-  const bits = c.f.let(simd(ValType.I32, OpFd.i8x16_bitmask, [mask]));
-  c.f.call(c.helper("maskedStore"), c.ea(), value, bits, c.rec);
+  const f = c.f;
+  const bits = f.let(simd(ValType.I32, OpFd.i8x16_bitmask, [mask]));
+  f.call(c.helper("maskedStore"), c.ea(), value, bits, c.rec);
+}
+
+/** Checks the `size` bytes at DS:rDI, stored or not, as the processor does: upper half first. */
+function checkMasked(c: Cx, size: number): void {
+  if (size === 16) c.f.call(c.runtime.probeWrite, add(c.ea(), 8), i32(8), c.rec);
+  c.f.call(c.runtime.probeWrite, c.ea(), i32(8), c.rec);
 }
 
 /** Masks of a byte shuffle by imm8 fields of 2 bits over `width`-byte lanes, as words or dwords. */
@@ -243,6 +251,7 @@ export const moveRows: readonly Insn[] = [
     c.set(0, width === 8 ? load.i64(CPU, address) : load.i64_32u(CPU, address));
   }),
   sse("maskmovdqu", "66 0f f7 /r di", "Vx Ux", (c) => {
+    checkMasked(c, 16);
     maskedStore(c, load.v128(CPU, c.slot(0)), load.v128(CPU, c.slot(1)));
   }),
 
@@ -288,9 +297,9 @@ export const moveRows: readonly Insn[] = [
   }),
   mmx("maskmovq", "np 0f f7 /r di", "Pq Nq", (c) => {
     const selected = fromLow(c.get(1));
-    clearTop(c);
-    maskedStore(c, splat64(c.get(0)), selected);
     commitMmx(c);
+    checkMasked(c, 8);
+    maskedStore(c, splat64(c.get(0)), selected);
   }),
   sse("movq2dq", "f3 0f d6 /r", "Vx Nq", (c) => {
     enterMmx(c);
