@@ -5,5 +5,5 @@
  */
 
 export { Assembler, at, type Bits, type Mem, ref, type Reg } from "./asm/mod.ts";
-export type { GuestTest } from "./guest_test.ts";
+export type { GuestTest } from "./guest_case.ts";
 export { defineConformance, GUEST_TESTS } from "./suite.ts";
