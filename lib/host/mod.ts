@@ -134,3 +134,14 @@ export {
 export { IoVector, MAX_VECTOR_PIECES, MemorySpan, preadv, pwritev } from "./vector.ts";
 export { blockDeviceSize, blockDiscard, blockSectorSize, blockZeroOut } from "./block_device.ts";
 export { NativeCode, protect, Protection } from "./native_code.ts";
+export {
+  hasNoNewPrivileges,
+  installSeccompFilter,
+  parseViolation,
+  rawSyscall,
+  reportViolations,
+  type SeccompViolation,
+  setNoNewPrivileges,
+  VIOLATION_EXIT_STATUS,
+  VIOLATION_REPORT_BYTES,
+} from "./seccomp.ts";
