@@ -17,8 +17,8 @@ const THR_PENDING = 9;
 const FIFO_HEAD = 10;
 const FIFO_COUNT = 11;
 const LINE = 12;
-/** Whether the guest ever asserted RTS: from then on only RTS says if it takes input. */
-const RTS_USED = 13;
+/** How far the guest went in the use of modem control: a {@link MODEM_UNUSED} and what follows it. */
+const MODEM_USE = 13;
 /** Counts the times that the guest made room for input. */
 const ROOM_EVENT = 14;
 /** Times that the guest looked for input in vain since it last sent something, up to {@link POLLING}. */
@@ -31,6 +31,12 @@ const FIFO_SIZE = 16;
  * only waits for the transmitter looks once, as it is always empty.
  */
 const POLLING = 16;
+
+const MODEM_UNUSED = 0;
+/** It asserted DTR: Linux enables the receive interrupt then, and still drops what comes before RTS. */
+const MODEM_DTR = 1;
+/** It asserted RTS: from then on only RTS says if it takes input. */
+const MODEM_RTS = 2;
 
 /** Words that a UART takes in shared memory. */
 export const UART_WORDS = FIFO + FIFO_SIZE;
@@ -294,7 +300,10 @@ export class Uart {
     const before = this.#modemStatus();
     const took = this.#takesInput();
     w[MCR] = value & 0x1f;
-    if (((w[MCR] as number) & (MCR_LOOP | MCR_RTS)) === MCR_RTS) w[RTS_USED] = 1;
+    if ((value & MCR_LOOP) === 0) {
+      const use = (value & MCR_RTS) !== 0 ? MODEM_RTS : (value & MCR_DTR) !== 0 ? MODEM_DTR : 0;
+      w[MODEM_USE] = Math.max(w[MODEM_USE] as number, use);
+    }
     const after = this.#modemStatus();
     const changed = before ^ after;
     let delta = (changed & (MSR_CTS | MSR_DSR | MSR_DCD)) >> 4;
@@ -307,14 +316,17 @@ export class Uart {
 
   /**
    * Whether the guest is ready for input. What came before would be lost when it sets the port up, so it
-   * has to show it: by RTS, or where it does not use that, by the receive interrupt or by polling.
+   * has to show it: by RTS, or where it does not use modem control, by the receive interrupt or by
+   * polling.
    */
   #takesInput(): boolean {
     const w = this.#w;
     const control = w[MCR] as number;
     if ((control & MCR_LOOP) !== 0) return false;
     if ((control & MCR_RTS) !== 0) return true;
-    return w[RTS_USED] === 0 && (((w[IER] as number) & IER_RX) !== 0 || w[POLLS] === POLLING);
+    const use = w[MODEM_USE] as number;
+    return use === MODEM_UNUSED && ((w[IER] as number) & IER_RX) !== 0 ||
+      use !== MODEM_RTS && w[POLLS] === POLLING;
   }
 
   #modemStatus(): number {

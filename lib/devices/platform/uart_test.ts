@@ -110,6 +110,18 @@ Deno.test("a guest that uses modem control gets no input before it asserts RTS",
   assert.equal(uart.receive(bytes("b")), 0, "nothing comes in during loopback");
 });
 
+Deno.test("Linux, which asserts DTR and enables the interrupt, gets input from RTS on", () => {
+  const t = new TestPlatform();
+  const uart = t.platform.serial(1);
+  t.out(COM1 + 2, 1);
+  t.out(COM1 + 4, 0x01);
+  t.out(COM1 + 4, 0x09);
+  t.out(COM1 + 1, 0x05);
+  assert.equal(uart.receive(bytes("a")), 0);
+  t.out(COM1 + 4, 0x0b);
+  assert.equal(uart.receive(bytes("a")), 1);
+});
+
 Deno.test("a guest that does not use RTS gets input once it enables the interrupt or polls", () => {
   const t = new TestPlatform();
   const uart = t.platform.serial(1);
