@@ -10,6 +10,7 @@ import type { Cx } from "../cx.ts";
 import { Extra, type Insn, insn, type Semantics } from "../opcode.ts";
 import { CPU, Rec, Reg, S } from "../state.ts";
 import { Host } from "../host_calls.ts";
+import { interruptReturn } from "../system/fast_iret.ts";
 import { condition, conditions } from "./conditions.ts";
 
 const rows: Insn[] = [];
@@ -110,7 +111,7 @@ rows.push(
   }),
   insn("retf", "ca sz end", "Iw", (c) => c.host(Host.farReturn)),
   insn("retf", "cb sz end", "", (c) => c.host(Host.farReturn)),
-  insn("iret", "cf sz end", "", (c) => c.host(Host.interruptReturn)),
+  insn("iret", "cf sz end", "", interruptReturn),
   insn("int3", "cc end", "", (c) => c.host(Host.breakpoint)),
   insn("int", "cd end", "Ib", (c) => c.host(Host.softwareInterrupt)),
   insn("into", "ce i64", "", (c) => {
