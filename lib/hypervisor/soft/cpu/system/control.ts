@@ -23,7 +23,7 @@ import {
   storeOwn,
 } from "./access.ts";
 import { PHYSICAL_BITS } from "./cpuid.ts";
-import { updateMode } from "./mode.ts";
+import { chooseTlb, updateMode } from "./mode.ts";
 
 const CR0_WRITABLE = BigInt(
   (Cr0.PE | Cr0.MP | Cr0.EM | Cr0.TS | Cr0.NE | Cr0.WP | Cr0.AM | Cr0.NW | Cr0.CD | Cr0.PG) >>> 0,
@@ -175,7 +175,7 @@ export const readDebug: HostFunction = (cpu, record) => {
   return HostResult.Next;
 };
 
-/** MOV to a debug register. Breakpoints are kept, but none is ever hit. */
+/** MOV to a debug register. While breakpoints are armed, the runtime goes instruction by instruction. */
 export const writeDebug: HostFunction = (cpu, record) => {
   const n = debugRegister(cpu, record);
   let value = source(cpu, record);
@@ -184,7 +184,9 @@ export const writeDebug: HostFunction = (cpu, record) => {
     value = n === 6 ? (value & 0xe00fn) | 0xffff_0ff0n : (value & 0xffff_2fffn) | 0x400n;
   }
   cpu.set64(S.dr + 8 * n, value);
-  return HostResult.Next;
+  chooseTlb(cpu);
+  cpu.set32(S.fuel, -1);
+  return HostResult.Jump;
 };
 
 /** SGDT (0F 01 /0) and SIDT (0F 01 /1). */

@@ -114,6 +114,8 @@ function returnQuickly(c: Cx, slow: Label): void {
   f.brIf(slow, ne(c.s32(S.cpl), i32(0)));
   f.brIf(slow, isNot64(c));
   f.brIf(slow, ne(and(c.s32(S.flagOther), Flag.NT), i32(0)));
+  // It ends the handling of an NMI.
+  f.brIf(slow, ne(c.s32(S.nmiBlocked), i32(0)));
   const sp = f.let(c.reg(Reg.rsp, 8));
   const at = (n: number) => c.load(f.let(add(sp, 8 * n)), 8);
   const rip = c.load(sp, 8);

@@ -8,6 +8,7 @@
 import type { HostContext } from "../host_context.ts";
 import {
   ARITH_FLAGS,
+  Check,
   CodeMode,
   Flag,
   Reg,
@@ -16,6 +17,7 @@ import {
   SegAttr,
   SegField,
   segOffset,
+  TLB_CHECKED,
   TLB_SUPER,
   TLB_SUPER_AC,
   TLB_USER,
@@ -65,10 +67,7 @@ export function updateMode(cpu: HostContext): void {
   if (cpl === 3) tag |= CodeMode.user;
   cpu.set32(S.codeTag, tag);
   cpu.set32(S.cpl, cpl);
-  cpu.set32(
-    S.tlbBase,
-    cpl === 3 ? TLB_USER : (cpu.get32(S.flagOther) & Flag.AC) !== 0 ? TLB_SUPER_AC : TLB_SUPER,
-  );
+  chooseTlb(cpu);
   const x87 = (cr0 & (Cr0.EM | Cr0.TS)) !== 0 ? 1 : 0;
   const sse = x87 !== 0 || (cr4 & Cr4.OSFXSR) === 0 ? 2 : 0;
   cpu.set32(S.fpuTrap, x87 | sse);
@@ -84,9 +83,28 @@ export function loadFlags(cpu: HostContext, rflags: bigint): void {
 export function setOtherFlags(cpu: HostContext, flags: number): void {
   const other = (flags & RFLAGS_MASK & ~ARITH_FLAGS) | 2;
   cpu.set32(S.flagOther, other);
-  if (cpu.get32(S.cpl) !== 3) {
-    cpu.set32(S.tlbBase, (other & Flag.AC) !== 0 ? TLB_SUPER_AC : TLB_SUPER);
+  chooseTlb(cpu);
+}
+
+/** Puts the data TLB in force that follows from privilege, EFLAGS.AC, CR0.AM and DR7. */
+export function chooseTlb(cpu: HostContext): void {
+  const user = cpu.get32(S.cpl) === 3;
+  const ac = (cpu.get32(S.flagOther) & Flag.AC) !== 0;
+  let checks = 0;
+  if (user && ac && (cpu.get32(S.cr0) & Cr0.AM) !== 0) checks |= Check.alignment;
+  if (hasDataBreakpoints(cpu.get32(S.dr + 8 * 7))) checks |= Check.breakpoints;
+  cpu.set32(S.checks, checks);
+  const plain = user ? TLB_USER : ac ? TLB_SUPER_AC : TLB_SUPER;
+  cpu.set32(S.tlbBase, checks !== 0 ? TLB_CHECKED : plain);
+}
+
+/** Whether DR7 arms a breakpoint on data. */
+function hasDataBreakpoints(dr7: number): boolean {
+  if ((dr7 & 0xff) === 0) return false;
+  for (let n = 0; n < 4; n++) {
+    if (((dr7 >>> (2 * n)) & 3) !== 0 && ((dr7 >>> (16 + 4 * n)) & 1) !== 0) return true;
   }
+  return false;
 }
 
 /** Where interrupts have just been enabled: have the runtime look for them at the next branch. */
