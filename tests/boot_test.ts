@@ -38,6 +38,23 @@ engineTest("boot: a stock Debian kernel runs a script and powers off", async (en
 }, { unless });
 
 engineTest(
+  "boot: input that a pipe brings before there is a shell arrives whole",
+  async (engine) => {
+    assert(typeof guest === "object");
+    await using bench = new VmBench(engine);
+    const { kernel, options } = await parts(bench, { interactive: true });
+    const result = await bench.run(kernel, [...options, "--params", "quiet"], {
+      stdin: "uname -a; exit\n",
+      timeoutMs: 300_000,
+    });
+    assert.equal(result.code, 0, result.stderr + result.stdout);
+    assert(result.stdout.includes(`Linux guest ${guest.release} `), result.stdout);
+    await bench.checkClean();
+  },
+  { unless },
+);
+
+engineTest(
   "boot: a shell on a terminal, with job control and a lot of pasted input",
   async (engine) => {
     await using bench = new VmBench(engine);
