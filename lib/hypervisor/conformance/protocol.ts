@@ -35,6 +35,7 @@ export type Command =
   | { readonly do: "detach" }
   | { readonly do: "watch"; readonly run: number; readonly timeoutMs: number }
   | { readonly do: "kick"; readonly id: number; readonly delayMs: number }
+  | { readonly do: "kick-often"; readonly id: number }
   | { readonly do: "msi"; readonly address: bigint; readonly data: number }
   | { readonly do: "event"; readonly fd: number }
   | { readonly do: "irq"; readonly gsi: number; readonly level: boolean }

@@ -49,6 +49,12 @@ function act(
     case "kick":
       setTimeout(() => vm.kick(command.id), command.delayMs);
       break;
+    case "kick-often":
+      while (Atomics.load(words, Word.Stop) === 0) {
+        vm.kick(command.id);
+        Atomics.wait(words, Word.Stop, 0, 0.2);
+      }
+      break;
     case "msi":
       vm.signalMsi(command.address, command.data);
       break;

@@ -8,7 +8,7 @@
 
 import { describeError } from "../../base/mod.ts";
 import { Errno, Fd, ioctl, ioctlFast, mmap, monotonicNs, tryIoctl } from "../../host/mod.ts";
-import { API_VERSION, Capability, Exit, Request, RunOffset } from "./abi.ts";
+import { API_VERSION, Capability, Exit, Request, RunOffset, TSS_ADDRESS } from "./abi.ts";
 import { readSregs, REGS_SIZE_BYTES, SREGS_SIZE_BYTES, writeSregs } from "./registers.ts";
 import { createVmFd } from "./vm.ts";
 import { apiVersion, KVM_PATH, missingCapabilities, openDevice, remedyOf } from "./system.ts";
@@ -115,6 +115,7 @@ function measure(fd: Fd): KvmFacts {
 /** Runs the loop in 32-bit protected mode, ring 0, without paging; instructions a second. */
 function measureRate(kvm: Fd): number {
   using vm = createVmFd(kvm);
+  ioctl(vm, Request.SetTssAddr, TSS_ADDRESS, "KVM_SET_TSS_ADDR");
   using memory = mmap(GUEST_SIZE_BYTES);
   memory.bytes.set(LOOP);
   const slot = new DataView(new ArrayBuffer(32));

@@ -12,6 +12,8 @@ import { type CpuidEntry, decodeCpuid, emptyCpuid } from "./cpuid.ts";
 /** The device node. */
 export const KVM_PATH = "/dev/kvm";
 
+/** APIC ids of 8 bits, of which the last addresses all. */
+const MAX_APIC_IDS = 255;
 const E2BIG = -7;
 /** No processor has more leaves by far. */
 const MAX_CPUID_ENTRIES = 4096;
@@ -29,11 +31,12 @@ export class KvmSystem implements Disposable {
 
   private constructor(fd: Fd) {
     this.fd = fd;
-    this.maxVcpus = Math.max(
+    const supported = Math.max(
       1,
       this.extension(Capability.MaxVcpus),
       this.extension(Capability.NrVcpus),
     );
+    this.maxVcpus = Math.min(supported, MAX_APIC_IDS);
     this.tscDeadline = this.extension(Capability.TscDeadlineTimer) > 0;
     this.runSizeBytes = ioctl(fd, Request.GetVcpuMmapSize, 0, "KVM_GET_VCPU_MMAP_SIZE");
   }

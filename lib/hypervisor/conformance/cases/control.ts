@@ -13,6 +13,7 @@ import { installFaultHandler64 } from "../faults.ts";
 import type { GuestTest } from "../guest_case.ts";
 import { CODE, FREE, Port } from "../layout.ts";
 import type { TestMachine } from "../machine.ts";
+import { Word } from "../protocol.ts";
 import { pit, programPics } from "../pc_hardware.ts";
 import { result, writeGate64 } from "../tables.ts";
 
@@ -20,6 +21,8 @@ function loadEndlessLoop(m: TestMachine): void {
   m.load(64, (a) => a.label("loop").add(at(result(0), { size: 8 }), 1).jmp("loop"));
   m.startLong();
 }
+
+const MMIO = 0xd000_0000;
 
 function sleep(ms: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
@@ -96,6 +99,37 @@ export const CONTROL_TESTS: readonly GuestTest[] = [
         else m.tell({ do: "kick", id: 0, delayMs: 0 });
         assert.equal(ExitReason[m.runToExit().reason], "Interrupted");
       }
+    },
+  },
+  {
+    name: "a storm of kicks neither loses nor repeats an access",
+    run(m) {
+      const count = 5000;
+      m.load(64, (a) => {
+        a.xor("ebx", "ebx").mov("rdi", FREE).mov("dx", 0x520);
+        a.label("loop").inc("ebx").mov("eax", "ebx").out(Port.Report, "eax");
+        a.ins(4).mov("rsi", MMIO).mov("rax", at("rsi")).add(at(result(0)), "rax");
+        a.cmp("ebx", count).jcc("b", "loop").out(Port.Done, "al");
+      });
+      let next = 0n;
+      m.io.onPortIn = () => next++;
+      m.io.onMmioRead = () => 3n;
+      m.tell({ do: "kick-often", id: 0 });
+      m.startLong();
+      let kicks = 0;
+      const deadline = monotonicNs() + 30e9;
+      while (!m.io.done) {
+        assert.ok(monotonicNs() < deadline, "the guest makes no progress");
+        const exit = m.vcpu.run(m.io);
+        assert.equal(ExitReason[exit.reason], "Interrupted", exit.detail);
+        kicks++;
+      }
+      Atomics.store(m.words, Word.Stop, 1);
+      assert.ok(kicks > 10, `${kicks} kicks`);
+      assert.deepEqual(m.io.reports, Array.from({ length: count }, (_, index) => index + 1));
+      assert.equal(next, BigInt(count));
+      assert.equal(m.memory.readU32(FREE + 4 * (count - 1)), count - 1);
+      assert.equal(m.result(0), 3n * BigInt(count));
     },
   },
   {
