@@ -24,6 +24,7 @@ import {
 export interface CodeRegions {
   readonly codeMarks: number;
   readonly codeIndex: number;
+  readonly codeSums: number;
   readonly maps: number;
   readonly mapsEnd: number;
   readonly arena: number;
@@ -72,6 +73,7 @@ export class CodeCache {
   /** Code pages by RAM page number, for invalidation. */
   readonly #byRam = new Map<number, CodePage[]>();
   readonly #protect: (ram: number) => void;
+  readonly #seal: (ram: number) => void;
   #mapTop: number;
   #arenaTop: number;
   /** Decoded instructions, invalidated pages, flushes: for statistics. */
@@ -90,6 +92,7 @@ export class CodeCache {
       interpreter: Interpreter;
       decoder: Decoder;
       protect: (ram: number) => void;
+      seal: (ram: number) => void;
     },
   ) {
     this.#i32 = new Int32Array(cpu.buffer);
@@ -101,6 +104,7 @@ export class CodeCache {
     this.#interpreter = options.interpreter;
     this.#decoder = options.decoder;
     this.#protect = options.protect;
+    this.#seal = options.seal;
     this.#mapTop = options.regions.maps;
     this.#arenaTop = options.regions.arena;
   }
@@ -267,6 +271,7 @@ export class CodeCache {
     page.ranges.push(start, record);
     this.#u64[marks] = mark;
     if (!hadCode) this.#protect(page.ram);
+    this.#seal(page.ram);
     return DecodeResult.Ready;
   }
 
@@ -344,7 +349,7 @@ export class CodeCache {
       const lea = insn.mnemonic === "lea";
       // FS and GS are never part of what the mode calls flat.
       const checked = !lea && !long &&
-        ((how.mode & CodeMode.segmented) !== 0 || d.segment >= Seg.FS);
+        ((how.mode & CodeMode.segmented) !== 0 || d.segment >= Seg.FS || d.segment === Seg.CS);
       this.#special(at, {
         handler: kind === AddressKind.Wide
           ? special.addressWide

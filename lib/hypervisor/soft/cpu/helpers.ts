@@ -405,7 +405,9 @@ export function buildControl(
     const pageMap = f.let(
       load.i32(CPU, add(i32(parts.map.codeIndex), shl(shrU(ram, 12), 2))),
     );
+    // Devices write memory without a word to the processor.
     f.if(pageMap, () => {
+      f.if(eqz(call(mmu.codeIntact, ram)), () => f.return(i32(0)));
       const entry = f.let(
         add(i32(ITLB), and(wrap(shrU(linear, 12 - 4)), (ITLB_ENTRIES - 1) << 4)),
       );

@@ -33,6 +33,12 @@ export interface EngineExports {
   tryWalk(linear: bigint, access: number): bigint;
   /** Empties the data TLBs. */
   flushTlb(): void;
+  /** Empties all of them and the table for checked accesses. */
+  resetTlb(): void;
+  /** Keeps the checksum of a RAM page's decoded lines. */
+  sealCode(ram: number): void;
+  /** 1 where the decoded lines are as they were. */
+  codeIntact(ram: number): number;
   /** Drops a linear page from the data TLBs. */
   flushPage(linear: bigint): void;
   /** Drops write permission of a RAM page (offset in RAM) from the data TLBs. */

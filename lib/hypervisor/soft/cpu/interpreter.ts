@@ -34,7 +34,7 @@ import { buildMmu, type Imports, type MemoryMap } from "./mmu.ts";
 import { type Insn, insn } from "./opcode.ts";
 import { CPU, Exit, Rec, S, SegAttr, SegField, Vector } from "./state.ts";
 
-const { I32, F64 } = ValType;
+const { I32, I64, F64 } = ValType;
 
 /** Handlers that are not of the opcode table. */
 export interface SpecialHandlers {
@@ -116,6 +116,7 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
     mmioLoad: module.importFunc("e", "mmioLoad", { params: [F64, I32], results: [] }),
     mmioStore: module.importFunc("e", "mmioStore", { params: [F64, I32], results: [] }),
     codeWrite: module.importFunc("e", "codeWrite", { params: [I32, I32], results: [] }),
+    dataAccess: module.importFunc("e", "dataAccess", { params: [I64, I32, I32], results: [] }),
     faultTag: module.importTag("e", "fault"),
   };
   module.importTable("e", "table", HANDLER_SLOTS);

@@ -11,6 +11,7 @@ import {
   and,
   call,
   cond,
+  ctz,
   eq,
   eqz,
   type Expr,
@@ -29,6 +30,7 @@ import {
   Op,
   op,
   or,
+  rotl,
   select,
   shl,
   shrS,
@@ -40,7 +42,9 @@ import {
 } from "../wasm/mod.ts";
 import {
   Access,
+  Check,
   CPU,
+  Flag,
   RAM,
   Rec,
   Reg,
@@ -50,7 +54,6 @@ import {
   segOffset,
   TLB_ENTRIES,
   TLB_ENTRY,
-  TLB_SUPER_AC,
   TLB_USER,
   TlbField,
   Vector,
@@ -67,6 +70,8 @@ export interface MemoryMap {
   readonly highBytes: number;
   /** State offset of the code marks: an i64 a RAM page, a bit for every 64 bytes with decoded code. */
   readonly codeMarks: number;
+  /** State offset of checksums of decoded code: an i64 a RAM page. */
+  readonly codeSums: number;
   /** State offset of the page maps of 64-bit code: an i32 a RAM page, 0 where there is none. */
   readonly codeIndex: number;
 }
@@ -81,6 +86,8 @@ export interface Imports {
   readonly mmioStore: FuncRef;
   /** `(ram i32, size i32)`: a store hits decoded code. */
   readonly codeWrite: FuncRef;
+  /** `(linear i64, size i32, write i32)`: an access while data breakpoints are armed. */
+  readonly dataAccess: FuncRef;
   /** Tag thrown for guest faults. */
   readonly faultTag: number;
 }
@@ -96,6 +103,8 @@ export interface Mmu {
   readonly walk: FuncRef;
   /** `(physical i64) -> RAM offset i32`, -1 outside RAM. */
   readonly ramOffset: FuncRef;
+  /** `(ram i32) -> i32`: whether the decoded lines of a RAM page are as they were. */
+  readonly codeIntact: FuncRef;
 }
 
 const state64 = (offset: number) => load.i64(CPU, i32(0), offset);
@@ -113,11 +122,12 @@ export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap
   const fill = buildFill(module, { walk, ramOffset, map });
   const translate = buildTranslate(module, fill);
   const probeWrite = buildProbe(module, translate);
+  const checked = buildChecked(module, { raise, dataAccess: imports.dataAccess });
   const loadSlow = new Map<number, FuncRef>();
   const storeSlow = new Map<number, FuncRef>();
   const modifySlow = new Map<number, FuncRef>();
   for (const size of [1, 2, 4, 8]) {
-    const parts = { size, translate, probeWrite, imports, map };
+    const parts = { size, translate, probeWrite, checked, imports, map };
     loadSlow.set(size, buildLoad(module, { ...parts, access: Access.read, byte: loadSlow.get(1) }));
     storeSlow.set(size, buildStore(module, { ...parts, byte: storeSlow.get(1) }));
     modifySlow.set(
@@ -126,9 +136,10 @@ export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap
     );
   }
   buildProtect(module);
+  const codeIntact = buildCodeSum(module, map);
   buildFlush(module);
   buildSystemAccess(module, { walk, ramOffset, imports, raise });
-  return { loadSlow, storeSlow, modifySlow, probeWrite, raise, walk, ramOffset };
+  return { loadSlow, storeSlow, modifySlow, probeWrite, raise, walk, ramOffset, codeIntact };
 }
 
 function buildRaise(module: ModuleBuilder, imports: Imports): FuncRef {
@@ -390,15 +401,15 @@ function buildFill(
   const f = module.func([I64, I32], [I32]);
   const linear = f.param(0);
   const access = f.param(1);
-  const tlbBase = f.let(state32(S.tlbBase));
   const how = or(
-    or(access, select(eq(tlbBase, i32(TLB_USER)), i32(Access.user), i32(0))),
-    select(eq(tlbBase, i32(TLB_SUPER_AC)), i32(Access.smapOff), i32(0)),
+    or(access, select(eq(state32(S.cpl), i32(3)), i32(Access.user), i32(0))),
+    select(and(state32(S.flagOther), Flag.AC), i32(Access.smapOff), i32(0)),
   );
   const physical = f.let(call(parts.walk, linear, how));
   set64(f, S.walkPhysical, physical);
   const ram = f.let(call(parts.ramOffset, physical));
   f.if(eq(ram, i32(-1)), () => f.return(i32(-1)));
+  f.if(state32(S.checks), () => f.return(ram));
   const entry = f.let(entryOf(linear));
   const page = f.let(and(linear, ~0xfffn));
   const ramPage = f.let(and(ram, ~0xfff));
@@ -465,8 +476,33 @@ function buildProbe(module: ModuleBuilder, translate: FuncRef): FuncRef {
   return f;
 }
 
+/** `(linear, size, write, record)`: what `S.checks` asks for. */
+function buildChecked(
+  module: ModuleBuilder,
+  parts: { raise: FuncRef; dataAccess: FuncRef },
+): FuncRef {
+  const f = module.func([I64, I32, I32, I32]);
+  const [linear, size, write, record] = [f.param(0), f.param(1), f.param(2), f.param(3)];
+  f.if(
+    and(
+      and(state32(S.checks), Check.alignment),
+      ne(and(wrap(linear), sub(size, 1)), i32(0)),
+    ),
+    () => {
+      f.call(parts.raise, i32(Vector.AC), i32(0), i32(1), record);
+      f.unreachable();
+    },
+  );
+  f.if(
+    and(state32(S.checks), Check.breakpoints),
+    () => f.call(parts.dataAccess, linear, size, write),
+  );
+  return f;
+}
+
 interface SlowParts {
   size: number;
+  checked: FuncRef;
   translate: FuncRef;
   probeWrite: FuncRef;
   imports: Imports;
@@ -494,6 +530,10 @@ function buildLoad(module: ModuleBuilder, parts: SlowParts & { access: number })
   const linear = f.param(0);
   const record = f.param(1);
   set32(f, S.record, record);
+  f.if(
+    state32(S.checks),
+    () => f.call(parts.checked, linear, i32(size), i32(parts.access), record),
+  );
   if (size > 1) {
     f.if(crosses(linear, size), () => {
       if (parts.access === Access.write) f.call(parts.probeWrite, linear, i32(size), record);
@@ -534,6 +574,7 @@ function buildStore(module: ModuleBuilder, parts: SlowParts): FuncRef {
   const value = f.param(1);
   const record = f.param(2);
   set32(f, S.record, record);
+  f.if(state32(S.checks), () => f.call(parts.checked, linear, i32(size), i32(1), record));
   if (size > 1) {
     f.if(crosses(linear, size), () => {
       f.call(parts.probeWrite, linear, i32(size), record);
@@ -580,11 +621,56 @@ function buildProtect(module: ModuleBuilder): void {
   module.exportFunc("protectPage", f);
 }
 
+/**
+ * Checksum of a RAM page's decoded lines, so that code which a device wrote over is found when its page
+ * is entered again; exported as `sealCode(ram)`, which keeps it, and `codeIntact(ram) -> i32`.
+ */
+function buildCodeSum(module: ModuleBuilder, map: MemoryMap): FuncRef {
+  const sum = module.func([I32], [I64]);
+  {
+    const f = sum;
+    const page = f.let(and(f.param(0), ~0xfff));
+    const marks = f.local(
+      I64,
+      load.i64(CPU, add(i32(map.codeMarks), shl(shrU(page, 12), 3))),
+    );
+    const acc = f.local(I64, i64(0));
+    f.block((done) => {
+      f.loop((next) => {
+        f.brIf(done, eqz(marks));
+        const line = f.let(add(page, shl(wrap(ctz(marks)), 6)));
+        for (let i = 0; i < 64; i += 8) {
+          f.set(
+            acc,
+            mul(xor(rotl(acc, 5), load.i64(RAM, line, i)), i64(0x9e3779b97f4a7c15n)),
+          );
+        }
+        f.set(marks, and(marks, sub(marks, 1)));
+        f.br(next);
+      });
+    });
+    f.return(acc);
+    f.unreachable();
+  }
+  const slot = (ram: Expr) => add(i32(map.codeSums), shl(shrU(ram, 12), 3));
+  const seal = module.func([I32]);
+  seal.store64(CPU, slot(seal.param(0)), call(sum, seal.param(0)));
+  module.exportFunc("sealCode", seal);
+  const intact = module.func([I32], [I32]);
+  intact.return(eq(call(sum, intact.param(0)), load.i64(CPU, slot(intact.param(0)))));
+  intact.unreachable();
+  module.exportFunc("codeIntact", intact);
+  return intact;
+}
+
 /** Exported `flushTlb()` and `flushPage(linear)`, the data part. */
 function buildFlush(module: ModuleBuilder): void {
   const all = module.func([]);
   all.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(3 * TLB_ENTRIES * TLB_ENTRY));
   module.exportFunc("flushTlb", all);
+  const reset = module.func([]);
+  reset.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(4 * TLB_ENTRIES * TLB_ENTRY));
+  module.exportFunc("resetTlb", reset);
   const one = module.func([I64]);
   for (let table = 0; table < 3; table++) {
     const entry = one.let(

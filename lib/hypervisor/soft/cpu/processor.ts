@@ -62,12 +62,13 @@ export interface CpuLayout {
 export function cpuLayout(ramBytes: number): CpuLayout {
   const codeMarks = FIXED_END;
   const codeIndex = codeMarks + (ramBytes / 4096) * 8;
-  const maps = align(codeIndex + (ramBytes / 4096) * 4);
+  const codeSums = align(codeIndex + (ramBytes / 4096) * 4);
+  const maps = align(codeSums + (ramBytes / 4096) * 8);
   const mapsEnd = maps + MAPS_BYTES;
   const arena = mapsEnd;
   const arenaEnd = arena + ARENA_BYTES;
   return {
-    regions: { codeMarks, codeIndex, maps, mapsEnd, arena, arenaEnd },
+    regions: { codeMarks, codeIndex, codeSums, maps, mapsEnd, arena, arenaEnd },
     pages: align(arenaEnd) / 65536,
   };
 }
@@ -120,6 +121,8 @@ export class Processor {
   readonly translator: Translator;
   #waiting = false;
   #nmiPending = false;
+  /** Data breakpoints that the running instruction hit. */
+  #hits = 0;
 
   constructor(options: {
     id: number;
@@ -132,8 +135,8 @@ export class Processor {
     const { id, memory, ram, chip } = options;
     this.#events = options.events;
     const layout = cpuLayout(options.map.lowBytes + options.map.highBytes);
-    const { codeMarks, codeIndex } = layout.regions;
-    this.#map = { ...options.map, codeMarks, codeIndex };
+    const { codeMarks, codeIndex, codeSums } = layout.regions;
+    this.#map = { ...options.map, codeMarks, codeIndex, codeSums };
     this.#chip = chip;
     this.#tag = createTag();
     this.#ram = new Uint8Array(ram.buffer);
@@ -155,6 +158,8 @@ export class Processor {
         host: (id: number, record: number) => this.#host(id, record),
         mmioLoad: (physical: number, size: number) => this.#mmioLoad(physical, size),
         mmioStore: (physical: number, size: number) => this.#mmioStore(physical, size),
+        dataAccess: (linear: bigint, size: number, write: number) =>
+          this.#dataAccess(linear, { size, write: write !== 0 }),
         codeWrite: (at: number, size: number) => this.code.write(at >>> 0, size),
       },
     });
@@ -166,6 +171,7 @@ export class Processor {
       interpreter: this.interpreter,
       decoder: new Decoder(allRows),
       protect: (at) => this.#exports.protectPage(at),
+      seal: (at) => this.#exports.sealCode(at),
     });
     this.translator = new Translator({
       cpuMemory: memory,
@@ -183,7 +189,8 @@ export class Processor {
   /** Power-on state; `waiting` processors (all but the first) wait for INIT and SIPI. */
   reset(waiting: boolean): void {
     resetCpu(this.cpu);
-    this.flush();
+    this.#exports.resetTlb();
+    this.code.flushTlb();
     this.#waiting = waiting;
   }
 
@@ -300,7 +307,8 @@ export class Processor {
       cpu.set32(S.shadow, 0);
       const trap = (cpu.get32(S.flagOther) & Flag.TF) !== 0;
       let exit: number;
-      if (oneMore || trap) exit = this.#step(trap);
+      const debug = (cpu.get32(S.dr + 8 * 7) & 0xff) !== 0;
+      if (oneMore || trap || debug) exit = this.#step({ trap, debug });
       else {
         cpu.set32(S.fuel, FUEL);
         exit = this.#exports.run();
@@ -498,6 +506,7 @@ export class Processor {
     if (ram < 0) return Exit.Fault;
     const offset = ram & 4095;
     if (!this.code.hasRoom) this.code.flush();
+    if (this.#exports.codeIntact(ram) === 0) this.code.invalidate(ram >>> 12);
     const page = this.code.page(ram - offset, codeTag & ~CodeMode.user);
     this.#enterTlb(linear, codeTag, page);
     if (cpu.get32(page.map + offset * 4) !== 0) return Exit.Resume;
@@ -512,22 +521,59 @@ export class Processor {
     this.cpu.set32(entry + 8, page.map);
   }
 
-  /** Executes exactly one instruction; with `trap` it ends in #DB. */
-  #step(trap: boolean): number {
+  /** An access while data breakpoints are armed (Intel SDM vol. 3, 18.2.4). */
+  #dataAccess(linear: bigint, access: { size: number; write: boolean }): void {
+    const dr7 = this.cpu.get32(S.dr + 8 * 7);
+    for (let n = 0; n < 4; n++) {
+      if (((dr7 >>> (2 * n)) & 3) === 0) continue;
+      const type = (dr7 >>> (16 + 4 * n)) & 3;
+      if (type === 0 || type === 2 || (type === 1 && !access.write)) continue;
+      const length = [1n, 2n, 8n, 4n][(dr7 >>> (18 + 4 * n)) & 3] as bigint;
+      const start = this.cpu.get64(S.dr + 8 * n) & ~(length - 1n);
+      if (linear < start + length && start < linear + BigInt(access.size)) this.#hits |= 1 << n;
+    }
+  }
+
+  /** Breakpoints of instructions at `linear`. */
+  #instructionHits(linear: bigint): number {
+    const dr7 = this.cpu.get32(S.dr + 8 * 7);
+    let hits = 0;
+    for (let n = 0; n < 4; n++) {
+      if (((dr7 >>> (2 * n)) & 3) === 0 || ((dr7 >>> (16 + 4 * n)) & 3) !== 0) continue;
+      if (this.cpu.get64(S.dr + 8 * n) === linear) hits |= 1 << n;
+    }
+    return hits;
+  }
+
+  /** Sets bits of DR6. */
+  #noteDebug(bits: number): void {
+    this.cpu.set32(S.dr + 8 * 6, this.cpu.get32(S.dr + 8 * 6) | bits);
+  }
+
+  /** Executes exactly one instruction; with `trap` it ends in #DB, with `debug` breakpoints count. */
+  #step(how: { trap: boolean; debug: boolean }): number {
     const cpu = this.cpu;
     const rip = cpu.get64(S.rip);
     const linear = (rip + cpu.segBase(Seg.CS)) & cpu.get64(S.linearMask);
+    const resume = (cpu.get32(S.flagOther) & Flag.RF) !== 0;
+    if (how.debug && !resume) {
+      const hits = this.#instructionHits(linear);
+      if (hits !== 0) {
+        this.#noteDebug(hits);
+        return this.#setFault(Vector.DB);
+      }
+    }
+    this.#hits = 0;
     const ram = this.#fetchAddress(linear);
     if (ram < 0) return Exit.Fault;
     const page = this.code.page(ram & ~4095, cpu.get32(S.codeTag) & ~CodeMode.user);
     this.#enterTlb(linear, cpu.get32(S.codeTag), page);
     const exit = this.#runScratch(linear, { page, stop: true });
     if (exit === Exit.Fault) return exit;
-    if (trap) {
-      cpu.set64(S.dr + 8 * 6, cpu.get64(S.dr + 8 * 6) | 0x4000n);
-      return this.#setFault(Vector.DB);
-    }
-    return exit;
+    if (resume) cpu.set32(S.flagOther, cpu.get32(S.flagOther) & ~Flag.RF);
+    if (!how.trap && this.#hits === 0) return exit;
+    this.#noteDebug((how.trap ? 0x4000 : 0) | this.#hits);
+    return this.#setFault(Vector.DB);
   }
 
   /** Runs the one instruction at `linear` (= `S.rip`) from scratch records. */

@@ -166,6 +166,8 @@ export const S = {
   fpExp: 0x5dc,
   fpHigh: 0x5e0,
   fpLow: 0x5e8,
+  /** i32: what accesses are checked for, see Check; not 0 makes `tlbBase` TLB_CHECKED. */
+  checks: 0x5d4,
   /** i32: 1 from the delivery of an NMI to the next IRET. */
   nmiBlocked: 0x5d0,
   /** Counters (i64 each), see stats. */
@@ -207,7 +209,9 @@ export const TLB_TABLE = TLB_ENTRIES * TLB_ENTRY;
 export const TLB_USER = 0x1_0000;
 export const TLB_SUPER = TLB_USER + TLB_TABLE;
 export const TLB_SUPER_AC = TLB_SUPER + TLB_TABLE;
-export const TLB_END = TLB_SUPER_AC + TLB_TABLE;
+/** Never filled: every access takes the slow path, for alignment checks and data breakpoints. */
+export const TLB_CHECKED = TLB_SUPER_AC + TLB_TABLE;
+export const TLB_END = TLB_CHECKED + TLB_TABLE;
 export const TlbField = { read: 0, write: 8, physical: 16, addend: 24 } as const;
 
 /**
@@ -233,7 +237,7 @@ export const CodeMode = {
 /** Where single instructions are decoded to be run apart: 8 records. */
 export const SCRATCH_RECORDS = ITLB_END;
 /** First byte behind the tables of fixed size, a multiple of 64 KiB. */
-export const FIXED_END = 0x2_0000;
+export const FIXED_END = 0x3_0000;
 
 /** Kinds of access that a page walk is asked for. */
 export const Access = {
@@ -324,6 +328,14 @@ export const Vector = {
   AC: 17,
   MC: 18,
   XM: 19,
+} as const;
+
+/** Bits of `S.checks`. */
+export const Check = {
+  /** Misaligned accesses raise #AC. */
+  alignment: 1,
+  /** Data breakpoints are armed. */
+  breakpoints: 2,
 } as const;
 
 /** Bits of the mailbox. */

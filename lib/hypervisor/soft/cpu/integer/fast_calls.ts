@@ -57,11 +57,14 @@ function setFlat(c: Cx, seg: Seg, to: { selector: Expr; attrs: number }): void {
   c.setS32(at + SegField.selector, to.selector);
 }
 
-/** True (i32) in 64-bit mode with EFER.SCE. */
+/** True (i32) in 64-bit mode with EFER.SCE, while accesses need no checks. */
 function fast(c: Cx): Expr {
   return and(
-    eq(and(c.s32(S.codeTag), CodeMode.sizeMask), i32(CodeMode.bits64)),
-    wrap(and(c.s64(S.efer), 1)),
+    and(
+      eq(and(c.s32(S.codeTag), CodeMode.sizeMask), i32(CodeMode.bits64)),
+      wrap(and(c.s64(S.efer), 1)),
+    ),
+    eqz(c.s32(S.checks)),
   );
 }
 
@@ -106,7 +109,7 @@ const sysret = (c: Cx) => {
   const canonical = eq(shrS(shl(target, 16), 16), target);
   const user = and(
     and(fast(c), eqz(c.s32(S.cpl))),
-    and(i32(c.size === 8 ? 1 : 0), canonical),
+    and(and(i32(c.size === 8 ? 1 : 0), canonical), eqz(and(c.reg(11, 8), Flag.AC))),
   );
   f.if(eqz(user), () => slowly(c, Host.sysret));
   const flags = f.let(or(and(c.reg(11, 8), 0x3c7fd7), 2));

@@ -138,7 +138,10 @@ function setAc(c: Cx, on: boolean): void {
   privileged(c);
   const other = c.s32(S.flagOther);
   c.setS32(S.flagOther, on ? or(other, Flag.AC) : and(other, ~Flag.AC));
-  c.setS32(S.tlbBase, i32(on ? TLB_SUPER_AC : TLB_SUPER));
+  c.f.if(
+    eqz(c.s32(S.checks)),
+    () => c.setS32(S.tlbBase, i32(on ? TLB_SUPER_AC : TLB_SUPER)),
+  );
 }
 
 // Control and debug registers: the ModRM mod field is ignored, the operand is always a register.
