@@ -31,6 +31,9 @@ function startVcpu(scope: WorkerScope, start: VcpuStart): void {
     worker = new VcpuWorker(start);
   } catch (error) {
     send({ type: "ended", outcome: failed(start.id, describeError(error)) });
+    // What main may have sent already finds nobody.
+    scope.onmessage = null;
+    scope.close();
     return;
   }
   scope.onmessage = (event: MessageEvent<VcpuBoot>) => {
