@@ -10,6 +10,7 @@ import { EVENT_INIT, EVENT_NMI, MsrStatus, type SoftIrqChip } from "../irqchip/m
 import type { SoftEvents } from "../events.ts";
 import { createTag, type Tag } from "../wasm/mod.ts";
 import { CodeCache, type CodePage, type CodeRegions, DecodeResult } from "./code_cache.ts";
+import { HostResult } from "./cx.ts";
 import { Decoder } from "./decoder.ts";
 import { type EngineExports, HostContext, type Platform } from "./host_context.ts";
 import { Host } from "./host_calls.ts";
@@ -260,7 +261,8 @@ export class Processor {
     if (f === undefined) throw new HypervisorError(`software engine: no host function ${id}`);
     const result = f(this.cpu, record);
     if (id === Host.interruptReturn && this.cpu.get32(S.nmiBlocked) !== 0) this.#endOfNmi();
-    return result;
+    // Where something waits, the runtime looks at it now, not at the next branch.
+    return result === HostResult.Next && this.cpu.get32(S.fuel) <= 0 ? HostResult.Jump : result;
   }
 
   #mmioLoad(physical: number, size: number): void {
