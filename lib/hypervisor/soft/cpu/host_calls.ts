@@ -60,6 +60,7 @@ export enum Host {
   syscall,
   sysret,
   invalidOpcode,
+  random,
 }
 
 /** First id of the floating-point part. */

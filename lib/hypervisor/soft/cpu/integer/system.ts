@@ -127,6 +127,8 @@ rows.push(
   insn("sysenter", "0f 34 end", "", host(Host.sysenter)),
   insn("sysexit", "0f 35 sz end", "", host(Host.sysexit)),
   insn("cpuid", "0f a2", "", host(Host.cpuid)),
+  insn("rdrand", "0f c7 /6 reg", "Rv", host(Host.random)),
+  insn("rdseed", "0f c7 /7 reg", "Rv", host(Host.random)),
 );
 
 function selector(seg: Seg) {

@@ -29,11 +29,11 @@ const bits = (...numbers: number[]): number => numbers.reduce((all, n) => all | 
 const FEATURES_EDX = bits(
   ...[0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26],
 );
-// SSE3 SSSE3 CX16 SSE4.1 SSE4.2 x2APIC POPCNT TSC-deadline, hypervisor present
-const FEATURES_ECX = bits(0, 9, 13, 19, 20, 21, 23, 24, 31);
+// SSE3 SSSE3 CX16 SSE4.1 SSE4.2 x2APIC POPCNT TSC-deadline RDRAND, hypervisor present
+const FEATURES_ECX = bits(0, 9, 13, 19, 20, 21, 23, 24, 30, 31);
 const HTT = 1 << 28;
-// TSC_ADJUST SMEP ERMS SMAP
-const FEATURES7_EBX = bits(1, 7, 9, 20);
+// TSC_ADJUST SMEP ERMS RDSEED SMAP
+const FEATURES7_EBX = bits(1, 7, 9, 18, 20);
 // Fast short REP MOV
 const FEATURES7_EDX = bits(4);
 // Those of leaf 1 that AMD repeats; SYSCALL NX MMX FXSR PDPE1GB RDTSCP LM
@@ -42,8 +42,9 @@ const EXTENDED_EDX = bits(
 );
 const LAHF_LM = 1;
 const CMP_LEGACY = 1 << 1;
-// Not vulnerable to speculative store bypass, nor to branch type confusion
-const SPECULATION_EBX = bits(26, 29);
+// FXSAVE always stores the error pointers; not vulnerable to speculative store bypass, nor to branch type
+// confusion
+const MORE_EBX = bits(2, 26, 29);
 // No nested data breakpoints, LFENCE serializes, null selectors clear the base, automatic IBRS, not
 // vulnerable to speculative return stack overflow
 const EXTENDED2_EAX = bits(0, 2, 6, 8, 29);
@@ -135,7 +136,7 @@ export function cpuidLeaf(
     case 0x8000_0008:
       return [
         PHYSICAL_BITS | (LINEAR_BITS << 8),
-        SPECULATION_EBX,
+        MORE_EBX,
         (count - 1) | (idBits << 12),
         0,
       ];

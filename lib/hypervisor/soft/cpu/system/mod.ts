@@ -26,6 +26,7 @@ import { breakpoint, icebp, overflow, softwareInterrupt } from "./interrupts.ts"
 import { interruptReturn } from "./iret.ts";
 import { rdmsr, readPmc, readTsc, readTscp, wrmsr } from "./msr.ts";
 import { portIn, portInString, portOut, portOutString } from "./ports.ts";
+import { random } from "./random.ts";
 import {
   loadAccess,
   loadFarPointer,
@@ -89,4 +90,5 @@ export const hostFunctions: ReadonlyMap<number, HostFunction> = new Map<number, 
   [Host.loadFarPointer, loadFarPointer],
   [Host.syscall, syscall],
   [Host.sysret, sysret],
+  [Host.random, random],
 ]);
