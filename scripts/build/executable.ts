@@ -12,7 +12,11 @@ import { makeLauncher } from "./launcher.ts";
  * runtime parses each module a second time to find its imports, and once more where it has no cache
  * to note them in: that takes longer than all the rest of a start.
  */
-const MAIN_MODULE = `const [path, ...args] = Deno.args;
+const MAIN_MODULE = `const [path, home, ...args] = Deno.args;
+if (!("WorkerGlobalScope" in globalThis)) {
+  if (home === "") Deno.env.delete("HOME");
+  else Deno.env.set("HOME", home.slice(5));
+}
 Object.defineProperty(Deno, "args", { value: args });
 (0, eval)(Deno.readTextFileSync(path))((name) => process.getBuiltinModule(name), {}, {});
 `;
@@ -36,17 +40,18 @@ const RUNTIME_ARGUMENTS = [
 ];
 
 /**
- * Keeps the runtime from reading or writing anything of the user's. A path below a device file can
- * never come to be, so there is no cache to fill, whoever runs this.
+ * Keeps the runtime from reading or writing anything of the user's: a cache, settings in the home
+ * folder, of which a broken one would end it. There can never be such folders, whoever runs this.
  */
 const RUNTIME_ENVIRONMENT = [
   "DENO_DIR=/dev/null/vmctl",
   "DENO_NO_PACKAGE_JSON=1",
   "DENO_NO_UPDATE_CHECK=1",
+  "HOME=/proc/self/vmctl",
 ];
 
 /** What a developer has set for a runtime of their own is not meant for the one inside vmctl. */
-const DROPPED_PREFIXES = ["DENO_", "NODE_", "OTEL_"];
+const DROPPED_PREFIXES = ["DENO_", "NODE_", "OTEL_", "HOME="];
 
 /**
  * Writes an executable that runs `script`.

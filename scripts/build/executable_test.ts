@@ -127,6 +127,7 @@ Deno.test("the environment arrives, without settings that are meant for another 
       DENO: "kept",
       DENOTES: "kept",
       N: "kept",
+      HOMER: "kept",
       DENO_DIR: join(probe.folder, "cache"),
       DENO_V8_FLAGS: "--no-such-flag",
       NODE_OPTIONS: "--require /no/such/file",
@@ -142,6 +143,7 @@ Deno.test("the environment arrives, without settings that are meant for another 
     DENO: "kept",
     DENOTES: "kept",
     N: "kept",
+    HOMER: "kept",
   });
   assert.deepEqual([...Deno.readDirSync(probe.folder)].map(({ name }) => name), ["probe"]);
 });
@@ -198,6 +200,17 @@ Deno.test("a config file where it is started has no say", async () => {
     await Deno.writeTextFile(join(cwd, name), "{ broken");
   }
   assert.deepEqual((await run(probe.path, { cwd })).worker, ["a worker"]);
+});
+
+Deno.test("broken settings in the home folder have no say, and no home is none", async () => {
+  using probe = new Probe();
+  const home = join(probe.folder, "home");
+  await Deno.mkdir(home);
+  await Deno.writeFile(join(home, ".npmrc"), Uint8Array.of(0xff, 0xfe));
+  assert.equal((await run(probe.path, { env: { HOME: home } })).env["HOME"], home);
+  assert.equal((await run(probe.path, { env: { HOME: "/dev/null" } })).env["HOME"], "/dev/null");
+  assert.equal((await run(probe.path, { env: { HOME: "" } })).env["HOME"], "");
+  assert.ok(!("HOME" in (await run(probe.path, { clearEnv: true })).env));
 });
 
 Deno.test("sixteen start at once", async () => {

@@ -7,10 +7,12 @@
  *
  * into what the runtime would have got from
  *
- *     vmctl run --its-options… MAIN /proc/self/fd/N ARGUMENT…
+ *     vmctl run --its-options… MAIN /proc/self/fd/N HOME=… ARGUMENT…
  *
  * where N is a sealed, close-on-exec memfd that holds the bundle. Nothing is unpacked to a file
- * system, so there is nothing to go stale, to be tampered with or to clean up.
+ * system, so there is nothing to go stale, to be tampered with or to clean up. `HOME=…` is the user's
+ * (empty where there is none), for MAIN to put back: the runtime itself gets one in which it finds no
+ * settings.
  *
  * @module
  */
@@ -25,7 +27,7 @@ export interface Launch {
   readonly argv: readonly string[];
   /** `NAME=value` strings that the environment begins with. */
   readonly environment: readonly string[];
-  /** Variables whose names begin so are not passed on; each is five characters long. */
+  /** Variables that begin so are not passed on; each is five characters long. */
   readonly droppedPrefixes: readonly string[];
 }
 
@@ -122,6 +124,7 @@ const JNS = [0x0f, 0x89];
 const JLE = [0x0f, 0x8e];
 const JMP = [0xe9];
 const MOV_RAX = [0x48, 0x8b, 0x05];
+const LEA_RBX = [0x48, 0x8d, 0x1d];
 const LEA_RDI = [0x48, 0x8d, 0x3d];
 const LEA_RSI = [0x48, 0x8d, 0x35];
 const LEA_RDX = [0x48, 0x8d, 0x15];
@@ -191,15 +194,25 @@ function emitPath(code: Code): void {
   code.put(0x48, 0xb8).text("self/fd/").put(0x48, 0x89, 0x47, 0x06); // mov [rdi+6], "self/fd/"
 }
 
-/** rsp, rdi = room for the new block, r12 = old argv, rbp = old environment. */
+/** Jumps to `otherwise` where the string at rax does not begin with the five characters `prefix`. */
+function emitUnlessPrefix(code: Code, prefix: string, otherwise: string): void {
+  if (!/^[\x20-\x7e]{5}$/.test(prefix)) throw new Error(`${prefix} is not of five characters`);
+  code.put(0x81, 0x38).text(prefix.slice(0, 4)).near(JNE, otherwise); // cmp [rax], prefix
+  code.put(0x80, 0x78, 0x04).text(prefix.slice(4)).near(JNE, otherwise); // cmp byte [rax+4], …
+}
+
+/** rsp, rdi = room for the new block, r12 = old argv, rbp = old environment, rbx = HOME=… in it. */
 function emitRoom(code: Code, addedPointers: number): void {
   code.put(0x49, 0x8b, 0x0e); // mov rcx, [r14]
   code.put(0x4d, 0x8d, 0x66, 0x08); // lea r12, [r14+8]
   code.put(0x49, 0x8d, 0x6c, 0xcc, 0x08); // lea rbp, [r12+rcx*8+8]
+  code.near(LEA_RBX, "no home"); // lea rbx, [no home]
   code.put(0x48, 0x89, 0xee); // mov rsi, rbp
   code.label("skip environment");
   code.put(0x48, 0xad); // lodsq
-  code.put(...TEST_RAX).near(JNE, "skip environment");
+  code.put(...TEST_RAX).near(JE, "skip auxv");
+  emitUnlessPrefix(code, "HOME=", "skip environment");
+  code.put(0x48, 0x89, 0xc3).near(JMP, "skip environment"); // mov rbx, rax
   code.label("skip auxv");
   code.put(0x48, 0x8b, 0x06); // mov rax, [rsi]
   code.put(0x48, 0x83, 0xc6, 0x10); // add rsi, 16
@@ -227,6 +240,7 @@ function emitArguments(code: Code, count: number): void {
   code.put(0x48, 0x83, 0xc7, 0x08); // add rdi, 8 (argc comes last)
   emitStrings(code, "argv", count);
   code.put(0x4c, 0x89, 0xe8, 0x48, 0xab); // mov rax, r13; stosq
+  code.put(0x48, 0x89, 0xd8, 0x48, 0xab); // mov rax, rbx; stosq
   code.put(0x4c, 0x89, 0xe6); // mov rsi, r12
   code.put(0x48, 0x8b, 0x06); // mov rax, [rsi]
   code.put(...TEST_RAX).near(JE, "argument"); // without even a name
@@ -252,12 +266,10 @@ function emitEnvironment(code: Code, count: number, droppedPrefixes: readonly st
   code.label("variable");
   code.put(0x48, 0xad); // lodsq
   code.put(...TEST_RAX).near(JE, "last variable");
-  droppedPrefixes.forEach((prefix, index) => {
-    if (!/^[A-Z]{4}_$/.test(prefix)) throw new Error(`${prefix} is not four letters and "_"`);
-    code.put(0x81, 0x38).text(prefix.slice(0, 4)).near(JNE, `keep ${index}`); // cmp [rax], prefix
-    code.put(0x80, 0x78, 0x04, 0x5f).near(JE, "variable"); // cmp byte [rax+4], '_'
-    code.label(`keep ${index}`);
-  });
+  for (const prefix of droppedPrefixes) {
+    emitUnlessPrefix(code, prefix, `not ${prefix}`);
+    code.near(JMP, "variable").label(`not ${prefix}`);
+  }
   code.put(0x48, 0xab).near(JMP, "variable"); // stosq
   code.label("last variable");
   code.put(0x48, 0xab); // stosq
@@ -287,6 +299,7 @@ function emitTables(code: Code, launch: Launch): void {
     code.label(table);
     for (const offset of list) code.put32(offset);
   }
+  code.label("no home").put(0);
   code.label("memfd name").text("vmctl.js").put(0);
   code.label("failure").text(FAILURE);
 }
@@ -305,7 +318,7 @@ export function makeLauncher(launch: Launch, placement: SegmentPlacement): Added
   code.put(0xfc); // cld
   emitMemoryFile(code, launch.bundle.length);
   emitPath(code);
-  emitRoom(code, launch.argv.length + 1 + launch.environment.length);
+  emitRoom(code, launch.argv.length + 2 + launch.environment.length);
   emitArguments(code, launch.argv.length);
   emitEnvironment(code, launch.environment.length, launch.droppedPrefixes);
   code.put(0x4c, 0x89, 0xfa); // mov rdx, r15
