@@ -70,3 +70,13 @@ engineTest(
     await bench.checkClean();
   },
 );
+
+engineTest("signals: the socket of a VM killed outright is removed by list", async (engine) => {
+  await using bench = new VmBench(engine);
+  await using vm = await bench.start(tinyKernels.spin(), ["--name", "dead"]);
+  await vm.waitFor("ready");
+  vm.signal("SIGKILL");
+  await vm.end();
+  assert.deepEqual(JSON.parse((await bench.vmctl("list", "--json")).stdout), []);
+  await bench.checkClean();
+});

@@ -13,6 +13,7 @@ import {
   type UnixSocket,
 } from "../host/mod.ts";
 import { ControlError, NotRunningError } from "./errors.ts";
+import { ControlListener } from "./listener.ts";
 import {
   encodeMessage,
   MAX_RESPONSE_BYTES,
@@ -195,7 +196,10 @@ export interface RunningVm {
   readonly state: VmState | undefined;
 }
 
-/** The VMs that listen in `directory`, the user's run directory by default, by name. */
+/**
+ * The VMs that listen in `directory`, the user's run directory by default, by name. Sockets of VMs that
+ * were killed are removed.
+ */
 export async function listRunning(directory: string = runDirectory()): Promise<RunningVm[]> {
   using reactor = new Reactor();
   const all = await Promise.all(
@@ -213,5 +217,6 @@ export async function listRunning(directory: string = runDirectory()): Promise<R
       }
     }),
   );
+  if (all.includes(undefined)) await ControlListener.sweep(directory);
   return all.filter((vm) => vm !== undefined);
 }

@@ -308,6 +308,7 @@ Deno.test("listRunning: live VMs by name, dead ones not", async () => {
     using _server = new ControlServer({ reactor, listeners, handler: { handle: standard } });
     _stale[Symbol.dispose]();
     const found = await listRunning(folder);
+    assert.throws(() => Deno.lstatSync(socketPathOfName("dead", folder)), Deno.errors.NotFound);
     assert.deepEqual(found.map(({ name, state }) => [name, state?.state]), [
       ["a", "running"],
       ["b", "running"],

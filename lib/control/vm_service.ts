@@ -36,9 +36,7 @@ async function startServer(
   }
   // Under its name a VM is found by `list` and `stop NAME`, wherever else it listens.
   try {
-    const folder = ensureRunDirectory();
-    await ControlListener.sweep(folder);
-    const path = socketPathOfName(machine.name, folder);
+    const path = socketPathOfName(machine.name, ensureRunDirectory());
     listeners.push(stack.use(await ControlListener.open(path)));
   } catch (error) {
     if (socket === undefined || config.name !== undefined) throw error;

@@ -26,8 +26,10 @@ import type { VcpuTeam } from "./vcpu_team.ts";
 
 const STDERR = 2;
 
-/** A VM whose vCPUs wait at the start barrier. */
+/** A VM whose vCPU workers attach to it. */
 export interface Assembly extends MachineParts {
+  /** How the boot processor begins. */
+  readonly entry: BootEntry;
   /** Connections of the serial ports, COM1 first. */
   readonly serialPorts: readonly SerialPort[];
 }
@@ -39,10 +41,10 @@ export interface Assembly extends MachineParts {
  * @param options.resources where everything goes that is to be released when no vCPU runs any more
  * @throws {VmctlError} when something of it is not possible.
  */
-export async function assemble(
+export function assemble(
   config: VmConfig,
   options: { readonly team: VcpuTeam; readonly resources: DisposableStack },
-): Promise<Assembly> {
+): Assembly {
   const { team, resources } = options;
   const hypervisor = resources.use(selectHypervisor(config.hypervisor));
   const memory = resources.use(GuestMemory.create({
@@ -74,9 +76,8 @@ export async function assemble(
     logLevel: getLogLevel(),
     rawTerminal: serial.ports.some(({ fromTerminal }) => fromTerminal) && isatty(STDERR),
   });
-  const entry = loadGuest(memory, config);
-  await team.boot(entry);
   return {
+    entry: loadGuest(memory, config),
     engine: hypervisor.kind,
     memory,
     vm,

@@ -20,7 +20,7 @@ import { VcpuTeam } from "./vcpu_team.ts";
 
 const log = new Logger("machine");
 
-/** Something that accompanies a VM from before its start to after its end, such as its control socket. */
+/** Something that accompanies a VM from before its first to after its last instruction. */
 export interface MachineService {
   /** Begins; what it returns is disposed when the VM has ended. */
   start(machine: Machine, reactor: Reactor): Promise<Disposable>;
@@ -87,12 +87,16 @@ class Run {
       if (!this.#stuck) resources.dispose();
     });
 
-    for (const service of services) attendants.use(await service.start(machine, reactor));
-    const assembly = await assemble(this.#config, { team, resources });
+    const assembly = assemble(this.#config, { team, resources });
     this.#serialPorts = assembly.serialPorts;
+    const accompany = async () => {
+      for (const service of services) attendants.use(await service.start(machine, reactor));
+    };
+    // The workers take a while to attach, in which this thread has nothing else to do.
+    await Promise.all([team.boot(assembly.entry), accompany()]);
+    machine.run(assembly);
     this.#connect(assembly, { reactor, inputs });
     inputs.use(new PlatformTimers(assembly.platform));
-    machine.run(assembly);
     return await machine.ended;
   }
 
