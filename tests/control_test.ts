@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
-import { ControlClient, parseResponse, type VmResponse } from "../lib/control/mod.ts";
+import { ControlClient, parseResponse, queryState, type VmResponse } from "../lib/control/mod.ts";
 import { eventfd, Reactor, UnixSeqpacket, type UnixSocket } from "../lib/host/mod.ts";
 import { engineTest, type TestEngine } from "./support/engines.ts";
 import { tinyKernels } from "./support/tiny_kernel.ts";
 import { VmBench } from "./support/vm_bench.ts";
-import type { VmctlProcess } from "./support/vmctl.ts";
+import { startVmctl, vmctlBinary, type VmctlProcess } from "./support/vmctl.ts";
 
 /** Runs `body` with a VM named `vm` that prints `ready`, ends it, and checks that nothing is left. */
 async function withVm(
@@ -217,3 +217,37 @@ engineTest("control: stop waits until the VM is gone, so that its name is free",
   assert.match(gone.stderr, /no VM listens/);
   await bench.checkClean();
 });
+
+/** Starts a program with a listening SOCK_SEQPACKET socket as descriptor 9, bound to the first argument. */
+const LISTEN_AND_EXEC = `
+  use Socket; use POSIX ();
+  my $path = shift @ARGV;
+  socket(my $s, AF_UNIX, SOCK_SEQPACKET, 0) or die $!;
+  bind($s, sockaddr_un($path)) or die $!;
+  listen($s, 16) or die $!;
+  POSIX::dup2(fileno($s), 9) or die $!;
+  exec @ARGV;`;
+
+engineTest("control: a listening socket that the caller passes on", async (engine) => {
+  await using bench = new VmBench(engine);
+  const path = bench.path("inherited");
+  const args = bench.args(tinyKernels.spin(), ["--name", "heir", "--socket", "/proc/self/fd/9"]);
+  const perl = ["-e", LISTEN_AND_EXEC, path, await vmctlBinary()];
+  await using vm = await startVmctl([...perl, ...args], { env: bench.env, program: "perl" });
+  await vm.waitFor("ready");
+  const { name } = await queryState(path);
+  assert.equal(name, "heir");
+  assert.equal((await bench.state("heir")).name, "heir", "it is found by its name, too");
+  assert.equal((await bench.vmctl("stop", path)).code, 0);
+  assert.equal((await vm.end()).code, 0);
+  assert(Deno.lstatSync(path).isSocket, "whoever made the socket removes it");
+  await bench.checkClean();
+}, { unless: () => hasPerl() ? undefined : "no perl" });
+
+function hasPerl(): boolean {
+  try {
+    return new Deno.Command("perl", { args: ["-MSocket", "-e", "1"] }).outputSync().success;
+  } catch {
+    return false;
+  }
+}
