@@ -166,10 +166,14 @@ export const S = {
   fpExp: 0x5dc,
   fpHigh: 0x5e0,
   fpLow: 0x5e8,
+  /** i64: address of the memory operand of the x87 instruction in progress. */
+  fpDp: 0x5f0,
+  /** i32: its opcode of 11 bits; bit 31: it has a memory operand. */
+  fpOpcode: 0x5f8,
   /** i32: what accesses are checked for, see Check; not 0 makes `tlbBase` TLB_CHECKED. */
-  checks: 0x5d4,
+  checks: 0x30c,
   /** i32: 1 from the delivery of an NMI to the next IRET. */
-  nmiBlocked: 0x5d0,
+  nmiBlocked: 0x310,
   /** Counters (i64 each), see stats. */
   stats: 0x600,
   /** First byte behind the fixed state. */
