@@ -2,7 +2,8 @@ import { SharedLock } from "../../../memory/mod.ts";
 import type { GsiRoute } from "../../types.ts";
 import { GuestClock, type GuestClockHandle } from "./guest_clock.ts";
 import { IoApic, IOAPIC_PINS } from "./ioapic.ts";
-import { DELIVER_FIXED, LocalApics, type MsrStatus } from "./lapic.ts";
+import { LocalApics } from "./lapic.ts";
+import { DELIVER_FIXED, type MsrStatus } from "./lapic_layout.ts";
 import {
   CLOCK,
   CPU_COUNT,

@@ -1,7 +1,7 @@
 import { strict as assert } from "node:assert";
 import * as fc from "fast-check";
 import { SoftIrqChip } from "./chip.ts";
-import { MsrStatus } from "./lapic.ts";
+import { MsrStatus } from "./lapic_layout.ts";
 import { TestChip } from "./testing.ts";
 
 Deno.test("wide port accesses are split, foreign ports read all ones", () => {

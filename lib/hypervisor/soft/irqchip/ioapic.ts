@@ -1,5 +1,6 @@
 import { EOI_SEEN, EOI_WATCHED, IOAPIC, IOAPIC_WORDS } from "./layout.ts";
-import { DELIVER_EXTINT, DELIVER_FIXED, type LocalApics } from "./lapic.ts";
+import type { LocalApics } from "./lapic.ts";
+import { DELIVER_EXTINT, DELIVER_FIXED } from "./lapic_layout.ts";
 
 /** Pins of the I/O APIC. */
 export const IOAPIC_PINS = 24;

@@ -1,109 +1,55 @@
 import {
-  CPU_COUNT,
-  LAPIC,
-  LAPIC_WORDS,
-  LAST_ARBITRATED,
-  NEXT_DEADLINE,
-  PHYS_BITS,
-} from "./layout.ts";
-
-// Words of one local APIC.
-const TPR = 0;
-const LDR = 1;
-const DFR = 2;
-const SVR = 3;
-/** Errors since the last write to ESR, and those that this write made readable. */
-const ESR_PENDING = 4;
-const ESR = 5;
-const ICR_LOW = 6;
-const ICR_HIGH = 7;
-/** Timer, thermal, performance, LINT0, LINT1, error: in register order. */
-const LVT = 8;
-const TIMER_INITIAL = 14;
-const TIMER_DIVIDE = 15;
-const ISR = 16;
-const TMR = 24;
-const IRR = 32;
-const BASE_LOW = 40;
-const BASE_HIGH = 41;
-const EVENTS = 42;
-const SIPI_VECTOR = 43;
-/** Float64: guest nanoseconds at which the timer counts from its initial value. */
-const TIMER_START = 44;
-/** Float64: guest nanoseconds of the next timer interrupt, or Infinity. */
-const TIMER_DEADLINE = 46;
-/** Float64: value of IA32_TSC_DEADLINE, 0 when disarmed. */
-const TSC_DEADLINE = 48;
-/** Float64: what the guest's TSC is ahead of guest nanoseconds. */
-const TSC_OFFSET = 50;
-
-const LVT_TIMER = 0;
-const LVT_LINT0 = 3;
-const LVT_LINT1 = 4;
-const LVT_ERROR = 5;
-const LVT_COUNT = 6;
-
-const MASKED = 1 << 16;
-const LVT_LEVEL = 1 << 15;
-const LVT_REMOTE_IRR = 1 << 14;
-const LVT_LOW_ACTIVE = 1 << 13;
-const DELIVERY = 7 << 8;
-/** Bits that can be written, by LVT. Delivery status and remote IRR cannot. */
-const LVT_WRITABLE: readonly number[] = [
-  0x0006_0000 | MASKED | 0xff,
-  MASKED | DELIVERY | 0xff,
-  MASKED | DELIVERY | 0xff,
-  MASKED | LVT_LEVEL | LVT_LOW_ACTIVE | DELIVERY | 0xff,
-  MASKED | LVT_LEVEL | LVT_LOW_ACTIVE | DELIVERY | 0xff,
-  MASKED | 0xff,
-];
-
-const SVR_ENABLED = 1 << 8;
-const SVR_NO_EOI_BROADCAST = 1 << 12;
-const ERROR_SEND_VECTOR = 1 << 5;
-const ERROR_RECEIVE_VECTOR = 1 << 6;
-const ERROR_REGISTER = 1 << 7;
-
-/** Version 14h, six LVTs, EOI broadcast can be suppressed. */
-const VERSION = 0x0105_0014;
-
-const BASE_BSP = 1 << 8;
-const BASE_X2APIC = 1 << 10;
-const BASE_ENABLED = 1 << 11;
-const MODE_BITS = BASE_X2APIC | BASE_ENABLED;
-
-// Delivery modes of ICR, LVT, I/O APIC and MSI.
-/** To all the destinations. */
-export const DELIVER_FIXED = 0;
-/** To the destination of lowest priority. */
-export const DELIVER_LOWEST = 1;
-/** System management interrupt; there is no SMM here, so it is dropped. */
-export const DELIVER_SMI = 2;
-/** Non-maskable interrupt. */
-export const DELIVER_NMI = 4;
-/** INIT. */
-export const DELIVER_INIT = 5;
-/** Start-up IPI. */
-export const DELIVER_SIPI = 6;
-/** As from an external 8259A. */
-export const DELIVER_EXTINT = 7;
-
-/** {@link LocalApics.takeEvents}: a non-maskable interrupt is pending. */
-export const EVENT_NMI = 1;
-/** {@link LocalApics.takeEvents}: an INIT came; the local APIC has been reset. */
-export const EVENT_INIT = 2;
-/** {@link LocalApics.takeEvents}: a start-up IPI came; its vector is in `sipiVector`. */
-export const EVENT_SIPI = 4;
-
-/** Outcome of an access to a model-specific register. */
-export enum MsrStatus {
-  /** Done. */
-  Ok,
-  /** The access raises #GP(0). */
-  Fault,
-  /** Not a register of the interrupt controller. */
-  NotMine,
-}
+  BASE_BSP,
+  BASE_ENABLED,
+  BASE_HIGH,
+  BASE_LOW,
+  BASE_X2APIC,
+  DELIVER_EXTINT,
+  DELIVER_FIXED,
+  DELIVER_INIT,
+  DELIVER_LOWEST,
+  DELIVER_NMI,
+  DELIVER_SIPI,
+  DELIVERY,
+  DFR,
+  ERROR_RECEIVE_VECTOR,
+  ERROR_REGISTER,
+  ERROR_SEND_VECTOR,
+  ESR,
+  ESR_PENDING,
+  EVENT_INIT,
+  EVENT_NMI,
+  EVENT_SIPI,
+  EVENTS,
+  ICR_HIGH,
+  ICR_LOW,
+  IRR,
+  ISR,
+  LDR,
+  LVT,
+  LVT_COUNT,
+  LVT_ERROR,
+  LVT_LEVEL,
+  LVT_LINT0,
+  LVT_LINT1,
+  LVT_REMOTE_IRR,
+  LVT_TIMER,
+  LVT_WRITABLE,
+  MASKED,
+  MODE_BITS,
+  MsrStatus,
+  SIPI_VECTOR,
+  SVR,
+  SVR_ENABLED,
+  SVR_NO_EOI_BROADCAST,
+  TIMER_DEADLINE_MODE,
+  TIMER_DIVIDE,
+  TMR,
+  TPR,
+  VERSION,
+} from "./lapic_layout.ts";
+import { LapicTimer } from "./lapic_timer.ts";
+import { CPU_COUNT, LAPIC, LAPIC_WORDS, LAST_ARBITRATED, PHYS_BITS } from "./layout.ts";
 
 /** What the local APICs need from the chip around them. */
 export interface LapicBus {
@@ -124,7 +70,7 @@ export class LocalApics {
   /** High half of what {@link readMsr} read. */
   msrHigh = 0;
   readonly #w: Int32Array;
-  readonly #f: Float64Array;
+  readonly #timer: LapicTimer;
   readonly #bus: LapicBus;
   readonly #count: number;
 
@@ -134,7 +80,7 @@ export class LocalApics {
    */
   constructor(words: Int32Array, bus: LapicBus) {
     this.#w = words;
-    this.#f = new Float64Array(words.buffer, 0, words.buffer.byteLength >> 3);
+    this.#timer = new LapicTimer(words);
     this.#bus = bus;
     this.#count = words[CPU_COUNT] as number;
   }
@@ -391,9 +337,7 @@ export class LocalApics {
       return MsrStatus.Ok;
     }
     if (index === 0x6e0) {
-      const value = this.#deadlineMode(a) && (this.#f[(a + TIMER_DEADLINE) >> 1] as number) > nowNs
-        ? this.#f[(a + TSC_DEADLINE) >> 1] as number
-        : 0;
+      const value = this.#timer.readTscDeadline(a, nowNs);
       this.msrHigh = Math.floor(value / 0x1_0000_0000) | 0;
       this.msrLow = value | 0;
       return MsrStatus.Ok;
@@ -434,13 +378,7 @@ export class LocalApics {
     high |= 0;
     if (index === 0x1b) return this.#writeBase(cpu, low, high);
     if (index === 0x6e0) {
-      if (!this.#deadlineMode(a)) return MsrStatus.Ok; // Ignored in the other modes.
-      const value = (high >>> 0) * 0x1_0000_0000 + (low >>> 0);
-      this.#f[(a + TSC_DEADLINE) >> 1] = value;
-      this.#f[(a + TIMER_DEADLINE) >> 1] = value === 0
-        ? Infinity
-        : Math.max(0, value - (this.#f[(a + TSC_OFFSET) >> 1] as number));
-      this.#noteDeadline(a);
+      this.#timer.writeTscDeadline(a, (high >>> 0) * 0x1_0000_0000 + (low >>> 0));
       this.runTimer(cpu, nowNs); // One that has passed interrupts at once.
       return MsrStatus.Ok;
     }
@@ -495,13 +433,7 @@ export class LocalApics {
 
   /** Tells the timer by how much the guest's TSC is ahead of guest nanoseconds. */
   setTscOffset(cpu: number, ticks: number): void {
-    const a = LAPIC + cpu * LAPIC_WORDS;
-    this.#f[(a + TSC_OFFSET) >> 1] = ticks;
-    if (!this.#deadlineMode(a)) return;
-    const deadline = this.#f[(a + TSC_DEADLINE) >> 1] as number;
-    if (deadline === 0) return;
-    this.#f[(a + TIMER_DEADLINE) >> 1] = Math.max(0, deadline - ticks);
-    this.#noteDeadline(a);
+    this.#timer.setTscOffset(LAPIC + cpu * LAPIC_WORDS, ticks);
   }
 
   static #exists(register: number): boolean {
@@ -548,9 +480,9 @@ export class LocalApics {
       case 0x37:
         return w[a + LVT + register - 0x32] as number;
       case 0x38:
-        return this.#deadlineMode(a) ? 0 : w[a + TIMER_INITIAL] as number;
+        return this.#timer.initialCount(a);
       case 0x39:
-        return this.#currentCount(a, nowNs);
+        return this.#timer.currentCount(a, nowNs);
       case 0x3e:
         return w[a + TIMER_DIVIDE] as number;
       case 0x0b:
@@ -582,7 +514,7 @@ export class LocalApics {
           for (let n = 0; n < LVT_COUNT; n++) {
             w[a + LVT + n] = (w[a + LVT + n] as number) | MASKED;
           }
-          this.#rearm(a, nowNs);
+          this.#timer.rearm(a, nowNs);
         } else if (!wasEnabled && enabled) {
           this.#bus.wake(cpu);
         }
@@ -608,31 +540,18 @@ export class LocalApics {
         w[a + LVT + n] = lvt;
         if (n === LVT_TIMER) {
           // Counting goes on between one-shot and periodic, not to or from the deadline.
-          if (((before ^ lvt) & 0x0004_0000) !== 0) this.#stopTimer(a);
-          this.#rearm(a, nowNs);
+          if (((before ^ lvt) & TIMER_DEADLINE_MODE) !== 0) this.#timer.stop(a);
+          this.#timer.rearm(a, nowNs);
         }
         if (n === LVT_LINT0) this.#bus.wake(cpu);
         return true;
       }
       case 0x38:
-        if (this.#deadlineMode(a)) return true;
-        w[a + TIMER_INITIAL] = value;
-        this.#f[(a + TIMER_START) >> 1] = nowNs;
-        this.#rearm(a, nowNs);
+        this.#timer.writeInitialCount(a, value, nowNs);
         return true;
-      case 0x3e: {
-        const shift = this.#divideShift(a);
-        w[a + TIMER_DIVIDE] = value & 0xb;
-        const change = this.#divideShift(a) - shift;
-        if (change !== 0 && !this.#deadlineMode(a) && w[a + TIMER_INITIAL] !== 0) {
-          // The count stays what it is and goes on at the new pace.
-          const start = (a + TIMER_START) >> 1;
-          const elapsed = nowNs - (this.#f[start] as number);
-          this.#f[start] = nowNs - elapsed * 2 ** change;
-          this.#rearm(a, nowNs);
-        }
+      case 0x3e:
+        this.#timer.writeDivide(a, value, nowNs);
         return true;
-      }
       // Read-only.
       case 0x03:
       case 0x09:
@@ -674,8 +593,7 @@ export class LocalApics {
     w[a + DFR] = -1;
     w[a + SVR] = 0xff;
     for (let n = 0; n < LVT_COUNT; n++) w[a + LVT + n] = MASKED;
-    this.#f[(a + TSC_DEADLINE) >> 1] = 0;
-    this.#f[(a + TIMER_DEADLINE) >> 1] = Infinity;
+    this.#timer.stop(a);
   }
 
   #enabled(a: number): boolean {
@@ -750,72 +668,13 @@ export class LocalApics {
 
   /** Guest nanoseconds of the next timer interrupt of `cpu`, or Infinity. */
   deadlineNs(cpu: number): number {
-    return this.#f[(LAPIC + cpu * LAPIC_WORDS + TIMER_DEADLINE) >> 1] as number;
+    return this.#timer.deadlineNs(LAPIC + cpu * LAPIC_WORDS);
   }
 
   /** Delivers the timer interrupt of `cpu` if it is due; missed periods are one interrupt. */
   runTimer(cpu: number, nowNs: number): void {
-    const a = LAPIC + cpu * LAPIC_WORDS;
-    const f = this.#f;
-    if (nowNs < (f[(a + TIMER_DEADLINE) >> 1] as number)) return;
-    f[(a + TIMER_DEADLINE) >> 1] = Infinity;
-    const lvt = this.#w[a + LVT + LVT_TIMER] as number;
-    if (this.#deadlineMode(a)) f[(a + TSC_DEADLINE) >> 1] = 0;
-    else if ((lvt & 0x0002_0000) !== 0) this.#rearm(a, nowNs);
-    if ((lvt & MASKED) === 0) this.#receive(cpu, DELIVER_FIXED, lvt & 0xff, false);
-  }
-
-  #deadlineMode(a: number): boolean {
-    return ((this.#w[a + LVT + LVT_TIMER] as number) & 0x0006_0000) === 0x0004_0000;
-  }
-
-  #divideShift(a: number): number {
-    const divide = this.#w[a + TIMER_DIVIDE] as number;
-    return (((divide & 3) | ((divide >> 1) & 4)) + 1) & 7;
-  }
-
-  #stopTimer(a: number): void {
-    this.#w[a + TIMER_INITIAL] = 0;
-    this.#f[(a + TSC_DEADLINE) >> 1] = 0;
-    this.#f[(a + TIMER_DEADLINE) >> 1] = Infinity;
-  }
-
-  /** Nanoseconds of a whole count. */
-  #periodNs(a: number): number {
-    return ((this.#w[a + TIMER_INITIAL] as number) >>> 0) * (1 << this.#divideShift(a));
-  }
-
-  /** Computes the next deadline of a counting timer. */
-  #rearm(a: number, nowNs: number): void {
-    if (this.#deadlineMode(a)) return;
-    const f = this.#f;
-    const lvt = this.#w[a + LVT + LVT_TIMER] as number;
-    const period = this.#periodNs(a);
-    let deadline = Infinity;
-    if (period !== 0 && (lvt & MASKED) === 0) {
-      const start = f[(a + TIMER_START) >> 1] as number;
-      if ((lvt & 0x0002_0000) !== 0) {
-        deadline = start + (Math.floor((nowNs - start) / period) + 1) * period;
-      } else if (start + period > nowNs) {
-        deadline = start + period;
-      }
-    }
-    f[(a + TIMER_DEADLINE) >> 1] = deadline;
-    this.#noteDeadline(a);
-  }
-
-  #noteDeadline(a: number): void {
-    const deadline = this.#f[(a + TIMER_DEADLINE) >> 1] as number;
-    if (deadline < (this.#f[NEXT_DEADLINE >> 1] as number)) this.#f[NEXT_DEADLINE >> 1] = deadline;
-  }
-
-  #currentCount(a: number, nowNs: number): number {
-    const period = this.#periodNs(a);
-    if (period === 0 || this.#deadlineMode(a)) return 0;
-    const elapsed = Math.max(0, nowNs - (this.#f[(a + TIMER_START) >> 1] as number));
-    const periodic = ((this.#w[a + LVT + LVT_TIMER] as number) & 0x0002_0000) !== 0;
-    if (!periodic && elapsed >= period) return 0;
-    return Math.ceil((period - elapsed % period) / (1 << this.#divideShift(a))) | 0;
+    const vector = this.#timer.expire(LAPIC + cpu * LAPIC_WORDS, nowNs);
+    if (vector >= 0) this.#receive(cpu, DELIVER_FIXED, vector, false);
   }
 
   // Bit sets of 256 vectors.

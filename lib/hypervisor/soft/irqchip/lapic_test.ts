@@ -1,5 +1,5 @@
 import { strict as assert } from "node:assert";
-import { EVENT_INIT, EVENT_NMI, EVENT_SIPI, MsrStatus } from "./lapic.ts";
+import { EVENT_INIT, EVENT_NMI, EVENT_SIPI, MsrStatus } from "./lapic_layout.ts";
 import { TestChip } from "./testing.ts";
 
 const X2APIC = 0xfee0_0d00 | 0;

@@ -11,7 +11,7 @@ export {
   type SoftIrqChipHandle,
   type SoftIrqChipOptions,
 } from "./chip.ts";
-export { EVENT_INIT, EVENT_NMI, EVENT_SIPI, MsrStatus } from "./lapic.ts";
+export { EVENT_INIT, EVENT_NMI, EVENT_SIPI, MsrStatus } from "./lapic_layout.ts";
 export {
   GUEST_TSC_HZ,
   GuestClock,
