@@ -21,7 +21,7 @@
  * (ModRM reg), M (memory only), R (rm as register), Z (register in the opcode), I (immediate), Is
  * (sign-extended immediate byte), J (branch displacement), A (accumulator), O (absolute address), S (segment register in
  * reg), C, D (control, debug register in reg), V, W, U (XMM: reg, rm, rm as register), P, Q, N (MMX the same way),
- * 1 (the constant), CL. Sizes b w d q (1 2 4 8), x (16), v (operand size 2, 4, 8), z (2, 4, 4 sign-extended),
+ * 1 (the constant), CL. Sizes b w d q (1 2 4 8), t (10), x (16), v (operand size 2, 4, 8), z (2, 4, 4 sign-extended),
  * y (4 or 8), p (far pointer).
  *
  * @module
@@ -155,6 +155,8 @@ export function sizeOf(letter: string, size: number): number {
       return 4;
     case "q":
       return 8;
+    case "t":
+      return 10;
     case "x":
       return 16;
     case "v":

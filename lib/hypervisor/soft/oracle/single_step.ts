@@ -96,18 +96,16 @@ export class InterpreterStep implements SingleStep {
     const missing = () => {
       throw new Error("single steps have no devices and no host functions");
     };
-    const instance = new WebAssembly.Instance(interpreter.module, {
-      e: {
-        cpu: memory,
-        ram,
-        table: new WebAssembly.Table({ element: "anyfunc", initial: HANDLER_SLOTS }),
-        fault: tag as unknown as WebAssembly.ImportValue,
-        host: missing,
-        mmioLoad: missing,
-        mmioStore: missing,
-        codeWrite: missing,
-      },
-    });
+    const imports: Record<string, WebAssembly.ImportValue> = {
+      cpu: memory,
+      ram,
+      table: new WebAssembly.Table({ element: "anyfunc", initial: HANDLER_SLOTS }),
+      fault: tag as unknown as WebAssembly.ImportValue,
+    };
+    for (const { name, kind } of WebAssembly.Module.imports(interpreter.module)) {
+      if (kind === "function") imports[name] = missing;
+    }
+    const instance = new WebAssembly.Instance(interpreter.module, { e: imports });
     this.#exports = instance.exports as unknown as EngineExports;
     this.cpu.exports = this.#exports;
     this.cpu.handlers = interpreter.handlers;

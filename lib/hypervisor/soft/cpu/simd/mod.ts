@@ -7,7 +7,7 @@
 import type { ModuleBuilder } from "../../wasm/mod.ts";
 import type { Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
-import { registerX87Helpers } from "../x87/mod.ts";
+import { registerEnvironment, registerX87Helpers } from "../x87/mod.ts";
 import { buildSoftFloat } from "../x87/softfloat.ts";
 import { controlRows } from "./control.ts";
 import { floatRows } from "./float.ts";
@@ -37,7 +37,8 @@ export function registerFloatHelpers(module: ModuleBuilder, runtime: Runtime): v
     throw new TypeError("the integer helpers are registered first");
   }
   const soft = buildSoftFloat(module, { mulHigh, divide });
-  registerX87Helpers(module, runtime);
+  registerX87Helpers(module, runtime, soft);
+  registerEnvironment(module, runtime);
   registerSimdHelpers(module, runtime);
   registerLanes(module, runtime, soft);
   registerApproximations(module, runtime);

@@ -5,10 +5,18 @@
  */
 
 import type { Insn } from "../opcode.ts";
+import { arithmeticX87Rows } from "./arithmetic.ts";
 import { controlRows } from "./control.ts";
-import { integerLoadRows } from "./integer_loads.ts";
+import { dataRows } from "./data.ts";
+import { environmentRows } from "./environment.ts";
 
+export { registerEnvironment } from "./environment.ts";
 export { registerX87Helpers } from "./helpers.ts";
 
 /** Rows of the x87 instructions. */
-export const x87Rows: readonly Insn[] = [...controlRows, ...integerLoadRows];
+export const x87Rows: readonly Insn[] = [
+  ...arithmeticX87Rows,
+  ...dataRows,
+  ...environmentRows,
+  ...controlRows,
+];
