@@ -6,6 +6,7 @@
 
 import { describeError } from "../../base/mod.ts";
 import { type EngineKind, type Hypervisor, openHypervisor, probeKvm } from "../mod.ts";
+import { openSoft, type Tier } from "../soft/mod.ts";
 import { CONTROL_TESTS } from "./cases/control.ts";
 import { EVENT_TESTS } from "./cases/events.ts";
 import { EXCEPTION_TESTS } from "./cases/exceptions.ts";
@@ -45,15 +46,20 @@ for (const name of Object.keys(SOFT_GAPS)) {
 
 let helper: Promise<Helper> | undefined;
 
-/** Registers one Deno test per guest for engine `kind`; what this host cannot run is skipped. */
-export function defineConformance(kind: EngineKind): void {
-  const { hypervisor, problem } = open(kind);
+/**
+ * Registers one Deno test per guest for engine `kind`; what this host cannot run is skipped.
+ *
+ * @param tier how the software engine executes code, where not as usual.
+ */
+export function defineConformance(kind: EngineKind, tier?: Tier): void {
+  const { hypervisor, problem } = open(kind, tier);
+  const title = tier === undefined ? kind : `${kind} (${tier})`;
   const emulated = kind === "kvm" && hypervisor !== undefined &&
     probeKvm().execution === "emulated";
   for (const test of GUEST_TESTS) {
     const reason = problem ?? skipReason(test, { hypervisor, emulated });
     Deno.test({
-      name: `${kind}: ${test.name}${reason === undefined ? "" : ` (skipped: ${reason})`}`,
+      name: `${title}: ${test.name}${reason === undefined ? "" : ` (skipped: ${reason})`}`,
       ignore: reason !== undefined,
       // The helper's thread serves all tests.
       sanitizeOps: false,
@@ -77,9 +83,9 @@ export function defineConformance(kind: EngineKind): void {
   }
 }
 
-function open(kind: EngineKind): { hypervisor?: Hypervisor; problem?: string } {
+function open(kind: EngineKind, tier?: Tier): { hypervisor?: Hypervisor; problem?: string } {
   try {
-    return { hypervisor: openHypervisor(kind) };
+    return { hypervisor: tier === undefined ? openHypervisor(kind) : openSoft({ tier }) };
   } catch (error) {
     return { problem: describeError(error) };
   }

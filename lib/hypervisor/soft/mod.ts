@@ -5,11 +5,12 @@
  */
 
 import type { Hypervisor } from "../types.ts";
-import { SoftHypervisor } from "./vm.ts";
+import { SoftHypervisor, type SoftOptions } from "./vm.ts";
 
-export { attachSoftVm } from "./vm.ts";
+export { attachSoftVm, type SoftOptions } from "./vm.ts";
+export type { Tier } from "./cpu/translator/tier.ts";
 
 /** Opens the software engine. */
-export function openSoft(): Hypervisor {
-  return new SoftHypervisor();
+export function openSoft(options: SoftOptions = {}): Hypervisor {
+  return new SoftHypervisor(options);
 }

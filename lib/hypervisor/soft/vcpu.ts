@@ -17,6 +17,7 @@ import {
 import type { MemoryMap } from "./cpu/mmu.ts";
 import { Processor, RunResult } from "./cpu/processor.ts";
 import { S, Seg, SegAttr, SegField, segOffset } from "./cpu/state.ts";
+import type { Tier } from "./cpu/translator/tier.ts";
 import { loadFlags, readMsr, updateMode, writeMsr } from "./cpu/system/mod.ts";
 import type { SoftEvents } from "./events.ts";
 import type { SoftIrqChip } from "./irqchip/mod.ts";
@@ -60,6 +61,7 @@ export interface SoftVcpuOptions {
   readonly map: Pick<MemoryMap, "lowBytes" | "highBytes">;
   readonly chip: SoftIrqChip;
   readonly events: SoftEvents;
+  readonly tier: Tier;
 }
 
 /** A software processor behind the engine interface. */
@@ -77,6 +79,7 @@ export class SoftVcpu implements Vcpu {
       map: options.map,
       chip: options.chip,
       events: options.events,
+      tier: options.tier,
     });
     this.#processor.reset(options.id !== 0);
   }

@@ -18,6 +18,7 @@ import type {
 } from "../types.ts";
 import { cpuLayout, createCpuMemory } from "./cpu/processor.ts";
 import { Mailbox, S } from "./cpu/state.ts";
+import { type Tier, tierOfEnvironment } from "./cpu/translator/tier.ts";
 import { SoftEvents, type SoftEventsHandle } from "./events.ts";
 import { SoftIrqChip, type SoftIrqChipHandle } from "./irqchip/mod.ts";
 import { SoftVcpu } from "./vcpu.ts";
@@ -32,10 +33,21 @@ const capabilities: Capabilities = {
   tscKhz: 1_000_000,
 };
 
+/** Settings of the software engine. */
+export interface SoftOptions {
+  /** How code is executed; for tests. */
+  readonly tier?: Tier;
+}
+
 /** The software engine; needs no privilege and no device. */
 export class SoftHypervisor implements Hypervisor {
   readonly kind = "soft";
   readonly capabilities: Capabilities = capabilities;
+  readonly #tier: Tier;
+
+  constructor(options: SoftOptions = {}) {
+    this.#tier = options.tier ?? tierOfEnvironment();
+  }
 
   createVm(memory: GuestMemory, options: VmOptions): Vm {
     if (options.vcpuCount !== 1) {
@@ -55,7 +67,8 @@ export class SoftHypervisor implements Hypervisor {
     }));
     const chip = SoftIrqChip.create({ mailboxes });
     const claimed = new Int32Array(new SharedArrayBuffer(4 * options.vcpuCount));
-    return new SoftVm({ memory, cpus, chip, claimed, events: SoftEvents.create() }, true);
+    const events = SoftEvents.create();
+    return new SoftVm({ memory, cpus, chip, claimed, events, tier: this.#tier }, true);
   }
 
   [Symbol.dispose](): void {
@@ -70,6 +83,7 @@ interface Parts {
   /** 1 for vCPUs that were made. */
   readonly claimed: Int32Array;
   readonly events: SoftEvents;
+  readonly tier: Tier;
 }
 
 interface Handle {
@@ -78,6 +92,7 @@ interface Handle {
   readonly chip: SoftIrqChipHandle;
   readonly claimed: Int32Array;
   readonly events: SoftEventsHandle;
+  readonly tier: Tier;
 }
 
 /** Attaches to the VM of `handle` in another worker. */
@@ -89,6 +104,7 @@ export function attachSoftVm(handle: VmHandle, memory: GuestMemory): Vm {
     chip: SoftIrqChip.attach(parts.chip),
     claimed: parts.claimed,
     events: SoftEvents.attach(parts.events),
+    tier: parts.tier,
   }, false);
 }
 
@@ -105,19 +121,20 @@ class SoftVm implements Vm {
   }
 
   handle(): VmHandle {
-    const { cpus, chip, claimed, events } = this.#parts;
+    const { cpus, chip, claimed, events, tier } = this.#parts;
     const handle: Handle = {
       kind: "soft",
       cpus,
       chip: chip.handle(),
       claimed,
       events: events.handle(),
+      tier,
     };
     return { ...handle };
   }
 
   createVcpu(id: number): Vcpu {
-    const { memory, cpus, chip, claimed, events } = this.#parts;
+    const { memory, cpus, chip, claimed, events, tier } = this.#parts;
     const state = cpus[id];
     const ram = memory.wasmMemory;
     if (state === undefined || ram === undefined) {
@@ -127,7 +144,7 @@ class SoftVm implements Vm {
       throw new HypervisorError(`vCPU ${id} was made already`);
     }
     const map = { lowBytes: memory.lowBytes, highBytes: memory.highBytes };
-    return new SoftVcpu({ id, state, ram, map, chip, events });
+    return new SoftVcpu({ id, state, ram, map, chip, events, tier });
   }
 
   setIrqLine(gsi: number, level: boolean): void {

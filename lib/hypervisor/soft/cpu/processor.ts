@@ -37,6 +37,7 @@ import {
 } from "./state.ts";
 import { deliver, hostFunctions, resetCpu, updateMode } from "./system/mod.ts";
 import { allRows, registerHelpers } from "./table.ts";
+import { type Tier, TierPolicy } from "./translator/tier.ts";
 import { Translator } from "./translator/translator.ts";
 
 /** Branches between looks at timers and requests. */
@@ -120,6 +121,7 @@ export class Processor {
   readonly #events: SoftEvents;
   /** Makes hot code fast. */
   readonly translator: Translator;
+  readonly #tier: TierPolicy;
   #waiting = false;
   #nmiPending = false;
   /** Data breakpoints that the running instruction hit. */
@@ -132,8 +134,10 @@ export class Processor {
     map: Pick<MemoryMap, "lowBytes" | "highBytes">;
     chip: SoftIrqChip;
     events: SoftEvents;
+    tier?: Tier;
   }) {
     const { id, memory, ram, chip } = options;
+    this.#tier = new TierPolicy(options.tier ?? "auto", FUEL);
     this.#events = options.events;
     const layout = cpuLayout(options.map.lowBytes + options.map.highBytes);
     const { codeMarks, codeIndex, codeSums } = layout.regions;
@@ -310,9 +314,9 @@ export class Processor {
       const trap = (cpu.get32(S.flagOther) & Flag.TF) !== 0;
       let exit: number;
       const debug = (cpu.get32(S.dr + 8 * 7) & 0xff) !== 0;
-      if (oneMore || trap || debug) exit = this.#step({ trap, debug });
+      if (oneMore || trap || debug || this.#tier.stepsAside()) exit = this.#step({ trap, debug });
       else {
-        cpu.set32(S.fuel, FUEL);
+        cpu.set32(S.fuel, this.#tier.nextFuel());
         exit = this.#exports.run();
         if (exit === Exit.Lookup) exit = this.#lookup();
       }
@@ -341,7 +345,9 @@ export class Processor {
       i32[entry] !== ((low & ~0xfff) | tag) || i32[entry + 1] !== i32[(S.rip >>> 2) + 1]
     ) return;
     const page = this.code.pageOfMap(i32[entry + 2] as number);
-    if (page !== undefined) this.translator.sample(page, low & 0xfff);
+    if (page === undefined || this.#tier.tier === "interpreter") return;
+    if (this.#tier.translatesNow()) this.translator.translate(page, low & 0xfff);
+    else this.translator.sample(page, low & 0xfff);
   }
 
   #runTimers(): void {

@@ -1,0 +1,62 @@
+/**
+ * Which code the processor runs when: interpreter only, translated as soon as possible, as samples of
+ * the guest say, or by chance. All but `auto` are for tests.
+ *
+ * @module
+ */
+
+/** How code gets from the interpreter to the translator. */
+export type Tier = "auto" | "interpreter" | "translator-forced" | "random";
+
+const TIERS: readonly Tier[] = ["auto", "interpreter", "translator-forced", "random"];
+
+/** The tier that environment variable `VMCTL_SOFT_TIER` names, for whole-program tests; else `auto`. */
+export function tierOfEnvironment(): Tier {
+  const state = Deno.permissions.querySync({ name: "env", variable: "VMCTL_SOFT_TIER" }).state;
+  const name = state === "granted" ? Deno.env.get("VMCTL_SOFT_TIER") : undefined;
+  if (name === undefined || name === "") return "auto";
+  const tier = TIERS.find((t) => t === name);
+  if (tier === undefined) {
+    throw new TypeError(`VMCTL_SOFT_TIER: expected one of ${TIERS.join(", ")}, got "${name}"`);
+  }
+  return tier;
+}
+
+/** Draws what the tier does next. The numbers are the same in every run. */
+export class TierPolicy {
+  #state = 0x2545f491;
+
+  /** @param fuel Branches between looks around, where nothing else is asked for. */
+  constructor(readonly tier: Tier, readonly fuel: number) {}
+
+  /** Branches until generated code comes back. */
+  nextFuel(): number {
+    switch (this.tier) {
+      case "translator-forced":
+        return 1;
+      case "random":
+        return 1 + this.#draw(60);
+      default:
+        return this.fuel;
+    }
+  }
+
+  /** True where the code that runs next is to be translated whatever its heat. */
+  translatesNow(): boolean {
+    return this.tier === "translator-forced" || (this.tier === "random" && this.#draw(3) === 0);
+  }
+
+  /** True where one instruction is to be interpreted although its code may be translated. */
+  stepsAside(): boolean {
+    return this.tier === "random" && this.#draw(16) === 0;
+  }
+
+  #draw(n: number): number {
+    let x = this.#state;
+    x ^= x << 13;
+    x ^= x >>> 17;
+    x ^= x << 5;
+    this.#state = x;
+    return (x >>> 0) % n;
+  }
+}
