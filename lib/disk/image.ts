@@ -1,0 +1,87 @@
+/**
+ * What a disk image is to whoever uses it.
+ *
+ * @module
+ */
+
+import type { IoVector } from "../host/mod.ts";
+import { DiskError } from "./errors.ts";
+
+/** Formats of images. */
+export type DiskFormat = "raw" | "qcow2";
+
+/** Settings of {@link DiskImage.writeZeroes}. */
+export interface WriteZeroesOptions {
+  /** Whether storage of the range may be given back. */
+  readonly unmap?: boolean;
+}
+
+/**
+ * A disk: bytes that are read and written at any offset. All of it is synchronous and belongs to one
+ * thread. What was written is durable after the next {@link flush}, and only then. Every method throws
+ * {@link DiskError}; after an error of a write, the range holds old or new bytes, and the rest of the
+ * disk is as it was.
+ */
+export interface DiskImage extends Disposable {
+  readonly format: DiskFormat;
+  /** Where it lies, for messages. */
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** Bytes that the disk holds. */
+  readonly sizeBytes: number;
+  /**
+   * Unit in bytes in which reads and writes go straight to the file: with direct access, requests whose
+   * offsets, lengths or memory are not multiples of it work, but take a detour.
+   */
+  readonly alignmentBytes: number;
+  /** Unit in bytes in which {@link discard} gives storage back. */
+  readonly discardUnitBytes: number;
+  /** Fills the pieces of `vector` with what is at `offset`. */
+  readAt(offset: number, vector: IoVector): void;
+  /** Writes the pieces of `vector` at `offset`. */
+  writeAt(offset: number, vector: IoVector): void;
+  /** Makes everything that was written durable. */
+  flush(): void;
+  /** Tells that a range is not needed any more; it may read as zeros or as before. */
+  discard(offset: number, lengthBytes: number): void;
+  /** Makes a range read as zeros. */
+  writeZeroes(offset: number, lengthBytes: number, options?: WriteZeroesOptions): void;
+  /** Makes the disk larger; the new part reads as zeros. Shrinking is refused for qcow2. */
+  resize(sizeBytes: number): void;
+  /** Flushes and releases all descriptors; does nothing the second time. */
+  close(): void;
+}
+
+/** @throws {DiskError} EINVAL when the range is not all on the disk. */
+export function checkRange(image: DiskImage, offset: number, lengthBytes: number): void {
+  if (
+    !(Number.isSafeInteger(offset) && Number.isSafeInteger(lengthBytes) && offset >= 0 &&
+      lengthBytes >= 0 && offset + lengthBytes <= image.sizeBytes)
+  ) {
+    throw new DiskError(
+      `${image.path}: expected a range on the disk of ${image.sizeBytes} bytes, got ` +
+        `${lengthBytes} bytes at ${offset}`,
+      { code: "EINVAL" },
+    );
+  }
+}
+
+/** @throws {DiskError} EROFS when the image is read-only, EINVAL as {@link checkRange}. */
+export function checkWritable(image: DiskImage, offset: number, lengthBytes: number): void {
+  if (image.readOnly) {
+    throw new DiskError(`${image.path}: it is opened read-only, so nothing is written to it`, {
+      code: "EROFS",
+    });
+  }
+  checkRange(image, offset, lengthBytes);
+}
+
+/** @throws {DiskError} EINVAL when it is no size of a disk. */
+export function checkSize(path: string, sizeBytes: number): void {
+  if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0) {
+    throw new DiskError(
+      `${path}: expected a size in bytes from 0 to ${Number.MAX_SAFE_INTEGER}, got ${sizeBytes}`,
+      { code: "EINVAL" },
+    );
+  }
+}

@@ -1,0 +1,274 @@
+/**
+ * The file or block device under an image: whole transfers, durable or not, buffered or direct.
+ *
+ * @module
+ */
+
+import {
+  blockDeviceSize,
+  blockDiscard,
+  blockSectorSize,
+  blockZeroOut,
+  fallocate,
+  FallocateMode,
+  Fd,
+  fdatasync,
+  flock,
+  fstat,
+  ftruncate,
+  getStatusFlags,
+  IoVector,
+  isHostError,
+  MemorySpan,
+  mmap,
+  OpenFlag,
+  preadv,
+  punchHole,
+  pwritev,
+  setStatusFlags,
+} from "../host/mod.ts";
+import { DiskError } from "./errors.ts";
+
+const FILE_ALIGNMENT = 4096;
+const ZEROS_BYTES = 2 ** 21;
+
+let zeros: MemorySpan | undefined;
+
+/** 2 MiB of zeros that nobody writes to. */
+export function zeroSpan(): MemorySpan {
+  // Mapped and never written: all of it is the kernel's one page of zeros.
+  return zeros ??= new MemorySpan(mmap(ZEROS_BYTES).bytes);
+}
+
+/** Settings of {@link ImageFile}. */
+export interface ImageFileOptions {
+  /** For messages. */
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** Whether transfers go past the host's page cache where their alignment allows it. */
+  readonly direct?: boolean;
+}
+
+/** A file or block device; owns its descriptor. Its failures are {@link DiskError}s. */
+export class ImageFile implements Disposable {
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** Whether it is a block device: its length is fixed. */
+  readonly isDevice: boolean;
+  /** Unit of direct transfers in bytes; 1 without. */
+  readonly alignmentBytes: number;
+  readonly #fd: Fd;
+  readonly #rest = new IoVector();
+  readonly #single = new IoVector(1);
+  readonly #flags: number;
+  #lengthBytes: number;
+  #unsynced = false;
+  #syncFailure: DiskError | undefined;
+
+  /** Takes `fd` over, also when it throws. */
+  constructor(fd: Fd, options: ImageFileOptions) {
+    this.path = options.path;
+    this.readOnly = options.readOnly;
+    this.#fd = fd;
+    try {
+      const status = fstat(fd);
+      if (status.kind !== "file" && status.kind !== "block") {
+        throw new DiskError(
+          `${this.path}: expected a file or a block device, got a ${status.kind}`,
+          { code: "EINVAL" },
+        );
+      }
+      this.isDevice = status.kind === "block";
+      this.#lengthBytes = this.isDevice ? blockDeviceSize(fd) : status.sizeBytes;
+      if (!Number.isSafeInteger(this.#lengthBytes)) {
+        throw new DiskError(`${this.path}: it is longer than this program can count`, {
+          code: "EFBIG",
+        });
+      }
+      const flags = getStatusFlags(fd) & ~OpenFlag.NonBlock;
+      this.#flags = options.direct ? flags | OpenFlag.Direct : flags & ~OpenFlag.Direct;
+      setStatusFlags(fd, this.#flags);
+      this.alignmentBytes = !options.direct
+        ? 1
+        : this.isDevice
+        ? Math.max(512, blockSectorSize(fd))
+        : FILE_ALIGNMENT;
+    } catch (error) {
+      fd.close();
+      throw DiskError.from(error, `${this.path}: cannot be used as a disk`);
+    }
+  }
+
+  /** Bytes of it. */
+  get lengthBytes(): number {
+    return this.#lengthBytes;
+  }
+
+  /** Number of the descriptor. */
+  get rawFd(): number {
+    return this.#fd.raw;
+  }
+
+  /** Reads until the pieces are full or the file ends; returns how many bytes there were. */
+  readVector(vector: IoVector, offset: number): number {
+    try {
+      return this.#transfer(preadv, vector, offset);
+    } catch (error) {
+      throw DiskError.from(error, `${this.path}: reading ${vector.lengthBytes} bytes at ${offset}`);
+    }
+  }
+
+  /** Writes all pieces. The file grows where they reach beyond its end. */
+  writeVector(vector: IoVector, offset: number): void {
+    this.#unsynced = true;
+    let done = 0;
+    try {
+      done = this.#transfer(pwritev, vector, offset);
+    } catch (error) {
+      throw DiskError.from(error, `${this.path}: writing ${vector.lengthBytes} bytes at ${offset}`);
+    } finally {
+      if (offset + done > this.#lengthBytes) this.#lengthBytes = offset + done;
+    }
+    if (done < vector.lengthBytes) {
+      throw new DiskError(
+        `${this.path}: expected to write ${vector.lengthBytes} bytes at ${offset}, but the host ` +
+          `took ${done}`,
+        { code: "ENOSPC" },
+      );
+    }
+  }
+
+  /** Reads until `into` is full or the file ends; returns how many bytes there were. */
+  read(into: Uint8Array, offset: number): number {
+    return this.readVector(this.#only(into), offset);
+  }
+
+  /** Writes all of `bytes`. */
+  write(bytes: Uint8Array, offset: number): void {
+    this.writeVector(this.#only(bytes), offset);
+  }
+
+  /** Writes zeros. */
+  writeZeros(offset: number, lengthBytes: number): void {
+    const span = zeroSpan();
+    for (let done = 0; done < lengthBytes;) {
+      const take = Math.min(ZEROS_BYTES, lengthBytes - done);
+      this.#single.clear();
+      this.#single.push(span, 0, take);
+      this.writeVector(this.#single, offset + done);
+      done += take;
+    }
+  }
+
+  /** Makes everything that was written durable. */
+  sync(): void {
+    if (this.#syncFailure !== undefined) throw this.#syncFailure;
+    if (!this.#unsynced) return;
+    try {
+      fdatasync(this.#fd);
+    } catch (error) {
+      // Linux may have dropped what it could not write, and says so only once: nothing that is written
+      // from now on makes the file whole again.
+      this.#syncFailure = DiskError.from(error, `${this.path}: making writes durable`);
+      throw this.#syncFailure;
+    }
+    this.#unsynced = false;
+  }
+
+  /** Sets the length of a file. */
+  setLength(lengthBytes: number): void {
+    this.#unsynced = true;
+    try {
+      ftruncate(this.#fd, lengthBytes);
+    } catch (error) {
+      throw DiskError.from(error, `${this.path}: setting its length to ${lengthBytes} bytes`);
+    }
+    this.#lengthBytes = lengthBytes;
+  }
+
+  /** Gives storage back; false where the file system or device cannot. What is read then is open. */
+  discard(offset: number, lengthBytes: number): boolean {
+    return this.#tryRange(offset, lengthBytes, this.isDevice ? blockDiscard : punchHole);
+  }
+
+  /** Makes a range that lies inside of the file read as zeros, by the cheapest means. */
+  zero(offset: number, lengthBytes: number, options: { readonly unmap: boolean }): void {
+    if (this.isDevice) {
+      if (this.#tryRange(offset, lengthBytes, blockZeroOut)) return;
+    } else {
+      if (options.unmap && this.#tryRange(offset, lengthBytes, punchHole)) return;
+      if (this.#tryRange(offset, lengthBytes, zeroRange)) return;
+    }
+    this.writeZeros(offset, lengthBytes);
+  }
+
+  /** Locks it for writing. @throws {DiskError} EBUSY when another uses it. */
+  lockExclusive(): void {
+    if (flock(this.#fd, "exclusive")) return;
+    throw new DiskError(`${this.path}: expected to lock it, but another program uses it`, {
+      code: "EBUSY",
+    });
+  }
+
+  close(): void {
+    this.#fd.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  #only(bytes: Uint8Array): IoVector {
+    this.#single.clear();
+    this.#single.push(new MemorySpan(bytes), 0, bytes.byteLength);
+    return this.#single;
+  }
+
+  #transfer(call: typeof preadv, vector: IoVector, offset: number): number {
+    const length = vector.lengthBytes;
+    if (length === 0) return 0;
+    let done = this.#call(call, vector, offset);
+    while (done > 0 && done < length) {
+      this.#rest.clear();
+      this.#rest.pushSlice(vector, done, length - done);
+      const more = this.#call(call, this.#rest, offset + done);
+      if (more === 0) break;
+      done += more;
+    }
+    return done;
+  }
+
+  #call(call: typeof preadv, vector: IoVector, offset: number): number {
+    const unit = this.alignmentBytes;
+    if (unit === 1 || (offset % unit === 0 && vector.isAligned(unit))) {
+      return call(this.#fd, vector, offset);
+    }
+    // The kernel keeps its page cache and direct transfers of one file coherent.
+    setStatusFlags(this.#fd, this.#flags & ~OpenFlag.Direct);
+    try {
+      return call(this.#fd, vector, offset);
+    } finally {
+      setStatusFlags(this.#fd, this.#flags);
+    }
+  }
+
+  #tryRange(
+    offset: number,
+    lengthBytes: number,
+    call: (fd: Fd, offset: number, lengthBytes: number) => void,
+  ): boolean {
+    if (lengthBytes === 0) return true;
+    this.#unsynced = true;
+    try {
+      call(this.#fd, offset, lengthBytes);
+      return true;
+    } catch (error) {
+      if (isHostError(error, "EOPNOTSUPP", "ENOSYS", "EINVAL", "ENOTTY", "EPERM")) return false;
+      throw DiskError.from(error, `${this.path}: freeing ${lengthBytes} bytes at ${offset}`);
+    }
+  }
+}
+
+function zeroRange(fd: Fd, offset: number, lengthBytes: number): void {
+  fallocate(fd, FallocateMode.ZeroRange | FallocateMode.KeepSize, { offset, lengthBytes });
+}

@@ -1,0 +1,18 @@
+/**
+ * Disk images: raw files, block devices and qcow2.
+ *
+ * @module
+ */
+
+export { DiskError, type DiskErrorOptions } from "./errors.ts";
+export type { DiskFormat, DiskImage, WriteZeroesOptions } from "./image.ts";
+export {
+  assembleDisk,
+  type DiskFile,
+  DiskFiles,
+  MAX_CHAIN_LENGTH,
+  openDisk,
+  openDiskFiles,
+  type OpenDiskOptions,
+} from "./open.ts";
+export { createQcow2, type CreateQcow2Options } from "./create.ts";

@@ -1,0 +1,649 @@
+/**
+ * qcow2 images, versions 2 and 3 (QEMU's docs/interop/qcow2.txt).
+ *
+ * Guest data is written at once; the tables change in memory and go to the file at a flush, or when the
+ * cache is full, in this order: reference counts that rise, references to new count blocks, L2 tables,
+ * L1 table, then counts that fall. Each step is made durable before the next one begins. Thus a process
+ * or host that stops at any point leaves an image without damage, in which at most some clusters are
+ * counted that nothing uses; and a cluster is used anew only after nothing in the file names it.
+ *
+ * @module
+ */
+
+import { alignDown, alignUp } from "../../base/mod.ts";
+import { IoVector, MAX_VECTOR_PIECES, MemorySpan, mmap } from "../../host/mod.ts";
+import { DiskError } from "../errors.ts";
+import {
+  checkRange,
+  checkSize,
+  checkWritable,
+  type DiskImage,
+  type WriteZeroesOptions,
+} from "../image.ts";
+import { type ImageFile, zeroSpan } from "../image_file.ts";
+import { ClusterKind, ClusterMap, type MapWriter } from "./cluster_map.ts";
+import { compressedRange, Decompressor } from "./compressed.ts";
+import {
+  AUTOCLEAR_FIELD,
+  Incompatible,
+  INCOMPATIBLE_FIELD,
+  l1EntriesFor,
+  type Qcow2Header,
+  SIZE_FIELD,
+} from "./header.ts";
+import { checkL1Length, loadWritable, readHeader, readL1 } from "./metadata.ts";
+import { Refcounts } from "./refcounts.ts";
+import type { Snapshot } from "./snapshots.ts";
+
+const DEFAULT_CACHE_BYTES = 32 * 2 ** 20;
+/** Clusters that wait for being free before they are freed without a flush. */
+const MAX_PENDING = 65_536;
+
+/** Settings of {@link Qcow2Image}. */
+export interface Qcow2ImageOptions {
+  /** What the image is based on; it is owned by the image. */
+  readonly backing?: DiskImage | undefined;
+  /** Whether freed clusters are given back to the host. */
+  readonly sparse: boolean;
+  /** Most bytes of L2 tables in memory; 32 MiB unless stated. */
+  readonly cacheBytes?: number;
+}
+
+/** The parts of an image that only exist where it is written to. */
+interface Writer extends MapWriter {
+  readonly snapshots: readonly Snapshot[];
+}
+
+/** A qcow2 image. */
+export class Qcow2Image implements DiskImage {
+  readonly format = "qcow2";
+  readonly path: string;
+  readonly readOnly: boolean;
+  readonly alignmentBytes: number;
+  readonly discardUnitBytes: number;
+  /** The header as it was when the image was opened. */
+  readonly header: Qcow2Header;
+  readonly #file: ImageFile;
+  readonly #backing: DiskImage | undefined;
+  readonly #sparse: boolean;
+  readonly #map: ClusterMap;
+  readonly #decompressor: Decompressor;
+  readonly #writer: Writer | undefined;
+  readonly #clusterBytes: number;
+  readonly #part = new IoVector();
+  readonly #composed = new IoVector();
+  readonly #padding = new IoVector(1);
+  #scratch: MemorySpan | undefined;
+  #pending: number[] = [];
+  /** Those of the pending clusters that held tables. */
+  readonly #retired = new Set<number>();
+  #sizeBytes: number;
+  #damage: DiskError | undefined;
+  #open = true;
+
+  /**
+   * Takes `file` and the backing image over, also when it throws.
+   *
+   * @throws {DiskError} EINVAL when the image is damaged or asks for what is not supported.
+   */
+  constructor(file: ImageFile, options: Qcow2ImageOptions) {
+    this.#file = file;
+    this.#backing = options.backing;
+    this.#sparse = options.sparse;
+    this.path = file.path;
+    this.readOnly = file.readOnly;
+    this.alignmentBytes = file.alignmentBytes;
+    try {
+      const header = readHeader(file);
+      this.header = header;
+      this.#sizeBytes = header.sizeBytes;
+      this.#clusterBytes = header.clusterBytes;
+      this.discardUnitBytes = header.clusterBytes;
+      const l1 = readL1(file, header);
+      const commit = () => this.#writeTables();
+      const corrupt = (message: string): never => this.#corrupt(message);
+      this.#decompressor = new Decompressor(file, header);
+      this.#map = new ClusterMap(file, {
+        header,
+        l1,
+        cacheBytes: options.cacheBytes ?? DEFAULT_CACHE_BYTES,
+        commit,
+        corrupt,
+      });
+      if (!this.readOnly) {
+        const { refcountTable: table, metadata, snapshots } = loadWritable(file, header, l1);
+        this.#writer = {
+          refcounts: new Refcounts(file, { header, table, metadata, commit, corrupt }),
+          metadata,
+          releaseTable: (cluster) => this.#releaseTable(cluster),
+          snapshots,
+        };
+        this.#clearAutoclear();
+      }
+    } catch (error) {
+      this.#release();
+      throw DiskError.from(error, `${this.path}: opening it`);
+    }
+  }
+
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  readAt(offset: number, vector: IoVector): void {
+    checkRange(this, offset, vector.lengthBytes);
+    this.#read(offset, vector);
+  }
+
+  writeAt(offset: number, vector: IoVector): void {
+    checkWritable(this, offset, vector.lengthBytes);
+    const writer = this.#writing();
+    const length = vector.lengthBytes;
+    for (let done = 0; done < length;) {
+      const position = offset + done;
+      const guest = Math.floor(position / this.#clusterBytes);
+      const inCluster = position - guest * this.#clusterBytes;
+      this.#map.lookup(guest);
+      if (this.#map.kind !== ClusterKind.Data || !this.#map.copied) {
+        done += this.#writeAllocating(writer, vector, { guest, inCluster, done });
+        continue;
+      }
+      const host = this.#map.hostOffset;
+      const wanted = Math.ceil((inCluster + length - done) / this.#clusterBytes);
+      const count = this.#map.run(guest, wanted);
+      const take = Math.min(length - done, count * this.#clusterBytes - inCluster);
+      this.#checkInPlace(writer, host, count);
+      this.#file.writeVector(this.#slice(vector, done, take), host + inCluster);
+      done += take;
+    }
+  }
+
+  flush(): void {
+    if (this.readOnly) return;
+    if (this.#damage !== undefined) throw this.#damage;
+    this.#writeTables();
+    this.#releasePending();
+    this.#file.sync();
+  }
+
+  discard(offset: number, lengthBytes: number): void {
+    checkWritable(this, offset, lengthBytes);
+    if (!this.#sparse) return;
+    // Version 2 knows no cluster of zeros: the backing file would shine through.
+    if (this.#backing !== undefined && this.header.version < 3) return;
+    const end = offset + lengthBytes;
+    const first = Math.ceil(offset / this.#clusterBytes);
+    const last = Math.floor(
+      (end === this.#sizeBytes ? alignUp(end, this.#clusterBytes) : end) / this.#clusterBytes,
+    );
+    if (last > first) this.#zeroClusters(first, last - first, true);
+  }
+
+  writeZeroes(offset: number, lengthBytes: number, options: WriteZeroesOptions = {}): void {
+    checkWritable(this, offset, lengthBytes);
+    const unmap = this.#sparse && (options.unmap ?? false);
+    const atEnd = offset + lengthBytes === this.#sizeBytes;
+    this.#zeroRange(
+      offset,
+      atEnd ? alignUp(offset + lengthBytes, this.#clusterBytes) - offset : lengthBytes,
+      unmap,
+    );
+  }
+
+  resize(sizeBytes: number): void {
+    checkWritable(this, 0, 0);
+    checkSize(this.path, sizeBytes);
+    if (sizeBytes === this.#sizeBytes) return;
+    if (sizeBytes < this.#sizeBytes) {
+      throw new DiskError(
+        `${this.path}: expected a size of at least ${this.#sizeBytes} bytes, got ${sizeBytes}; ` +
+          "a qcow2 image is not made smaller here",
+        { code: "EINVAL" },
+      );
+    }
+    const writer = this.#writing();
+    if (this.header.version < 3 && writer.snapshots.length > 0) {
+      throw new DiskError(
+        `${this.path}: it has ${writer.snapshots.length} snapshots, and version 2 of qcow2 cannot ` +
+          "say how large the disk was at each",
+        { code: "EINVAL" },
+      );
+    }
+    this.#growL1(writer, l1EntriesFor(sizeBytes, this.#clusterBytes));
+    // What lies beyond the old end must not show: the rest of its last cluster, or a longer backing file.
+    const tail = alignUp(this.#sizeBytes, this.#clusterBytes);
+    const backed = Math.max(tail, alignUp(this.#backing?.sizeBytes ?? 0, this.#clusterBytes));
+    const hidden = Math.min(alignUp(sizeBytes, this.#clusterBytes), backed);
+    this.#zeroRange(this.#sizeBytes, hidden - this.#sizeBytes, true);
+    this.flush();
+    const field = new DataView(new ArrayBuffer(8));
+    field.setBigUint64(0, BigInt(sizeBytes));
+    this.#file.write(new Uint8Array(field.buffer), SIZE_FIELD);
+    this.#sizeBytes = sizeBytes;
+    this.#file.sync();
+  }
+
+  close(): void {
+    if (!this.#open) return;
+    try {
+      if (!this.readOnly && this.#damage === undefined) this.flush();
+    } finally {
+      this.#release();
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Releases everything without bringing the tables to the file, as a crash does; for tests. */
+  abandon(): void {
+    this.#release();
+  }
+
+  #release(): void {
+    this.#open = false;
+    try {
+      this.#file.close();
+    } finally {
+      this.#backing?.close();
+    }
+  }
+
+  /** `length` bytes of `vector` from `skip` on: itself where that is all of it. */
+  #slice(vector: IoVector, skip: number, length: number): IoVector {
+    if (skip === 0 && length === vector.lengthBytes) return vector;
+    this.#part.clear();
+    this.#part.pushSlice(vector, skip, length);
+    return this.#part;
+  }
+
+  #read(offset: number, vector: IoVector): void {
+    const length = vector.lengthBytes;
+    for (let done = 0; done < length;) {
+      const position = offset + done;
+      const guest = Math.floor(position / this.#clusterBytes);
+      const inCluster = position - guest * this.#clusterBytes;
+      this.#map.lookup(guest);
+      const { kind, hostOffset, high, low } = this.#map;
+      const wanted = Math.ceil((inCluster + length - done) / this.#clusterBytes);
+      const count = this.#map.run(guest, wanted);
+      const take = Math.min(length - done, count * this.#clusterBytes - inCluster);
+      if (kind === ClusterKind.Data) {
+        const got = this.#file.readVector(
+          this.#slice(vector, done, take),
+          hostOffset + inCluster,
+        );
+        // The last cluster of a file may be cut off.
+        if (got < take) vector.fillZero(done + got, take - got);
+      } else if (kind === ClusterKind.Compressed) {
+        const cluster = this.#decompressor.expand(high, low);
+        vector.copyFrom(cluster.subarray(inCluster, inCluster + take), done);
+      } else if (kind === ClusterKind.Unallocated) {
+        this.#readBacking(position, vector, { done, take });
+      } else {
+        vector.fillZero(done, take);
+      }
+      done += take;
+    }
+  }
+
+  #readBacking(
+    position: number,
+    vector: IoVector,
+    part: { readonly done: number; readonly take: number },
+  ): void {
+    const { done, take } = part;
+    const there = Math.min(take, Math.max(0, (this.#backing?.sizeBytes ?? 0) - position));
+    if (there > 0) this.#backing?.readAt(position, this.#slice(vector, done, there));
+    if (there < take) vector.fillZero(done + there, take - there);
+  }
+
+  /** Writes clusters that need a new place. @returns how many bytes */
+  #writeAllocating(
+    writer: Writer,
+    vector: IoVector,
+    at: { readonly guest: number; readonly inCluster: number; readonly done: number },
+  ): number {
+    const { guest, inCluster, done } = at;
+    const left = vector.lengthBytes - done;
+    this.#map.prepare(guest, writer);
+    this.#map.lookup(guest);
+    let host: number;
+    let count = 1;
+    const reused = this.#map.kind === ClusterKind.ZeroAllocated && this.#map.copied;
+    if (reused) {
+      host = this.#map.hostOffset;
+      this.#checkInPlace(writer, host, 1);
+    } else {
+      const wanted = Math.ceil((inCluster + left) / this.#clusterBytes);
+      host = writer.refcounts.allocate(this.#allocatable(guest, wanted)) * this.#clusterBytes;
+      count = writer.refcounts.allocated;
+    }
+    const take = Math.min(left, count * this.#clusterBytes - inCluster);
+    try {
+      const tail = count * this.#clusterBytes - inCluster - take;
+      this.#writeNew(vector, { guest, count, host, head: inCluster, done, take, tail });
+    } catch (error) {
+      if (!reused) {
+        for (let index = 0; index < count; index++) {
+          writer.refcounts.release(host / this.#clusterBytes + index);
+        }
+      }
+      throw error;
+    }
+    for (let index = 0; index < count; index++) {
+      if (!reused) this.#dropOld(writer, guest + index);
+      this.#map.setCluster(guest + index, host + index * this.#clusterBytes);
+    }
+    return take;
+  }
+
+  /** How many clusters from `guest` on need a new place, at most `wanted`, in one slice of the map. */
+  #allocatable(guest: number, wanted: number): number {
+    const most = this.#map.inSlice(guest, wanted);
+    let count = 1;
+    for (; count < most; count++) {
+      this.#map.lookup(guest + count);
+      if (
+        this.#map.copied &&
+        (this.#map.kind === ClusterKind.Data || this.#map.kind === ClusterKind.ZeroAllocated)
+      ) break;
+    }
+    return count;
+  }
+
+  /** Fills clusters that nothing refers to yet: old bytes before and behind, new ones between. */
+  #writeNew(
+    vector: IoVector,
+    what: {
+      readonly guest: number;
+      readonly count: number;
+      readonly host: number;
+      readonly head: number;
+      readonly done: number;
+      readonly take: number;
+      readonly tail: number;
+    },
+  ): void {
+    const { guest, count, host, head, done, take, tail } = what;
+    if (head === 0 && tail === 0) {
+      this.#file.writeVector(this.#slice(vector, done, take), host);
+      return;
+    }
+    // Beyond the end of the file are zeros already.
+    const fresh = host >= this.#file.lengthBytes;
+    const headSpan = this.#oldBytes(guest, { from: 0, length: head, fresh, slot: 0 });
+    const tailSpan = this.#oldBytes(guest + count - 1, {
+      from: this.#clusterBytes - tail,
+      length: tail,
+      fresh,
+      slot: 1,
+    });
+    const pieces = vector.count + 2;
+    if (pieces > MAX_VECTOR_PIECES) {
+      this.#writeSpan(headSpan, head, host);
+      this.#writeSpan(tailSpan, tail, host + head + take);
+      this.#file.writeVector(this.#slice(vector, done, take), host + head);
+      return;
+    }
+    const list = this.#composed;
+    list.clear();
+    if (headSpan !== undefined) list.push(headSpan.span, headSpan.offset, head);
+    list.pushSlice(vector, done, take);
+    if (tailSpan !== undefined) list.push(tailSpan.span, tailSpan.offset, tail);
+    this.#file.writeVector(list, headSpan === undefined ? host + head : host);
+  }
+
+  /** What stands in a part of a cluster before it is written to; undefined where zeros stand already. */
+  #oldBytes(
+    guest: number,
+    part: {
+      readonly from: number;
+      readonly length: number;
+      readonly fresh: boolean;
+      readonly slot: number;
+    },
+  ): { readonly span: MemorySpan; readonly offset: number } | undefined {
+    const { from, length, fresh, slot } = part;
+    if (length === 0) return undefined;
+    const start = guest * this.#clusterBytes + from;
+    const there = Math.min(length, this.#sizeBytes - start);
+    this.#map.lookup(guest);
+    const { kind } = this.#map;
+    const isZero = there <= 0 || kind === ClusterKind.Zero || kind === ClusterKind.ZeroAllocated ||
+      (kind === ClusterKind.Unallocated && start >= (this.#backing?.sizeBytes ?? 0));
+    if (isZero) return fresh ? undefined : { span: zeroSpan(), offset: 0 };
+    const span = this.#scratch ??= new MemorySpan(mmap(2 * this.#clusterBytes).bytes);
+    const offset = slot * this.#clusterBytes;
+    this.#padding.clear();
+    this.#padding.push(span, offset, there);
+    this.#read(start, this.#padding);
+    if (there < length) span.bytes.fill(0, offset + there, offset + length);
+    return { span, offset };
+  }
+
+  #writeSpan(
+    from: { readonly span: MemorySpan; readonly offset: number } | undefined,
+    lengthBytes: number,
+    offset: number,
+  ): void {
+    if (from === undefined) return;
+    this.#padding.clear();
+    this.#padding.push(from.span, from.offset, lengthBytes);
+    this.#file.writeVector(this.#padding, offset);
+  }
+
+  /** Drops what the entry of `guest` refers to, which is about to be replaced. */
+  #dropOld(writer: Writer, guest: number): void {
+    this.#map.lookup(guest);
+    const { kind, hostOffset, high, low } = this.#map;
+    let first = hostOffset / this.#clusterBytes;
+    let last = first;
+    if (kind === ClusterKind.Compressed) {
+      const { offset, lengthBytes } = compressedRange(high, low, this.header.clusterBits);
+      first = Math.floor(offset / this.#clusterBytes);
+      last = Math.floor((offset + lengthBytes - 1) / this.#clusterBytes);
+    } else if (kind !== ClusterKind.Data && kind !== ClusterKind.ZeroAllocated) {
+      return;
+    }
+    if (writer.metadata.overlap(first, last - first + 1) !== undefined) {
+      this.#corrupt(`cluster ${guest} of the disk is said to lie where metadata is`);
+    }
+    for (let at = first; at <= last; at++) this.#pending.push(at);
+  }
+
+  /** Makes a range of bytes read as zeros; its end may lie beyond the disk's, up to the cluster's. */
+  #zeroRange(offset: number, lengthBytes: number, unmap: boolean): void {
+    if (lengthBytes <= 0) return;
+    const end = offset + lengthBytes;
+    const first = alignUp(offset, this.#clusterBytes);
+    const last = alignDown(end, this.#clusterBytes);
+    if (first > last) return this.#writeZeroBytes(offset, lengthBytes);
+    this.#writeZeroBytes(offset, first - offset);
+    if (last > first) {
+      this.#zeroClusters(
+        first / this.#clusterBytes,
+        (last - first) / this.#clusterBytes,
+        unmap,
+      );
+    }
+    this.#writeZeroBytes(last, end - last);
+  }
+
+  /** Zeros within one cluster, written unless they stand there. */
+  #writeZeroBytes(offset: number, lengthBytes: number): void {
+    if (lengthBytes === 0) return;
+    const writer = this.#writing();
+    const guest = Math.floor(offset / this.#clusterBytes);
+    this.#map.lookup(guest);
+    const { kind } = this.#map;
+    if (kind === ClusterKind.Zero || kind === ClusterKind.ZeroAllocated) return;
+    if (kind === ClusterKind.Unallocated && offset >= (this.#backing?.sizeBytes ?? 0)) return;
+    const inCluster = offset - guest * this.#clusterBytes;
+    const zeros = new IoVector(1);
+    zeros.push(zeroSpan(), 0, lengthBytes);
+    if (kind === ClusterKind.Data && this.#map.copied) {
+      const host = this.#map.hostOffset;
+      this.#checkInPlace(writer, host, 1);
+      this.#file.writeVector(zeros, host + inCluster);
+    } else {
+      this.#writeAllocating(writer, zeros, { guest, inCluster, done: 0 });
+    }
+  }
+
+  #zeroClusters(first: number, count: number, unmap: boolean): void {
+    const end = first + count;
+    for (let guest = first; guest < end;) {
+      const writer = this.#writing();
+      this.#map.lookup(guest);
+      const { kind } = this.#map;
+      const isBacked = this.#backing !== undefined;
+      const isZero = kind === ClusterKind.Zero || (kind === ClusterKind.ZeroAllocated && !unmap) ||
+        (kind === ClusterKind.Unallocated && !isBacked);
+      if (isZero) guest += this.#map.run(guest, end - guest);
+      else this.#zeroCluster(writer, guest++, unmap);
+    }
+  }
+
+  #zeroCluster(writer: Writer, guest: number, unmap: boolean): void {
+    const isBacked = this.#backing !== undefined;
+    if (this.header.version < 3 && (isBacked || !unmap)) {
+      return this.#writeZeroBytes(guest * this.#clusterBytes, this.#clusterBytes);
+    }
+    this.#map.prepare(guest, writer);
+    this.#map.lookup(guest);
+    const { kind, copied, hostOffset } = this.#map;
+    if (kind === ClusterKind.Data && copied && !unmap) {
+      this.#map.setCluster(guest, hostOffset, true);
+      return;
+    }
+    this.#dropOld(writer, guest);
+    this.#map.clearCluster(guest, isBacked);
+  }
+
+  #growL1(writer: Writer, entries: number): void {
+    if (entries <= this.#map.l1Entries) return;
+    checkL1Length(this.path, entries, this.#clusterBytes);
+    this.flush();
+    const l1 = this.#map.grownL1(entries);
+    const oldClusters = Math.ceil(this.#map.l1Entries * 8 / this.#clusterBytes);
+    const oldStart = this.#map.l1Offset / this.#clusterBytes;
+    const clusters = Math.ceil(entries * 8 / this.#clusterBytes);
+    const start = writer.refcounts.allocateContiguous(clusters);
+    const offset = start * this.#clusterBytes;
+    try {
+      const padded = new Uint8Array(clusters * this.#clusterBytes);
+      padded.set(l1);
+      this.#file.write(padded, offset);
+      writer.refcounts.writeBack();
+      this.#file.sync();
+      const field = new DataView(new ArrayBuffer(12));
+      field.setUint32(0, entries);
+      field.setBigUint64(4, BigInt(offset));
+      this.#file.write(new Uint8Array(field.buffer), SIZE_FIELD + 12);
+    } catch (error) {
+      for (let at = 0; at < clusters; at++) writer.refcounts.release(start + at);
+      throw error;
+    }
+    this.#map.moveL1(l1, offset);
+    writer.metadata.add(start, clusters);
+    for (let at = 0; at < oldClusters; at++) {
+      this.#releaseTable(oldStart + at);
+    }
+  }
+
+  /** The parts for writing, after what waited too long for being freed. */
+  #writing(): Writer {
+    if (this.#damage !== undefined) throw this.#damage;
+    if (this.#writer === undefined) {
+      throw new DiskError(`${this.path}: it is opened read-only`, { code: "EROFS" });
+    }
+    if (this.#pending.length > MAX_PENDING) {
+      this.#writeTables();
+      this.#releasePending();
+    }
+    return this.#writer;
+  }
+
+  /** @throws {DiskError} EIO when clusters that guest data goes to hold something else. */
+  #checkInPlace(writer: Writer, host: number, count: number): void {
+    const first = host / this.#clusterBytes;
+    const overlap = writer.metadata.overlap(first, count);
+    if (overlap !== undefined) {
+      this.#corrupt(`a cluster of the disk is said to lie at ${host}, where metadata is`);
+    }
+    const end = host + count * this.#clusterBytes;
+    if (end > alignUp(this.#file.lengthBytes, this.#clusterBytes)) {
+      this.#corrupt(`a cluster of the disk is said to lie at ${host}, beyond the file's end`);
+    }
+  }
+
+  /** Brings the tables to the file. */
+  #writeTables(): void {
+    const writer = this.#writer;
+    if (writer === undefined) return;
+    writer.refcounts.writeBack();
+    if (!this.#map.dirty) return;
+    this.#file.sync();
+    this.#map.writeBack();
+  }
+
+  /** Frees what nothing in the file names any more, after the tables were brought there. */
+  #releasePending(): void {
+    const writer = this.#writer;
+    if (writer === undefined || this.#pending.length === 0) return;
+    this.#file.sync();
+    const pending = this.#pending;
+    this.#pending = [];
+    pending.sort((a, b) => a - b);
+    let start = -1;
+    let end = -1;
+    const punch = () => {
+      if (start < 0 || !this.#sparse) return;
+      this.#file.discard(start * this.#clusterBytes, (end - start) * this.#clusterBytes);
+    };
+    for (const cluster of pending) {
+      if (!writer.refcounts.release(cluster)) continue;
+      if (this.#retired.has(cluster)) writer.metadata.remove(cluster);
+      if (cluster === end) {
+        end++;
+        continue;
+      }
+      punch();
+      start = cluster;
+      end = cluster + 1;
+    }
+    punch();
+    this.#retired.clear();
+    writer.refcounts.writeBack();
+  }
+
+  #releaseTable(cluster: number): void {
+    this.#pending.push(cluster);
+    this.#retired.add(cluster);
+  }
+
+  /** Clears the bits of features whose data are out of date once an image is written to by us. */
+  #clearAutoclear(): void {
+    if (this.header.autoclear === 0n) return;
+    this.#file.write(new Uint8Array(8), AUTOCLEAR_FIELD);
+    this.#file.sync();
+  }
+
+  /** Refuses all writes from now on, and marks the image so that others refuse them, too. */
+  #corrupt(message: string): never {
+    const error = new DiskError(
+      `${this.path}: the image is damaged: ${message}; repair it with qemu-img check -r all`,
+    );
+    if (this.#writer !== undefined && this.#damage === undefined) {
+      this.#damage = error;
+      if (this.header.version >= 3) {
+        const field = new DataView(new ArrayBuffer(8));
+        field.setBigUint64(0, this.header.incompatible | Incompatible.Corrupt);
+        this.#file.write(new Uint8Array(field.buffer), INCOMPATIBLE_FIELD);
+      }
+    }
+    throw error;
+  }
+}

@@ -1,0 +1,391 @@
+/**
+ * Reference counts of a qcow2 image's clusters, and the allocation of clusters by them.
+ *
+ * Everything is changed in memory first. {@link Refcounts.writeBack} brings it to the file in an order
+ * in which a count on the disk is never lower than the references on the disk, provided that references
+ * are written after it and that {@link Refcounts.release} is called after references were dropped there.
+ *
+ * @module
+ */
+
+import { DiskError } from "../errors.ts";
+import type { ImageFile } from "../image_file.ts";
+import { MAX_REFCOUNT_TABLE_BYTES, type Qcow2Header, REFCOUNT_TABLE_FIELD } from "./header.ts";
+import type { MetadataMap } from "./metadata_map.ts";
+import { MAX_SLICE_BYTES, type Slice, TableCache } from "./table_cache.ts";
+
+const CACHED_SLICES = 1024;
+
+/** What {@link Refcounts} works with. */
+export interface RefcountsOptions {
+  readonly header: Qcow2Header;
+  /** File offsets of the refcount blocks; 0 where there is none. */
+  readonly table: Float64Array;
+  readonly metadata: MetadataMap;
+  /** Brings all metadata to the file. */
+  readonly commit: () => void;
+  /** Reports damage of the image. */
+  readonly corrupt: (message: string) => never;
+}
+
+/** The reference counts of an image that is written to. */
+export class Refcounts {
+  /** How many clusters the last {@link allocate} gave. */
+  allocated = 0;
+  readonly #file: ImageFile;
+  readonly #clusterBytes: number;
+  readonly #bits: number;
+  readonly #perSlice: number;
+  readonly #perBlock: number;
+  readonly #cache: TableCache;
+  readonly #metadata: MetadataMap;
+  readonly #corrupt: (message: string) => never;
+  readonly #dirtyEntries = new Set<number>();
+  #table: Float64Array;
+  #tableOffset: number;
+  #tableClusters: number;
+  // No cluster below it is free.
+  #hint = 0;
+
+  constructor(file: ImageFile, options: RefcountsOptions) {
+    const { header } = options;
+    this.#file = file;
+    this.#clusterBytes = header.clusterBytes;
+    this.#bits = header.refcountBits;
+    this.#table = options.table;
+    this.#tableOffset = header.refcountTableOffset;
+    this.#tableClusters = header.refcountTableClusters;
+    this.#metadata = options.metadata;
+    this.#corrupt = options.corrupt;
+    const sliceBytes = Math.min(this.#clusterBytes, MAX_SLICE_BYTES);
+    this.#perSlice = sliceBytes * 8 / this.#bits;
+    this.#perBlock = this.#clusterBytes * 8 / this.#bits;
+    this.#cache = new TableCache(file, {
+      sliceBytes,
+      capacity: CACHED_SLICES,
+      makeClean: options.commit,
+    });
+  }
+
+  /** Whether something differs from the file. */
+  get dirty(): boolean {
+    return this.#cache.dirty || this.#dirtyEntries.size > 0;
+  }
+
+  /** References to a cluster. */
+  get(cluster: number): number {
+    const block = this.#table[Math.floor(cluster / this.#perBlock)] ?? 0;
+    if (block === 0) return 0;
+    return readCount(this.#slice(block, cluster), cluster % this.#perSlice, this.#bits);
+  }
+
+  /**
+   * Takes free clusters that follow each other: at least one and at most `wanted`. Their number is in
+   * {@link allocated}.
+   *
+   * @returns the first one
+   */
+  allocate(wanted: number): number {
+    for (let cluster = this.#hint;;) {
+      const index = Math.floor(cluster / this.#perBlock);
+      if (index >= this.#table.length) {
+        this.#growTable(index);
+        cluster = this.#hint;
+        continue;
+      }
+      const block = this.#table[index]!;
+      if (block === 0) {
+        // Nothing in the block's range is in use yet, so that the block takes a place there itself.
+        this.#createBlock(index, cluster);
+        continue;
+      }
+      const slice = this.#slice(block, cluster);
+      const first = cluster - cluster % this.#perSlice;
+      const end = Math.min(this.#perSlice, (index + 1) * this.#perBlock - first);
+      const free = findZero(slice, cluster - first, { end, bits: this.#bits });
+      if (free < 0) {
+        cluster = first + end;
+        this.#hint = cluster;
+        continue;
+      }
+      let count = 0;
+      while (
+        count < wanted && free + count < end && readCount(slice, free + count, this.#bits) === 0
+      ) {
+        count++;
+      }
+      this.#checkFree(first + free, count);
+      for (let at = 0; at < count; at++) writeCount(slice, free + at, this.#bits, 1);
+      this.#cache.markDirty(slice);
+      this.#hint = first + free + count;
+      this.allocated = count;
+      return first + free;
+    }
+  }
+
+  /** Takes exactly `count` free clusters that follow each other. @returns the first one */
+  allocateContiguous(count: number): number {
+    const start = this.allocate(count);
+    if (this.allocated === count) return start;
+    for (let at = 0; at < this.allocated; at++) this.release(start + at);
+    for (let from = start;;) {
+      const run = this.#freeRun(from, count);
+      const last = Math.floor((run + this.#withBlocks(run, count) - 1) / this.#perBlock);
+      if (last < this.#table.length) {
+        this.#takeRun(run, count);
+        return run;
+      }
+      this.#growTable(last);
+      from = run;
+    }
+  }
+
+  /** Drops one reference to a cluster. @returns whether it was the last one */
+  release(cluster: number): boolean {
+    const block = this.#table[Math.floor(cluster / this.#perBlock)] ?? 0;
+    const slice = block === 0 ? undefined : this.#slice(block, cluster);
+    const at = cluster % this.#perSlice;
+    const count = slice === undefined ? 0 : readCount(slice, at, this.#bits);
+    if (slice === undefined || count === 0) {
+      return this.#corrupt(`cluster ${cluster} is referenced, but its reference count is 0`);
+    }
+    writeCount(slice, at, this.#bits, count - 1);
+    this.#cache.markDirty(slice);
+    if (count > 1) return false;
+    if (cluster < this.#hint) this.#hint = cluster;
+    return true;
+  }
+
+  /** Brings counts, then references to new blocks to the file. */
+  writeBack(): void {
+    this.#cache.writeDirty();
+    if (this.#dirtyEntries.size === 0) return;
+    this.#file.sync();
+    const entry = new DataView(new ArrayBuffer(8));
+    for (const index of this.#dirtyEntries) {
+      entry.setBigUint64(0, BigInt(this.#table[index]!));
+      this.#file.write(new Uint8Array(entry.buffer), this.#tableOffset + index * 8);
+      this.#dirtyEntries.delete(index);
+    }
+  }
+
+  #slice(block: number, cluster: number): Slice {
+    const inBlock = cluster % this.#perBlock;
+    const slice = Math.floor(inBlock / this.#perSlice);
+    return this.#cache.get(block + slice * this.#cache.sliceBytes);
+  }
+
+  #checkFree(cluster: number, count: number): void {
+    const overlap = this.#metadata.overlap(cluster, count);
+    if (overlap !== undefined) {
+      this.#corrupt(`cluster ${overlap} holds metadata, but its reference count is 0`);
+    }
+  }
+
+  /** Makes the block at `index` of the table in `cluster`, which no block covers yet, or not as used. */
+  #createBlock(index: number, cluster: number): void {
+    this.#checkFree(cluster, 1);
+    zeroNewCluster(this.#file, cluster, this.#clusterBytes);
+    this.#table[index] = cluster * this.#clusterBytes;
+    this.#dirtyEntries.add(index);
+    this.#metadata.add(cluster);
+    this.#cache.drop(cluster * this.#clusterBytes, this.#clusterBytes);
+    this.#setUsed(cluster);
+  }
+
+  #setUsed(cluster: number): void {
+    const block = this.#table[Math.floor(cluster / this.#perBlock)]!;
+    const slice = this.#slice(block, cluster);
+    writeCount(slice, cluster % this.#perSlice, this.#bits, 1);
+    this.#cache.markDirty(slice);
+  }
+
+  /** Table entries without a block among those that cover `count` clusters from `start` on. */
+  #uncovered(start: number, count: number): number[] {
+    const missing: number[] = [];
+    const last = Math.floor((start + count - 1) / this.#perBlock);
+    for (let index = Math.floor(start / this.#perBlock); index <= last; index++) {
+      if ((this.#table[index] ?? 0) === 0) missing.push(index);
+    }
+    return missing;
+  }
+
+  /** The first of `count` free clusters, with free ones behind them for the blocks that they need. */
+  #freeRun(from: number, count: number): number {
+    let start = from;
+    for (;;) {
+      const total = this.#withBlocks(start, count);
+      let used = -1;
+      for (let at = start + total - 1; at >= start; at--) {
+        if (this.get(at) !== 0) {
+          used = at;
+          break;
+        }
+      }
+      if (used < 0) return start;
+      start = used + 1;
+    }
+  }
+
+  /** `count` and the number of blocks that must be made for them and for those blocks. */
+  #withBlocks(start: number, count: number): number {
+    let total = count;
+    for (;;) {
+      const next = count + this.#uncovered(start, total).length;
+      if (next === total) return total;
+      total = next;
+    }
+  }
+
+  /** Takes clusters that {@link #freeRun} found, and makes blocks behind them; the table reaches there. */
+  #takeRun(start: number, count: number): void {
+    const total = this.#withBlocks(start, count);
+    this.#checkFree(start, total);
+    let next = start + count;
+    const blocks = this.#uncovered(start, total);
+    for (const index of blocks) {
+      const cluster = next++;
+      this.#checkFree(cluster, 1);
+      zeroNewCluster(this.#file, cluster, this.#clusterBytes);
+      this.#table[index] = cluster * this.#clusterBytes;
+      this.#dirtyEntries.add(index);
+      this.#metadata.add(cluster);
+      this.#cache.drop(cluster * this.#clusterBytes, this.#clusterBytes);
+    }
+    for (let cluster = start; cluster < next; cluster++) this.#setUsed(cluster);
+  }
+
+  /**
+   * Moves the table to a longer one that has an entry `index`. It goes where the old one has no entries
+   * any more, so that all clusters there are free.
+   */
+  #growTable(index: number): void {
+    const perCluster = this.#clusterBytes / 8;
+    const start = Math.max(
+      this.#table.length * this.#perBlock,
+      Math.ceil(this.#file.lengthBytes / this.#clusterBytes),
+    );
+    let clusters = Math.ceil(this.#tableClusters * 1.5);
+    // Room for what is asked for, for the table itself and for the blocks that this takes.
+    for (let total = clusters;;) {
+      const last = Math.max(index, Math.floor((start + total) / this.#perBlock)) + 1;
+      clusters = Math.max(clusters, Math.ceil(last / perCluster));
+      const blocks = Math.ceil((clusters + total) / this.#perBlock) + 1;
+      if (clusters + blocks <= total) break;
+      total = clusters + blocks;
+      if (clusters * this.#clusterBytes > MAX_REFCOUNT_TABLE_BYTES) break;
+    }
+    if (clusters * this.#clusterBytes > MAX_REFCOUNT_TABLE_BYTES) {
+      throw new DiskError(
+        `${this.#file.path}: expected a refcount table of at most ${MAX_REFCOUNT_TABLE_BYTES} ` +
+          `bytes, got ${
+            clusters * this.#clusterBytes
+          }; its clusters are too small for so much data`,
+        { code: "EFBIG" },
+      );
+    }
+    const table = new Float64Array(clusters * perCluster);
+    table.set(this.#table);
+    const old = { offset: this.#tableOffset, clusters: this.#tableClusters, table: this.#table };
+    this.#table = table;
+    try {
+      this.#takeRun(start, clusters);
+      this.#cache.writeDirty();
+      const bytes = new DataView(new ArrayBuffer(table.length * 8));
+      table.forEach((offset, at) => bytes.setBigUint64(at * 8, BigInt(offset)));
+      this.#file.write(new Uint8Array(bytes.buffer), start * this.#clusterBytes);
+      this.#file.sync();
+      const place = new DataView(new ArrayBuffer(12));
+      place.setBigUint64(0, BigInt(start * this.#clusterBytes));
+      place.setUint32(8, clusters);
+      this.#file.write(new Uint8Array(place.buffer), REFCOUNT_TABLE_FIELD);
+    } catch (error) {
+      this.#forgetBlocks(table, old.table.length);
+      old.table.set(table.subarray(0, old.table.length));
+      this.#table = old.table;
+      throw error;
+    }
+    this.#tableOffset = start * this.#clusterBytes;
+    this.#tableClusters = clusters;
+    this.#metadata.add(start, clusters);
+    this.#dirtyEntries.clear();
+    this.#file.sync();
+    const first = old.offset / this.#clusterBytes;
+    for (let at = first; at < first + old.clusters; at++) {
+      this.#metadata.remove(at);
+      this.release(at);
+    }
+  }
+
+  /** Forgets the blocks of entries from `from` on, which the file does not know of. */
+  #forgetBlocks(table: Float64Array, from: number): void {
+    for (let index = from; index < table.length; index++) {
+      const block = table[index]!;
+      if (block === 0) continue;
+      this.#cache.drop(block, this.#clusterBytes);
+      this.#metadata.remove(block / this.#clusterBytes);
+      this.#dirtyEntries.delete(index);
+    }
+  }
+}
+
+/** Makes a cluster that was free read as zeros, and the file reach to its end. */
+export function zeroNewCluster(file: ImageFile, cluster: number, clusterBytes: number): void {
+  const offset = cluster * clusterBytes;
+  const inFile = Math.min(Math.max(0, file.lengthBytes - offset), clusterBytes);
+  if (inFile > 0) file.writeZeros(offset, inFile);
+  if (inFile < clusterBytes) file.setLength(offset + clusterBytes);
+}
+
+/** The count at `at` of a slice; counts below a byte begin at its lowest bit. */
+export function readCount(slice: Slice, at: number, bits: number): number {
+  switch (bits) {
+    case 16:
+      return slice.view.getUint16(at * 2);
+    case 8:
+      return slice.bytes[at]!;
+    case 32:
+      return slice.view.getUint32(at * 4);
+    case 64:
+      return slice.view.getUint32(at * 8) * 2 ** 32 + slice.view.getUint32(at * 8 + 4);
+    default: {
+      const bit = at * bits;
+      return (slice.bytes[bit >>> 3]! >>> (bit & 7)) & ((1 << bits) - 1);
+    }
+  }
+}
+
+/** Sets the count at `at` of a slice; it must fit. */
+export function writeCount(slice: Slice, at: number, bits: number, count: number): void {
+  switch (bits) {
+    case 16:
+      slice.view.setUint16(at * 2, count);
+      break;
+    case 8:
+      slice.bytes[at] = count;
+      break;
+    case 32:
+      slice.view.setUint32(at * 4, count);
+      break;
+    case 64:
+      slice.view.setUint32(at * 8, Math.floor(count / 2 ** 32));
+      slice.view.setUint32(at * 8 + 4, count % 2 ** 32);
+      break;
+    default: {
+      const bit = at * bits;
+      const mask = ((1 << bits) - 1) << (bit & 7);
+      slice.bytes[bit >>> 3] = (slice.bytes[bit >>> 3]! & ~mask) | (count << (bit & 7));
+    }
+  }
+}
+
+function findZero(
+  slice: Slice,
+  from: number,
+  where: { readonly end: number; readonly bits: number },
+): number {
+  for (let at = from; at < where.end; at++) {
+    if (readCount(slice, at, where.bits) === 0) return at;
+  }
+  return -1;
+}
