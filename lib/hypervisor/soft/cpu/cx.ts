@@ -415,7 +415,7 @@ export class Cx {
     f.if(
       eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.write)),
       () => f.storeSized(size, RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)), v),
-      () => f.call(this.slow(this.runtime.storeSlow, size), address, v, this.rec),
+      () => this.storeSlowly(address, v, size),
     );
   }
 
