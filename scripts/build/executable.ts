@@ -29,6 +29,8 @@ const SCRIPT_TAIL = "\n})\n//# sourceURL=vmctl.js\n";
 const RUNTIME_ARGUMENTS = [
   "vmctl",
   "run",
+  // Its own warnings, such as of the caches it may not have, are nothing for a console.
+  "--quiet",
   "--allow-all",
   "--no-config",
   "--no-lock",
