@@ -43,6 +43,8 @@ export interface EngineExports {
   flushPage(linear: bigint): void;
   /** Drops write permission of a RAM page (offset in RAM) from the data TLBs. */
   protectPage(ram: number): void;
+  /** Enters a handler in 64-bit mode (`how`: Deliver bits); 0 where it takes the long way. */
+  deliverFast(vector: number, error: number, how: number, rip: bigint): number;
   /** The six arithmetic flags in RFLAGS layout. */
   arithFlags(): bigint;
   /** Sets them. */

@@ -8,6 +8,7 @@
 import {
   add,
   and,
+  call,
   cond,
   eq,
   eqz,
@@ -30,6 +31,7 @@ import { callIndex } from "../wasm/mod.ts";
 import { Cx, type Runtime } from "./cx.ts";
 import { buildArithmetic, buildControl, buildStack } from "./helpers.ts";
 import type { HandlerInfo } from "./host_context.ts";
+import { buildDelivery } from "./system/fast_delivery.ts";
 import { buildMmu, type Imports, type MemoryMap } from "./mmu.ts";
 import { type Insn, insn } from "./opcode.ts";
 import { CPU, Exit, Rec, S, SegAttr, SegField, Vector } from "./state.ts";
@@ -125,6 +127,7 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
   const mmu = buildMmu(module, imports, options.map);
   buildArithmetic(module, helpers);
   buildStack(module, helpers, mmu);
+  const deliver = buildDelivery(module, { mmu, map: options.map, helpers });
   const jump = buildControl(module, helpers, { handlerType, mmu, map: options.map });
   const runtime: Runtime = { ...mmu, jump, host: imports.host, handlerType, helpers };
   options.extend(module, runtime);
@@ -153,7 +156,7 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
     }
   }
 
-  buildRun(module, { imports, jump, handlerType });
+  buildRun(module, { imports, jump, handlerType, deliver });
   const exported = exportRuntime(module, runtime);
   return {
     cpuMemory,
@@ -299,11 +302,18 @@ function buildSpecial(module: ModuleBuilder, runtime: Runtime): SpecialHandlers 
 /** Exports `run` and `runRecord`. */
 function buildRun(
   module: ModuleBuilder,
-  parts: { imports: Imports; jump: FuncRef; handlerType: number },
+  parts: { imports: Imports; jump: FuncRef; handlerType: number; deliver: FuncRef },
 ): void {
   const run = module.func([], [I32]);
-  run.tryCatch(parts.imports.faultTag, () => {
-    run.return(callIndex(I32, parts.jump.index, [load.i64(CPU, i32(0), S.rip)]));
+  const exit = run.local(I32);
+  run.loop((again) => {
+    run.set(exit, i32(Exit.Fault));
+    run.tryCatch(parts.imports.faultTag, () => {
+      run.set(exit, callIndex(I32, parts.jump.index, [load.i64(CPU, i32(0), S.rip)]));
+    });
+    run.if(ne(exit, i32(Exit.Fault)), () => run.return(exit));
+    // Handlers of 64-bit kernels are entered without a detour through TypeScript.
+    run.brIf(again, call(parts.deliver));
   });
   run.return(i32(Exit.Fault));
   run.unreachable();

@@ -42,11 +42,11 @@ import {
   TLB_USER,
 } from "../state.ts";
 
-/** Descriptors that the fast ways know, at privilege 0: flat 64-bit code, flat writable data. */
-const CODE64 = 0x00af_9b00_0000_ffffn;
+import { FLAT_CODE64, FLAT_CODE64_ATTRS } from "./fast_delivery.ts";
+
+/** Descriptor of flat writable data of privilege 0, accessed. */
 const DATA = 0x00cf_9300_0000_ffffn;
-/** Their attributes in segment registers. */
-const CODE64_ATTRS = 0x00a0_9b00;
+/** Its attributes in a segment register. */
 const DATA_ATTRS = 0x00c0_9300;
 
 /** Flags besides the arithmetic ones that a program may have. */
@@ -116,6 +116,7 @@ function returnQuickly(c: Cx, slow: Label): void {
   f.brIf(slow, ne(and(c.s32(S.flagOther), Flag.NT), i32(0)));
   // It ends the handling of an NMI.
   f.brIf(slow, ne(c.s32(S.nmiBlocked), i32(0)));
+  f.brIf(slow, ne(c.s32(S.checks), i32(0)));
   const sp = f.let(c.reg(Reg.rsp, 8));
   const at = (n: number) => c.load(f.let(add(sp, 8 * n)), 8);
   const rip = c.load(sp, 8);
@@ -128,7 +129,7 @@ function returnQuickly(c: Cx, slow: Label): void {
   const rpl = f.let(and(cs, 3));
   // Levels 1 and 2 are rare: RPL is 0, or 3.
   f.brIf(slow, ne(shrU(rpl, 1), and(rpl, 1)));
-  f.brIf(slow, ne(descriptor(c, cs, slow), or(i64(CODE64), shl(extU(rpl), 45))));
+  f.brIf(slow, ne(descriptor(c, cs, slow), or(i64(FLAT_CODE64), shl(extU(rpl), 45))));
   f.if(eqz(rpl), () => {
     f.if(ne(ss, c.s32(field(Seg.SS, "selector"))), () => {
       f.brIf(slow, ne(ss, i32(0)));
@@ -137,17 +138,19 @@ function returnQuickly(c: Cx, slow: Label): void {
       c.setS32(field(Seg.SS, "attrs"), i32(SegAttr.unusable));
       c.setS32(field(Seg.SS, "selector"), i32(0));
     });
-    setFlat(c, Seg.CS, { selector: cs, attrs: i32(CODE64_ATTRS) });
+    setFlat(c, Seg.CS, { selector: cs, attrs: i32(FLAT_CODE64_ATTRS) });
     c.setS32(S.tlbBase, supervisorTlb(wrap(flags)));
   }, () => {
     f.brIf(slow, ne(and(ss, 3), i32(3)));
+    // There, AC is for alignment checks.
+    f.brIf(slow, ne(and(flags, BigInt(Flag.AC)), i64(0)));
     f.brIf(slow, ne(descriptor(c, ss, slow), i64(DATA | (3n << 45n))));
     // Data segments of ring 0 would have to be emptied.
     for (const seg of [Seg.ES, Seg.DS, Seg.FS, Seg.GS]) {
       const attrs = f.let(c.s32(field(seg, "attrs")));
       f.brIf(slow, and(eqz(and(attrs, SegAttr.unusable)), ne(and(attrs, 0x6000), i32(0x6000))));
     }
-    setFlat(c, Seg.CS, { selector: cs, attrs: i32(CODE64_ATTRS | 0x6000) });
+    setFlat(c, Seg.CS, { selector: cs, attrs: i32(FLAT_CODE64_ATTRS | 0x6000) });
     setFlat(c, Seg.SS, { selector: ss, attrs: i32(DATA_ATTRS | 0x6000) });
     enterUser(c);
   });

@@ -7,7 +7,7 @@
 import { HostResult } from "../cx.ts";
 import type { HostContext, HostFunction } from "../host_context.ts";
 import { isException } from "../../wasm/mod.ts";
-import { Access, CodeMode, Flag, Reg, S, Seg, SegAttr, TLB_SUPER, Vector } from "../state.ts";
+import { Access, CodeMode, Flag, Reg, S, Seg, SegAttr, Vector } from "../state.ts";
 import { immediate, is64, isCanonical, isLong, isProtected, loadImplicit } from "./access.ts";
 import {
   checkRip,
@@ -27,6 +27,7 @@ import {
   SystemType,
   typeOf,
 } from "./descriptors.ts";
+import { Deliver } from "./fast_delivery.ts";
 import { setOtherFlags, updateMode } from "./mode.ts";
 import { loadNull } from "./segments.ts";
 import { currentStack, Stack } from "./stack.ts";
@@ -88,15 +89,23 @@ export function deliver(cpu: HostContext, what: Delivery): "ok" | "triple" {
 function enter(cpu: HostContext, what: Delivery): void {
   // Error codes of faults on the way say whether a program or an event caused them.
   const ext = what.software === true ? 0 : 1;
+  if (is64(cpu)) {
+    const how = (what.hasError ? Deliver.hasError : 0) | (isFault(what) ? Deliver.fault : 0) |
+      (what.software === true ? Deliver.software : 0);
+    if (cpu.exports.deliverFast(what.vector, what.error ?? 0, how, what.rip) !== 0) return;
+  }
   if (!isProtected(cpu)) enterRealMode(cpu, what);
   else if (isLong(cpu)) enterLong(cpu, what, ext);
   else enterProtected(cpu, what, ext);
 }
 
+function isFault(what: Delivery): boolean {
+  return what.software !== true && what.external !== true && !isTrap(what.vector);
+}
+
 function savedFlags(cpu: HostContext, what: Delivery): bigint {
   const flags = cpu.getRflags() & 0xffff_ffffn;
-  const fault = what.software !== true && what.external !== true && !isTrap(what.vector);
-  return fault ? flags | BigInt(Flag.RF) : flags;
+  return isFault(what) ? flags | BigInt(Flag.RF) : flags;
 }
 
 function enterRealMode(cpu: HostContext, what: Delivery): void {
@@ -252,12 +261,8 @@ function pushFrame(
   at: { pointer: bigint; level: number },
 ): bigint {
   const { exports } = cpu;
-  // The new level's own access: AC counts only where SMAP lets it, which is in the supervisor.
-  const access = at.level === 3
-    ? Access.user
-    : cpu.get32(S.tlbBase) !== TLB_SUPER && (cpu.get32(S.flagOther) & Flag.AC) !== 0
-    ? Access.smapOff
-    : 0;
+  const ac = (cpu.get32(S.flagOther) & Flag.AC) !== 0;
+  const access = at.level === 3 ? Access.user : ac ? Access.smapOff : 0;
   let top = BigInt.asUintN(64, at.pointer - (what.hasError ? 48n : 40n));
   const frame = top;
   if (what.hasError) {
