@@ -73,6 +73,8 @@ Deno.test("lib/ imports nothing from outside, its tests may use test helpers", (
   assert.match(importProblem("lib/boot/a.ts", "../../../x.ts") ?? "", /outside of the project/);
   assert.match(importProblem("lib/new/a.ts", "../base/mod.ts") ?? "", /no folder of the design/);
   assert.equal(importProblem("lib/boot/a_test.ts", "../../tests/support/x.ts"), undefined);
+  assert.equal(importProblem("lib/jail/a.ts", "../../policies/a_device.policy"), undefined);
+  assert.match(importProblem("lib/boot/a.ts", "../../policies/a.policy") ?? "", /outside of lib/);
 });
 
 Deno.test("libraries come from deno.json", () => {
