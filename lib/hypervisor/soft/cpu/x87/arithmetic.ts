@@ -12,17 +12,16 @@ import {
   i32,
   i64,
   type Local,
-  ltS,
   or,
+  select,
   shrU,
   signExtend,
-  xor,
 } from "../../wasm/mod.ts";
 import type { Cx } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
 import { S } from "../state.ts";
-import { x87 } from "./access.ts";
-import { MEMORY, OPERAND } from "./helpers.ts";
+import { Sw, x87 } from "./access.ts";
+import { isEmpty, MEMORY, OPERAND } from "./helpers.ts";
 
 /**
  * Notes where the instruction lies and that it begins without exceptions. After everything that can
@@ -155,11 +154,15 @@ function compareFlags(
 ): Insn {
   return x87(mnemonic, encoding, "", (c) => {
     begin(c);
+    const fault = or(isEmpty(i32(0)), isEmpty(sti(c)));
+    const before = c.f.let(select(fault, i32(0), and(c.s32(S.fpuSw), Sw.c1)));
     const codes = c.f.let(
       call(c.helper("x87.compare"), sti(c), i32(how.quiet ? 1 : 0), i32(how.pops)),
     );
+    // C1 stays where the stack is in order.
+    c.setS32(S.fpuSw, or(c.s32(S.fpuSw), before));
     // C3, C2 and C0 lie as ZF, PF and CF do, 8 bits higher.
-    c.f.if(xor(ltS(codes, i32(0)), 1), () => c.setArithFlags(extU(shrU(codes, 8))));
+    c.setArithFlags(extU(shrU(codes, 8)));
   });
 }
 

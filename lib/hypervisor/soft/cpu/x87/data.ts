@@ -93,16 +93,15 @@ function storeNumber(
     c.setS32(S.fpFlags, flags);
     f.drop(call(c.helper("x87.commit")));
     if (how.pop) {
-      f.if(eqz(refused), () => f.call(c.helper("x87.free"), i32(0), i32(1)));
+      f.if(eqz(refused), () => f.call(c.helper("x87.pop")));
     }
   };
 }
 
-/** Stores 10 bytes: `low`, then the low half of i32 `high`. */
+/** Stores 10 bytes: `low`, then the low half of i32 `high`. Where that faults, `low` is stored. */
 export function storeTen(c: Cx, low: Expr, high: Expr): void {
   const f = c.f;
   const address = c.ea();
-  f.call(c.runtime.probeWrite, address, i32(10), c.rec);
   c.store(address, low, 8);
   c.store(f.let(add(address, 8)), extU(high), 2);
 }

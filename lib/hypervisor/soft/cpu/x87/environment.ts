@@ -136,13 +136,24 @@ function loadEnvironment(c: Cx): void {
 /** Bytes of the environment, and with the registers. */
 const sizes = (c: Cx) => ({ environment: 7 * widthOf(c), all: 7 * widthOf(c) + 80 });
 
+/** Checks writing: the first word, then the last byte. */
 function probe(c: Cx, bytes: number): void {
-  c.f.call(c.runtime.probeWrite, c.ea(), i32(bytes), c.rec);
+  c.f.call(c.runtime.probeWrite, c.ea(), i32(widthOf(c)), c.rec);
+  c.f.call(c.runtime.probeWrite, at(c, bytes - 1), i32(1), c.rec);
+}
+
+/** Checks reading in the same order. */
+function probeRead(c: Cx, bytes: number): void {
+  c.f.drop(c.load(c.ea(), widthOf(c)));
+  c.f.drop(c.load(at(c, bytes - 1), 1));
 }
 
 /** Rows of the environment. */
 export const environmentRows: readonly Insn[] = [
-  x87("fldenv", "d9 /4 mem sz", "Mb", loadEnvironment),
+  x87("fldenv", "d9 /4 mem sz", "Mb", (c) => {
+    probeRead(c, sizes(c).environment);
+    loadEnvironment(c);
+  }),
   noWait("fnstenv", "d9 /6 mem sz", "Mb", (c) => {
     probe(c, sizes(c).environment);
     storeEnvironment(c);
@@ -161,7 +172,8 @@ export const environmentRows: readonly Insn[] = [
     resetX87(c);
   }),
   x87("frstor", "dd /4 mem sz", "Mb", (c) => {
-    const { environment } = sizes(c);
+    const { environment, all } = sizes(c);
+    probeRead(c, all);
     const values = Array.from({ length: 8 }, (_, i) => ({
       sig: c.load(at(c, environment + 10 * i), 8),
       se: c.load(at(c, environment + 10 * i + 8), 2),

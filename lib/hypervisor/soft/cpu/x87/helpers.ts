@@ -143,8 +143,12 @@ function buildCommit(module: ModuleBuilder): FuncRef {
   const f = module.func([], [I32]);
   const flags = f.let(and(cell32(S.fpFlags), 0x27f));
   put(f, S.fpFlags, i32(0));
-  const sw = f.let(or(and(cell32(S.fpuSw), ~Sw.c1), flags));
   const unmasked = f.let(and(and(flags, xor(cell32(S.fpuCw), -1)), 0x3f));
+  // There is no result then that could be inexact or rounded.
+  f.if(and(ne(and(unmasked, EARLY), i32(0)), eqz(and(flags, Fp.stack))), () => {
+    f.set(flags, and(flags, EARLY));
+  });
+  const sw = f.let(or(and(cell32(S.fpuSw), ~Sw.c1), flags));
   f.if(unmasked, () => {
     f.set(sw, or(sw, Sw.summary | Sw.busy));
     const opcode = f.let(cell32(S.fpOpcode));
@@ -169,7 +173,14 @@ function buildPush(module: ModuleBuilder, commit: FuncRef): FuncRef {
     f.set(se, i32(NAN_EXPONENT));
     f.set(sig, i64(NAN_SIGNIFICAND));
   });
-  f.if(call(commit), () => f.return());
+  // A denormal is loaded whether that is masked or not.
+  const invalid = and(
+    and(cell32(S.fpFlags), xor(cell32(S.fpuCw), -1)),
+    Fp.invalid,
+  );
+  const refused = f.let(invalid);
+  f.drop(call(commit));
+  f.if(refused, () => f.return());
   moveTop(f, -1);
   write(f, i32(0), { se, sig });
   return f;
@@ -207,9 +218,10 @@ function buildArithmetic(
 function buildUnary(
   module: ModuleBuilder,
   commit: FuncRef,
-  how: { two: boolean; operation: (a: Expr, b: Expr) => Expr },
+  how: { two: boolean; clears: number; operation: (a: Expr, b: Expr) => Expr },
 ): FuncRef {
   const f = module.func([]);
+  if (how.clears !== 0) put(f, S.fpuSw, and(cell32(S.fpuSw), ~how.clears));
   const sig = f.local(I64);
   const empty = how.two ? or(isEmpty(i32(0)), isEmpty(i32(1))) : isEmpty(i32(0));
   f.if(
@@ -226,7 +238,7 @@ function buildUnary(
   return f;
 }
 
-/** `(src, quiet, pops) -> codes`: compares ST(0); C3, C2, C0. -1 where nothing is to be changed. */
+/** `(src, quiet, pops) -> codes`: compares ST(0); C3, C2, C0. */
 function buildCompare(
   module: ModuleBuilder,
   commit: FuncRef,
@@ -240,17 +252,15 @@ function buildCompare(
     () => stackFault(f, false),
     () => f.set(codes, call(values.compare, stAddress(i32(0)), operandAddress(src), quiet)),
   );
-  f.if(call(commit), () => f.return(i32(-1)));
-  popMany(f, pops);
+  f.if(eqz(call(commit)), () => popMany(f, pops));
   f.return(codes);
   f.unreachable();
   return f;
 }
 
-/** `(codes)`: C3, C2, C0 into the status word; -1 is ignored. */
+/** `(codes)`: C3, C2, C0 into the status word. */
 function buildSetCodes(module: ModuleBuilder): FuncRef {
   const f = module.func([I32]);
-  f.if(eq(f.param(0), i32(-1)), () => f.return());
   put(f, S.fpuSw, or(and(cell32(S.fpuSw), ~0x4500), f.param(0)));
   return f;
 }
@@ -299,14 +309,16 @@ function buildExchange(module: ModuleBuilder, commit: FuncRef): FuncRef {
 }
 
 /** `(i)`: FLD ST(i). */
-function buildDuplicate(module: ModuleBuilder, push: FuncRef): FuncRef {
+function buildDuplicate(module: ModuleBuilder, commit: FuncRef, push: FuncRef): FuncRef {
   const f = module.func([I32]);
   const x = loadExtended(f, stAddress(f.param(0)));
-  // A full stack is found first, by the push, which then takes a NaN in any case.
+  // That it is empty is found before a full stack.
   f.if(isEmpty(f.param(0)), () => {
     stackFault(f, false);
-    f.set(x.se, i32(NAN_EXPONENT));
-    f.set(x.sig, i64(NAN_SIGNIFICAND));
+    f.if(call(commit), () => f.return());
+    moveTop(f, -1);
+    writeDefault(f, i32(0));
+    f.return();
   });
   f.call(push, x.se, x.sig);
   return f;
@@ -337,7 +349,6 @@ function buildConditional(module: ModuleBuilder, commit: FuncRef): FuncRef {
     writeDefault(f, i32(0));
     f.return();
   });
-  f.drop(call(commit));
   f.if(f.param(1), () => {
     const x = loadExtended(f, stAddress(i));
     write(f, i32(0), x);
@@ -429,6 +440,7 @@ function buildExtract(module: ModuleBuilder, commit: FuncRef, fromInteger: FuncR
 /** `(i, pops)`: marks ST(i) empty: FFREE. */
 function buildFree(module: ModuleBuilder): FuncRef {
   const f = module.func([I32, I32]);
+  put(f, S.fpuSw, and(cell32(S.fpuSw), ~Sw.c1));
   put(f, S.fpuEmpty, or(cell32(S.fpuEmpty), shl(i32(1), physical(f.param(0)))));
   popMany(f, f.param(1));
   return f;
@@ -547,8 +559,12 @@ function buildToBcd(module: ModuleBuilder, values: ValueFunctions): FuncRef {
 /** `() -> i32`: 1 where exceptions of a store to memory keep it from being done. */
 function buildStoreFlags(module: ModuleBuilder): FuncRef {
   const f = module.func([], [I32]);
-  const unmasked = and(cell32(S.fpFlags), xor(cell32(S.fpuCw), -1));
-  f.return(ne(and(unmasked, EARLY | Fp.overflow | Fp.underflow), i32(0)));
+  const flags = f.let(cell32(S.fpFlags));
+  const refusing = EARLY | Fp.overflow | Fp.underflow;
+  const unmasked = and(flags, xor(cell32(S.fpuCw), -1));
+  const refused = f.let(ne(and(unmasked, refusing), i32(0)));
+  f.if(refused, () => put(f, S.fpFlags, and(flags, refusing | Fp.stack)));
+  f.return(refused);
   f.unreachable();
   return f;
 }
@@ -589,17 +605,18 @@ export function registerX87Helpers(
     name: string,
     operation: (a: Expr, b: Expr) => Expr,
     two = false,
-  ) => set(`x87.${name}`, buildUnary(module, commit, { two, operation }));
+    clears = 0,
+  ) => set(`x87.${name}`, buildUnary(module, commit, { two, clears, operation }));
   unary("sqrt", (a) => call(values.sqrt, a));
   unary("rint", (a) => call(values.rint, a));
   unary("scale", (a, b) => call(values.scale, a, b), true);
-  unary("rem", (a, b) => call(values.remainder, a, b, i32(0)), true);
-  unary("rem1", (a, b) => call(values.remainder, a, b, i32(1)), true);
+  unary("rem", (a, b) => call(values.remainder, a, b, i32(0)), true, Sw.c2);
+  unary("rem1", (a, b) => call(values.remainder, a, b, i32(1)), true, Sw.c2);
   set("x87.compare", buildCompare(module, commit, values));
   set("x87.setCodes", buildSetCodes(module));
   set("x87.examine", buildExamine(module));
   set("x87.exchange", buildExchange(module, commit));
-  set("x87.duplicate", buildDuplicate(module, push));
+  set("x87.duplicate", buildDuplicate(module, commit, push));
   set("x87.storeRegister", buildStoreRegister(module, commit));
   set("x87.conditional", buildConditional(module, commit));
   set("x87.sign", buildSign(module, commit));
@@ -609,6 +626,9 @@ export function registerX87Helpers(
   set("x87.constant", buildConstant(module, push));
   set("x87.fromBcd", buildFromBcd(module, values));
   set("x87.toBcd", buildToBcd(module, values));
+  const popOne = module.func([]);
+  pop(popOne);
+  set("x87.pop", popOne);
   set("x87.storeRefused", buildStoreFlags(module));
   set("x87.fromSingle", values.fromSingle);
   set("x87.fromDouble", values.fromDouble);

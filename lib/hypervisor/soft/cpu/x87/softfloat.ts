@@ -411,6 +411,13 @@ function buildRound(module: ModuleBuilder, format: Format): FuncRef {
         f.if(tiny, () => {
           raiseFlags(f, Fp.underflow);
           f.set(exp, isExtended ? add(exp, WRAP) : i32(minExp));
+          if (isExtended) {
+            // FSCALE can go beyond that too.
+            f.if(ltS(exp, i32(minExp)), () => {
+              raiseFlags(f, Fp.inexact);
+              finish(i32(0), i64(0));
+            });
+          }
         }, denormalize);
       },
       () => {
@@ -456,6 +463,12 @@ function buildRound(module: ModuleBuilder, format: Format): FuncRef {
       () => {
         raiseFlags(f, Fp.overflow);
         f.set(exp, sub(exp, WRAP));
+        if (isExtended) {
+          f.if(gtS(exp, i32(maxExp)), () => {
+            raiseFlags(f, Fp.inexact | Fp.up);
+            finish(i32(0x7fff), i64(TOP_BIT));
+          });
+        }
       },
       overflowed,
     );

@@ -395,7 +395,7 @@ function buildScale(module: ModuleBuilder, soft: SoftFloat): FuncRef {
 }
 
 /**
- * FPREM and FPREM1. Beyond an exponent difference of 63 it reduces partly, by 32 to 63 bits, and sets C2
+ * FPREM and FPREM1; C2 is clear at first. Beyond an exponent difference of 63 it reduces partly, by 32 to 63 bits, and sets C2
  * (as Intel's processors do: by 32 plus the difference modulo 32).
  */
 function buildRemainder(module: ModuleBuilder, soft: SoftFloat): FuncRef {
@@ -407,10 +407,13 @@ function buildRemainder(module: ModuleBuilder, soft: SoftFloat): FuncRef {
     const others = and(cell32(S.fpuSw), ~0x4700);
     f.store32(CPU, i32(0), or(others, codes), S.fpuSw);
   };
-  setCodes(i32(0));
   handleSpecial(f, a, b);
   f.if(or(isInfinite(a), isZero(b)), () => invalid(f));
   noteDenormals(f, a, b);
+  // Without a result the condition codes stay as they are.
+  const unmasked = and(cell32(S.fpFlags), xor(cell32(S.fpuCw), -1));
+  f.if(and(unmasked, Fp.denormal), () => f.return(i64(0)));
+  setCodes(i32(0));
   f.if(isZero(a), () => give(f, a.se, a.sig));
   const x = normalize(f, a);
   const sign = f.let(signOf(a));
