@@ -29,8 +29,6 @@ const SCRIPT_TAIL = "\n})\n//# sourceURL=vmctl.js\n";
 const RUNTIME_ARGUMENTS = [
   "vmctl",
   "run",
-  // Its own warnings, such as of the caches it may not have, are nothing for a console.
-  "--quiet",
   "--allow-all",
   "--no-config",
   "--no-lock",
@@ -47,6 +45,8 @@ const RUNTIME_ARGUMENTS = [
  */
 const RUNTIME_ENVIRONMENT = [
   "DENO_DIR=/dev/null/vmctl",
+  // The missing cache is no news, on a terminal neither; any other error is.
+  "DENO_LOG=error,deno::cache=off",
   "DENO_NO_PACKAGE_JSON=1",
   "DENO_NO_UPDATE_CHECK=1",
   "HOME=/proc/self/vmctl",
