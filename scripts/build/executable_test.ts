@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { addSegment, ElfError } from "./elf.ts";
 import { writeExecutable } from "./executable.ts";
@@ -136,6 +137,7 @@ Deno.test("the environment arrives, without settings that are meant for another 
   });
   assert.deepEqual(env, {
     DENO_DIR: "/dev/null/vmctl",
+    DENO_LOG: "error,deno::cache::cache_db=off",
     DENO_LOG: "error,deno::cache=off",
     DENO_NO_PACKAGE_JSON: "1",
     DENO_NO_UPDATE_CHECK: "1",
@@ -229,6 +231,20 @@ Deno.test({
     using probe = new Probe();
     const said = await run(probe.path, { uid: 65534, gid: 65534, clearEnv: true, cwd: "/" });
     assert.deepEqual(said.worker, ["a worker"]);
+  },
+});
+
+const script = existsSync("/usr/bin/script");
+
+Deno.test({
+  name: "on a terminal the runtime says nothing of its own" +
+    (script ? "" : " (skipped: no script command)"),
+  ignore: !script,
+  async fn() {
+    using probe = new Probe();
+    const said = await run("/usr/bin/script", { args: ["-qec", probe.path, "/dev/null"] });
+    assert.deepEqual(said.worker, ["a worker"]);
+    assert.match(said.files.find(({ fd }) => fd === 2)?.target ?? "", /^\/dev\/(pts|tty)/);
   },
 });
 
