@@ -56,6 +56,7 @@ import {
   SegField,
   segOffset,
   Vector,
+  WalkFlag,
 } from "./state.ts";
 
 const { I32, I64 } = ValType;
@@ -413,6 +414,7 @@ export function buildControl(
       );
       f.store64(CPU, entry, or(and(linear, ~0xfffn), extU(tag)));
       f.store32(CPU, entry, pageMap, 8);
+      f.store32(CPU, entry, and(state32(S.walkFlags), WalkFlag.global), 12);
     });
     f.return(pageMap);
     f.unreachable();
@@ -475,5 +477,12 @@ export function buildControl(
     f.returnCall(jump, target);
   }
   helpers.set("branchSlow", branchSlow);
+
+  // What stands for `jump` where regions are compared with the interpreter: always leaves.
+  const jumpOut = module.func([I64], [I32]);
+  jumpOut.store64(CPU, i32(0), jumpOut.param(0), S.rip);
+  jumpOut.return(i32(Exit.Fuel));
+  jumpOut.unreachable();
+  helpers.set("jumpOut", jumpOut);
   return jump;
 }

@@ -39,8 +39,10 @@ export interface EngineExports {
   sealCode(ram: number): void;
   /** 1 where the decoded lines are as they were. */
   codeIntact(ram: number): number;
-  /** Drops a linear page from the data TLBs. */
-  flushPage(linear: bigint): void;
+  /** Empties the TLBs but for global pages, as a load of CR3 does. */
+  flushLocal(): void;
+  /** Drops a linear page from the TLBs; 0 where it may be a large one, so that all must go. */
+  flushPage(linear: bigint): number;
   /** Drops write permission of a RAM page (offset in RAM) from the data TLBs. */
   protectPage(ram: number): void;
   /** Enters a handler in 64-bit mode (`how`: Deliver bits); 0 where it takes the long way. */

@@ -45,6 +45,10 @@ import {
   Check,
   CPU,
   Flag,
+  ITLB,
+  ITLB_END,
+  ITLB_ENTRIES,
+  ITLB_ENTRY,
   RAM,
   Rec,
   Reg,
@@ -54,6 +58,8 @@ import {
   segOffset,
   TLB_ENTRIES,
   TLB_ENTRY,
+  TLB_SUPER,
+  TLB_SUPER_AC,
   TLB_USER,
   TlbField,
   Vector,
@@ -344,7 +350,22 @@ function buildWalk(
     or(writable, and(eqz(isUser), eqz(wp))),
     ne(and(entry, 0x40n), i64(0)),
   );
-  set32(f, S.walkFlags, select(mayWrite, i32(WalkFlag.writable), i32(0)));
+  const global = and(
+    ne(and(entry, 0x100n), i64(0)),
+    ne(and(cr4, 1n << 7n), i64(0)),
+  );
+  set32(
+    f,
+    S.walkFlags,
+    or(
+      select(mayWrite, i32(WalkFlag.writable), i32(0)),
+      select(global, i32(WalkFlag.global), i32(0)),
+    ),
+  );
+  f.if(gtU(level, i32(1)), () => {
+    const range = shl(i64(1), and(shrU(linear, 39), 63));
+    set64(f, S.largePages, or(state64(S.largePages), range));
+  });
   const offsetMask = f.let(sub(shl(i64(1), shift), 1));
   const pageBase = f.local(
     I64,
@@ -425,11 +446,15 @@ function buildFill(
     CPU,
     entry,
     select(
-      and(eqz(marks), eq(state32(S.walkFlags), i32(WalkFlag.writable))),
+      and(eqz(marks), and(state32(S.walkFlags), WalkFlag.writable)),
       page,
       i64(-1n),
     ),
     TlbField.write,
+  );
+  f.if(
+    and(eq(state32(S.tlbBase), i32(TLB_SUPER)), eqz(and(state32(S.walkFlags), WalkFlag.global))),
+    () => set32(f, S.nonGlobal, i32(1)),
   );
   f.return(ram);
   f.unreachable();
@@ -494,7 +519,7 @@ function buildChecked(
     },
   );
   f.if(
-    and(state32(S.checks), Check.breakpoints),
+    and(state32(S.checks), Check.breakpoints | Check.log),
     () => f.call(parts.dataAccess, linear, size, write),
   );
   return f;
@@ -663,25 +688,66 @@ function buildCodeSum(module: ModuleBuilder, map: MemoryMap): FuncRef {
   return intact;
 }
 
-/** Exported `flushTlb()` and `flushPage(linear)`, the data part. */
+/**
+ * Exported `flushTlb()` (data), `flushLocal()` (data and code, but for global pages) and
+ * `flushPage(linear) -> i32` (data and code; 0 where a large page may be there: flush all).
+ */
 function buildFlush(module: ModuleBuilder): void {
+  const table = TLB_ENTRIES * TLB_ENTRY;
   const all = module.func([]);
-  all.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(3 * TLB_ENTRIES * TLB_ENTRY));
+  all.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(3 * table));
+  set32(all, S.nonGlobal, i32(0));
+  set64(all, S.largePages, i64(0));
   module.exportFunc("flushTlb", all);
   const reset = module.func([]);
-  reset.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(4 * TLB_ENTRIES * TLB_ENTRY));
+  reset.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(4 * table));
   module.exportFunc("resetTlb", reset);
-  const one = module.func([I64]);
-  for (let table = 0; table < 3; table++) {
+
+  // What a load of CR3 flushes. User pages are in the other tables, whatever says that they are global.
+  const local = module.func([]);
+  local.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(table));
+  local.memoryFill(CPU, i32(TLB_SUPER_AC), i32(0xff), i32(table));
+  local.if(state32(S.nonGlobal), () => {
+    local.memoryFill(CPU, i32(TLB_SUPER), i32(0xff), i32(table));
+    set32(local, S.nonGlobal, i32(0));
+  });
+  const code = local.local(I32, i32(ITLB));
+  local.loop((next) => {
+    local.if(
+      eqz(load.i32(CPU, code, 12)),
+      () => local.store64(CPU, code, i64(-1n)),
+    );
+    local.set(code, add(code, ITLB_ENTRY));
+    local.brIf(next, ltU(code, i32(ITLB_END)));
+  });
+  module.exportFunc("flushLocal", local);
+
+  const one = module.func([I64], [I32]);
+  const linear = one.param(0);
+  one.if(
+    ne(
+      and(state64(S.largePages), shl(i64(1), and(shrU(linear, 39), 63))),
+      i64(0),
+    ),
+    () => one.return(i32(0)),
+  );
+  for (const base of [TLB_USER, TLB_SUPER, TLB_SUPER_AC]) {
     const entry = one.let(
       add(
-        i32(TLB_USER + table * TLB_ENTRIES * TLB_ENTRY),
-        and(wrap(shrU(one.param(0), 12 - Math.log2(TLB_ENTRY))), (TLB_ENTRIES - 1) * TLB_ENTRY),
+        i32(base),
+        and(wrap(shrU(linear, 12 - Math.log2(TLB_ENTRY))), (TLB_ENTRIES - 1) * TLB_ENTRY),
       ),
     );
     one.store64(CPU, entry, i64(-1n), TlbField.read);
     one.store64(CPU, entry, i64(-1n), TlbField.write);
   }
+  const codeEntry = add(
+    i32(ITLB),
+    and(wrap(shrU(linear, 12 - Math.log2(ITLB_ENTRY))), (ITLB_ENTRIES - 1) * ITLB_ENTRY),
+  );
+  one.store64(CPU, codeEntry, i64(-1n));
+  one.return(i32(1));
+  one.unreachable();
   module.exportFunc("flushPage", one);
 }
 

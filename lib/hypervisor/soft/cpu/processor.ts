@@ -34,6 +34,7 @@ import {
   SegField,
   segOffset,
   Vector,
+  WalkFlag,
 } from "./state.ts";
 import { deliver, hostFunctions, resetCpu, updateMode } from "./system/mod.ts";
 import { allRows, registerHelpers } from "./table.ts";
@@ -527,6 +528,7 @@ export class Processor {
     const entry = ITLB + index * ITLB_ENTRY;
     this.cpu.set64(entry, (linear & ~0xfffn) | BigInt(codeTag));
     this.cpu.set32(entry + 8, page.map);
+    this.cpu.set32(entry + 12, this.cpu.get32(S.walkFlags) & WalkFlag.global);
   }
 
   /** An access while data breakpoints are armed (Intel SDM vol. 3, 18.2.4). */

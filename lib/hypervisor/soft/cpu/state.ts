@@ -174,8 +174,12 @@ export const S = {
   checks: 0x30c,
   /** i32: 1 from the delivery of an NMI to the next IRET. */
   nmiBlocked: 0x310,
-  /** Counters (i64 each), see stats. */
-  stats: 0x600,
+  /** i32: 1 where the supervisor's TLB holds a page that is not global. */
+  nonGlobal: 0x314,
+  /** i64: bit n: a TLB may hold 4 KiB pieces of a large page in a 512 GiB range with n = bits 39 to 44. */
+  largePages: 0x318,
+  /** i64: instructions that a region began, where they are counted. */
+  regionCount: 0x600,
   /** First byte behind the fixed state. */
   end: 0x800,
 } as const;
@@ -219,7 +223,8 @@ export const TLB_END = TLB_CHECKED + TLB_TABLE;
 export const TlbField = { read: 0, write: 8, physical: 16, addend: 24 } as const;
 
 /**
- * Instruction TLB: entries of 16 bytes: i64 tag (linear page | CodeMode bits), i32 page map.
+ * Instruction TLB: entries of 16 bytes: i64 tag (linear page | CodeMode bits), i32 page map, i32
+ * WalkFlag.global or 0.
  */
 export const ITLB_ENTRIES = 512;
 export const ITLB_ENTRY = 16;
@@ -262,6 +267,8 @@ export const Access = {
 export const WalkFlag = {
   /** May be written at this privilege and is already marked dirty. */
   writable: 1,
+  /** A global page, which loads of CR3 leave in the TLBs. */
+  global: 2,
 } as const;
 
 /** Decoded instructions: records of fixed size. */
@@ -340,6 +347,8 @@ export const Check = {
   alignment: 1,
   /** Data breakpoints are armed. */
   breakpoints: 2,
+  /** Accesses are noted, to compare a region with the interpreter. */
+  log: 4,
 } as const;
 
 /** Bits of the mailbox. */

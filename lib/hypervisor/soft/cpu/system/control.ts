@@ -95,7 +95,7 @@ export const writeControl: HostFunction = (cpu, record) => {
       // Without PCID, bit 63 is reserved like the bits above physical addresses.
       if (isLong(cpu) && value >> BigInt(PHYSICAL_BITS) !== 0n) cpu.raise(Vector.GP, 0);
       cpu.set64(S.cr3, value);
-      flushAll(cpu);
+      cpu.exports.flushLocal();
       break;
     case 4:
       writeCr4(cpu, value);
@@ -223,8 +223,7 @@ export const invalidatePage: HostFunction = (cpu) => {
   const linear = cpu.get64(S.tempEa);
   // In 64-bit mode a non-canonical address names no translation.
   if (is64(cpu) && !isCanonical(linear)) return HostResult.Next;
-  // The page may be a large one, of which the TLB holds 4 KiB pieces anywhere.
-  flushAll(cpu);
+  if (cpu.exports.flushPage(linear) === 0) flushAll(cpu);
   return HostResult.Jump;
 };
 

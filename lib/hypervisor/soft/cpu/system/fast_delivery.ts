@@ -246,13 +246,17 @@ function buildFind(module: ModuleBuilder, mmu: Mmu, map: MemoryMap): FuncRef {
   const ramPage = f.let(and(ram, ~0xfff));
   const marks = load.i64(CPU, add(i32(map.codeMarks), shl(shrU(ram, 12), 3)));
   const writable = f.let(
-    and(eqz(marks), eq(state32(S.walkFlags), i32(WalkFlag.writable))),
+    and(eqz(marks), and(state32(S.walkFlags), WalkFlag.writable)),
   );
   f.if(and(access, eqz(writable)), () => f.return(i32(-1)));
   f.store64(CPU, entry, page, TlbField.read);
   f.store64(CPU, entry, select(writable, page, i64(-1n)), TlbField.write);
   f.store64(CPU, entry, extU(ramPage), TlbField.physical);
   f.store32(CPU, entry, sub(ramPage, wrap(page)), TlbField.addend);
+  f.if(
+    eqz(and(state32(S.walkFlags), WalkFlag.global)),
+    () => f.store32(CPU, i32(0), i32(1), S.nonGlobal),
+  );
   f.return(ram);
   f.unreachable();
   return f;
