@@ -45,8 +45,6 @@ const RUNTIME_ARGUMENTS = [
  */
 const RUNTIME_ENVIRONMENT = [
   "DENO_DIR=/dev/null/vmctl",
-  // On a terminal it would tell that there is no cache. Uncaught exceptions are told at level error.
-  "DENO_LOG=error,deno::cache::cache_db=off",
   // The missing cache is no news, on a terminal neither; any other error is.
   "DENO_LOG=error,deno::cache=off",
   "DENO_NO_PACKAGE_JSON=1",

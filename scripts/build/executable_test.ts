@@ -137,7 +137,6 @@ Deno.test("the environment arrives, without settings that are meant for another 
   });
   assert.deepEqual(env, {
     DENO_DIR: "/dev/null/vmctl",
-    DENO_LOG: "error,deno::cache::cache_db=off",
     DENO_LOG: "error,deno::cache=off",
     DENO_NO_PACKAGE_JSON: "1",
     DENO_NO_UPDATE_CHECK: "1",
