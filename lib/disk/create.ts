@@ -6,6 +6,7 @@
 
 import { readlinkSync, unlinkSync } from "node:fs";
 import { dirname, resolve } from "node:path";
+import { alignUp } from "../base/mod.ts";
 import { openFile, OpenFlag } from "../host/mod.ts";
 import { DiskError } from "./errors.ts";
 import type { DiskFormat } from "./image.ts";
@@ -13,9 +14,11 @@ import { ImageFile } from "./image_file.ts";
 import { assembleDisk, openDiskFiles } from "./open.ts";
 import { writeQcow2 } from "./qcow2/create.ts";
 
+const SECTOR_BYTES = 512;
+
 /** What {@link createQcow2} makes. */
 export interface CreateQcow2Options {
-  /** Bytes of the disk; the backing file's unless stated. */
+  /** Bytes of the disk, rounded up to sectors of 512; the backing file's unless stated. */
   readonly sizeBytes?: number | undefined;
   /** What it is based on, relative to the new image's folder. */
   readonly backingFile?: string | undefined;
@@ -52,6 +55,7 @@ export function createQcow2(path: string, options: CreateQcow2Options): number {
   if (sizeBytes === undefined) {
     throw new DiskError(`${path}: expected a size or a backing file`, { code: "EINVAL" });
   }
+  sizeBytes = alignUp(sizeBytes, SECTOR_BYTES);
   let made = false;
   try {
     // Not truncated before it is known that nobody uses it.

@@ -186,6 +186,15 @@ export class ImageFile implements Disposable {
     this.#lengthBytes = lengthBytes;
   }
 
+  /**
+   * Makes the file reach to the end of a range, which lies beyond its end, with storage for it: writing
+   * there does not fail for lack of room later.
+   */
+  reserve(offset: number, lengthBytes: number): void {
+    if (!this.#tryRange(offset, lengthBytes, allocate)) this.writeZeros(offset, lengthBytes);
+    this.#lengthBytes = Math.max(this.#lengthBytes, offset + lengthBytes);
+  }
+
   /** Gives storage back; false where the file system or device cannot. What is read then is open. */
   discard(offset: number, lengthBytes: number): boolean {
     return this.#tryRange(offset, lengthBytes, this.isDevice ? blockDiscard : punchHole);
@@ -264,9 +273,16 @@ export class ImageFile implements Disposable {
       return true;
     } catch (error) {
       if (isHostError(error, "EOPNOTSUPP", "ENOSYS", "EINVAL", "ENOTTY", "EPERM")) return false;
-      throw DiskError.from(error, `${this.path}: freeing ${lengthBytes} bytes at ${offset}`);
+      throw DiskError.from(
+        error,
+        `${this.path}: changing the storage of ${lengthBytes} bytes at ${offset}`,
+      );
     }
   }
+}
+
+function allocate(fd: Fd, offset: number, lengthBytes: number): void {
+  fallocate(fd, 0, { offset, lengthBytes });
 }
 
 function zeroRange(fd: Fd, offset: number, lengthBytes: number): void {

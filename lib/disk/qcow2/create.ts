@@ -40,7 +40,7 @@ export function writeQcow2(file: ImageFile, layout: Qcow2Layout): void {
   }
   const l1Entries = l1EntriesFor(sizeBytes, clusterBytes);
   checkL1Length(file.path, l1Entries, clusterBytes);
-  const l1Clusters = Math.max(1, Math.ceil(l1Entries * 8 / clusterBytes));
+  const l1Clusters = Math.ceil(l1Entries * 8 / clusterBytes);
   const perBlock = clusterBytes * 8 / 2 ** REFCOUNT_ORDER;
   let blocks = 1;
   let tableClusters = 1;
@@ -59,9 +59,9 @@ export function writeQcow2(file: ImageFile, layout: Qcow2Layout): void {
   for (let block = 0; block < blocks; block++) {
     table.setBigUint64(block * 8, BigInt((1 + tableClusters + block) * clusterBytes));
   }
-  file.setLength(total * clusterBytes);
   file.write(new Uint8Array(table.buffer), clusterBytes);
   file.write(new Uint8Array(counts.buffer), (1 + tableClusters) * clusterBytes);
+  file.writeZeros((1 + tableClusters + blocks) * clusterBytes, l1Clusters * clusterBytes);
   file.sync();
   // Last, so that what is cut off on the way is no image.
   const l1Offset = (1 + tableClusters + blocks) * clusterBytes;

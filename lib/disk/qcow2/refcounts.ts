@@ -329,12 +329,12 @@ export class Refcounts {
   }
 }
 
-/** Makes a cluster that was free read as zeros, and the file reach to its end. */
+/** Makes a cluster that was free read as zeros, with storage: a table must not fail when it is written. */
 export function zeroNewCluster(file: ImageFile, cluster: number, clusterBytes: number): void {
   const offset = cluster * clusterBytes;
   const inFile = Math.min(Math.max(0, file.lengthBytes - offset), clusterBytes);
   if (inFile > 0) file.writeZeros(offset, inFile);
-  if (inFile < clusterBytes) file.setLength(offset + clusterBytes);
+  if (inFile < clusterBytes) file.reserve(offset + inFile, clusterBytes - inFile);
 }
 
 /** The count at `at` of a slice; counts below a byte begin at its lowest bit. */

@@ -1,0 +1,409 @@
+/**
+ * qcow2 images after a process or host stopped in the middle of things, and after a host's disk was full.
+ */
+import { strict as assert } from "node:assert";
+import { fileURLToPath } from "node:url";
+import { type DiskImage, openDisk } from "../lib/disk/mod.ts";
+import { DiskError } from "../lib/disk/errors.ts";
+import { ImageFile } from "../lib/disk/image_file.ts";
+import { Qcow2Image } from "../lib/disk/qcow2/qcow2_image.ts";
+import { IoVector, openFile, OpenFlag } from "../lib/host/mod.ts";
+import {
+  assertClean,
+  firstDifference,
+  HAS_QEMU_IMG,
+  qemuCheck,
+  qemuImg,
+  Random,
+  randomOperation,
+  readAll,
+  run,
+  TemporaryFolder,
+} from "./support/disk.ts";
+
+const MIB = 2 ** 20;
+const UNIT = 512;
+const skipped = HAS_QEMU_IMG ? "" : " (skipped: no qemu-img)";
+
+/** A change of a file, or the point where all before it are durable. */
+type Change =
+  | { readonly kind: "write"; readonly offset: number; readonly bytes: Uint8Array<ArrayBuffer> }
+  | { readonly kind: "length"; readonly length: number }
+  | { readonly kind: "punch"; readonly offset: number; readonly length: number }
+  | { readonly kind: "sync" };
+
+/** An image's file that remembers what was done to it. */
+class RecordingFile extends ImageFile {
+  readonly changes: Change[] = [];
+
+  override writeVector(vector: IoVector, offset: number): void {
+    const bytes = new Uint8Array(vector.lengthBytes);
+    vector.copyTo(bytes);
+    this.changes.push({ kind: "write", offset, bytes });
+    super.writeVector(vector, offset);
+  }
+
+  override reserve(offset: number, length: number): void {
+    this.changes.push({ kind: "length", length: offset + length });
+    super.reserve(offset, length);
+  }
+
+  override setLength(length: number): void {
+    this.changes.push({ kind: "length", length });
+    super.setLength(length);
+  }
+
+  override discard(offset: number, length: number): boolean {
+    this.changes.push({ kind: "punch", offset, length });
+    return super.discard(offset, length);
+  }
+
+  override sync(): void {
+    super.sync();
+    if (this.changes.at(-1)?.kind !== "sync") this.changes.push({ kind: "sync" });
+  }
+}
+
+/** An image's file whose host has no room now and then. */
+class FullFile extends ImageFile {
+  random: Random | undefined;
+
+  override writeVector(vector: IoVector, offset: number): void {
+    if (this.random?.next(4) === 0) {
+      const some = new IoVector();
+      some.pushSlice(vector, 0, this.random.next(vector.lengthBytes));
+      super.writeVector(some, offset);
+      throw new DiskError(`${this.path}: no space`, { code: "ENOSPC" });
+    }
+    super.writeVector(vector, offset);
+  }
+
+  override reserve(offset: number, length: number): void {
+    if (this.random?.next(8) === 0) throw new DiskError("no space", { code: "ENOSPC" });
+    super.reserve(offset, length);
+  }
+}
+
+function apply(file: Uint8Array<ArrayBuffer>, change: Change): Uint8Array<ArrayBuffer> {
+  const resized = (length: number) => {
+    const result = new Uint8Array(length);
+    result.set(file.subarray(0, Math.min(length, file.length)));
+    return result;
+  };
+  switch (change.kind) {
+    case "write": {
+      const end = change.offset + change.bytes.length;
+      const result = end > file.length ? resized(end) : file;
+      result.set(change.bytes, change.offset);
+      return result;
+    }
+    case "length":
+      return resized(change.length);
+    case "punch":
+      file.fill(0, change.offset, Math.min(file.length, change.offset + change.length));
+      return file;
+    case "sync":
+      return file;
+  }
+}
+
+/** What is known of a disk at the time of its last flush, and which units were touched since. */
+class Promised {
+  readonly flushedAt: number;
+  readonly model: Uint8Array;
+  readonly touched = new Set<number>();
+
+  constructor(flushedAt: number, model: Uint8Array) {
+    this.flushedAt = flushedAt;
+    this.model = model.slice();
+  }
+
+  touch(operation: string): void {
+    const match = /^(?:write|zero|discard) (\d+) (\d+)/.exec(operation);
+    if (match === null) return;
+    const start = Number(match[1]);
+    for (let at = start; at < start + Number(match[2]); at += UNIT) this.touched.add(at / UNIT);
+  }
+
+  /** Asserts that everything flushed and not touched since is there. */
+  assertKept(bytes: Uint8Array, hint: string): void {
+    for (let unit = 0; unit < this.model.length / UNIT; unit++) {
+      if (this.touched.has(unit)) continue;
+      const from = unit * UNIT;
+      const difference = firstDifference(
+        bytes.subarray(from, from + UNIT),
+        this.model.subarray(from, from + UNIT),
+      );
+      assert.equal(difference, undefined, `${hint}: flushed bytes at ${from} were lost`);
+    }
+  }
+}
+
+interface Scene {
+  readonly name: string;
+  readonly layout: string;
+  readonly size: number;
+  readonly prepare?: (image: string) => void;
+}
+
+const SCENES: readonly Scene[] = [
+  { name: "small clusters", layout: "cluster_size=512,refcount_bits=64", size: MIB },
+  { name: "one-bit counts", layout: "cluster_size=4096,refcount_bits=1", size: 4 * MIB },
+  { name: "usual clusters", layout: "cluster_size=65536", size: 8 * MIB },
+  { name: "version 2", layout: "compat=0.10,cluster_size=1024", size: 2 * MIB },
+  {
+    name: "a snapshot",
+    layout: "cluster_size=1024",
+    size: 2 * MIB,
+    prepare: (image) => {
+      using disk = openDisk(image);
+      disk.writeAt(0, IoVector.of(new Uint8Array(MIB).fill(7)));
+      disk.close();
+      qemuImg("snapshot", "-c", "s", image);
+    },
+  },
+];
+
+for (const scene of SCENES) {
+  Deno.test({
+    name: `every prefix of what is done to an image with ${scene.name} is sound${skipped}`,
+    ignore: !HAS_QEMU_IMG,
+    fn: () => {
+      using folder = new TemporaryFolder();
+      const image = folder.file("image.qcow2");
+      qemuImg("create", "-q", "-f", "qcow2", "-o", scene.layout, image, String(scene.size));
+      scene.prepare?.(image);
+      const start = Deno.readFileSync(image);
+      const file = new RecordingFile(openFile(image, OpenFlag.ReadWrite), {
+        path: image,
+        readOnly: false,
+      });
+      const random = new Random(scene.size + 5);
+      let model: Uint8Array<ArrayBuffer>;
+      const promises: Promised[] = [];
+      {
+        using disk = new Qcow2Image(file, { sparse: true, cacheBytes: 16_384 });
+        model = readAll(disk);
+        promises.push(new Promised(0, model));
+        for (let step = 0; step < 60; step++) {
+          const operation = randomOperation(disk, model, random, {
+            longestBytes: scene.size / 16,
+          });
+          for (const promise of promises) promise.touch(operation);
+          if (step % 6 === 5) {
+            disk.flush();
+            promises.push(new Promised(file.changes.length, model));
+          }
+        }
+      }
+      assertClean(image);
+      let reached = start;
+      let durable = start.slice();
+      let since: Change[] = [];
+      const sampled = Math.max(1, Math.floor(file.changes.length / 70));
+      const crashed = folder.file("crashed.qcow2");
+      for (const [at, change] of file.changes.entries()) {
+        reached = apply(reached, change);
+        since.push(change);
+        if (change.kind === "sync") {
+          durable = reached.slice();
+          since = [];
+        }
+        const isNearSync = file.changes[at + 1]?.kind === "sync";
+        if (at % sampled !== 0 && !(isNearSync && random.next(3) === 0)) continue;
+        const hint = `after ${at + 1} of ${file.changes.length} changes`;
+        const promise = promises.findLast((known) => known.flushedAt <= at + 1);
+        // The process was killed: the kernel has all that was written.
+        Deno.writeFileSync(crashed, reached);
+        checkCrashed(crashed, promise, hint);
+        // The host lost power: of what was written since the last sync, anything may be missing.
+        let lost = durable.slice();
+        for (const change of since) if (random.next(2) === 0) lost = apply(lost, change);
+        Deno.writeFileSync(crashed, lost);
+        checkCrashed(crashed, promise, `${hint}, some lost`);
+      }
+    },
+  });
+}
+
+function checkCrashed(image: string, promise: Promised | undefined, hint: string): void {
+  const { corruptions, text } = qemuCheck(image);
+  assert.equal(corruptions, 0, `${hint}: ${text}`);
+  // Writable, so that it is checked as one that goes on.
+  using disk = openDisk(image);
+  promise?.assertKept(readAll(disk), hint);
+}
+
+Deno.test({
+  name: `an image on a host without room stays sound and goes on when there is some${skipped}`,
+  ignore: !HAS_QEMU_IMG,
+  fn: () => {
+    using folder = new TemporaryFolder();
+    for (let seed = 0; seed < 30; seed++) {
+      const image = folder.file("image.qcow2");
+      const layout = ["cluster_size=512,refcount_bits=64", "cluster_size=4096", "compat=0.10"];
+      const size = 2 * MIB;
+      qemuImg(
+        ...["create", "-q", "-f", "qcow2", "-o", layout[seed % 3]!, image, String(size)],
+      );
+      const file = new FullFile(openFile(image, OpenFlag.ReadWrite), {
+        path: image,
+        readOnly: false,
+      });
+      const random = new Random(seed);
+      const model = new Uint8Array(size);
+      const promise = new Promised(0, model);
+      {
+        using disk = new Qcow2Image(file, { sparse: true, cacheBytes: 16_384 });
+        for (let step = 0; step < 60; step++) {
+          file.random = step % 20 > 10 ? random : undefined;
+          const offset = random.next(size / UNIT) * UNIT;
+          const length = Math.min(size - offset, UNIT * (1 + random.next(100)));
+          const bytes = random.bytes(length);
+          try {
+            if (step % 7 === 0) disk.flush();
+            else if (step % 5 === 0) disk.writeZeroes(offset, length, { unmap: true });
+            else disk.writeAt(offset, IoVector.of(bytes));
+            if (step % 7 !== 0) model.set(step % 5 === 0 ? new Uint8Array(length) : bytes, offset);
+          } catch (error) {
+            assert.ok(error instanceof DiskError && error.code === "ENOSPC", String(error));
+            // Old or new bytes: ask which.
+            file.random = undefined;
+            disk.readAt(offset, IoVector.of(model.subarray(offset, offset + length)));
+          }
+          promise.touch(`write ${offset} ${length}`);
+          if (step % 10 === 0) assert.equal(firstDifference(readAll(disk), model), undefined);
+        }
+        file.random = undefined;
+      }
+      assert.equal(qemuCheck(image).corruptions, 0, `seed ${seed}`);
+      using disk = openDisk(image, { readOnly: true });
+      assert.equal(firstDifference(readAll(disk), model), undefined, `seed ${seed}`);
+    }
+  },
+});
+
+const canMount = HAS_QEMU_IMG && Deno.uid() === 0;
+
+Deno.test({
+  name: `a full file system ends in ENOSPC and in a sound image${
+    canMount ? "" : " (skipped: needs root)"
+  }`,
+  ignore: !canMount,
+  fn: () => {
+    using folder = new TemporaryFolder();
+    const mount = folder.file("small");
+    Deno.mkdirSync(mount);
+    const mounted = run("mount", "-t", "tmpfs", "-o", "size=4m", "none", mount);
+    if (mounted.code !== 0) return;
+    try {
+      const image = `${mount}/image.qcow2`;
+      qemuImg("create", "-q", "-f", "qcow2", image, "64M");
+      Deno.writeFileSync(`${mount}/ballast`, new Uint8Array(MIB));
+      const bytes = new Uint8Array(65536).fill(1);
+      let written = 0;
+      {
+        using disk = openDisk(image);
+        const fill = () => {
+          for (; written < 1024; written++) {
+            disk.writeAt(written * 65536, IoVector.of(bytes));
+          }
+        };
+        assert.throws(fill, (error) => error instanceof DiskError && error.code === "ENOSPC");
+        assert.ok(written > 20 && written < 64, String(written));
+        Deno.removeSync(`${mount}/ballast`);
+        disk.writeAt(written++ * 65536, IoVector.of(bytes));
+        assert.throws(fill, /ENOSPC|space/);
+        disk.discard(0, 65536 * 4);
+        disk.flush();
+        disk.writeAt(written++ * 65536, IoVector.of(bytes));
+      }
+      assertClean(image);
+      using disk = openDisk(image, { readOnly: true });
+      const all = readAll(disk).subarray(65536 * 4, written * 65536);
+      assert.ok(all.every((byte) => byte === 1));
+    } finally {
+      run("umount", mount);
+    }
+  },
+});
+
+/** What the child does: the same operations for the same seed, with a word for each flush. */
+function work(disk: DiskImage, seed: number, onFlush: (count: number) => void): void {
+  const random = new Random(seed);
+  const model = readAll(disk);
+  for (let count = 1; count <= 400; count++) {
+    for (const operation of batch(random, model.length)) {
+      if (operation.bytes === undefined) {
+        disk.writeZeroes(operation.offset, operation.length, { unmap: true });
+      } else disk.writeAt(operation.offset, IoVector.of(operation.bytes));
+    }
+    disk.flush();
+    onFlush(count);
+  }
+}
+
+interface Operation {
+  readonly offset: number;
+  readonly length: number;
+  readonly bytes: Uint8Array<ArrayBuffer> | undefined;
+}
+
+function batch(random: Random, size: number): Operation[] {
+  return Array.from({ length: 1 + random.next(12) }, () => {
+    const offset = random.next(size / UNIT) * UNIT;
+    const length = Math.min(size - offset, UNIT * (1 + random.next(200)));
+    return { offset, length, bytes: random.next(4) === 0 ? undefined : random.bytes(length) };
+  });
+}
+
+Deno.test({
+  name: `a process killed while it writes loses nothing that it flushed${skipped}`,
+  ignore: !HAS_QEMU_IMG,
+  fn: async () => {
+    using folder = new TemporaryFolder();
+    for (let seed = 0; seed < 8; seed++) {
+      const image = folder.file("image.qcow2");
+      const size = 4 * MIB;
+      const layout = seed % 2 === 0 ? "cluster_size=4096" : "cluster_size=65536";
+      qemuImg("create", "-q", "-f", "qcow2", "-o", layout, image, String(size));
+      const child = new Deno.Command(Deno.execPath(), {
+        args: ["run", "--quiet", "-A", fileURLToPath(import.meta.url), image, String(seed)],
+        stdout: "piped",
+      }).spawn();
+      const killAt = 1 + new Random(seed).next(60);
+      let acknowledged = 0;
+      for await (const chunk of child.stdout) {
+        acknowledged += chunk.length;
+        // Each byte stands for a flush. The child is somewhere behind it by now.
+        if (acknowledged >= killAt) {
+          try {
+            child.kill("SIGKILL");
+          } catch {
+            // It has come to its end.
+          }
+        }
+      }
+      await child.status;
+      const random = new Random(seed);
+      const model = new Uint8Array(size);
+      let promise = new Promised(0, model);
+      // At most one batch lies between what was flushed and what was acknowledged, and one was begun.
+      for (let count = 1; count <= acknowledged + 2; count++) {
+        for (const { offset, length, bytes } of batch(random, size)) {
+          model.set(bytes ?? new Uint8Array(length), offset);
+          promise.touch(`write ${offset} ${length}`);
+        }
+        if (count <= acknowledged) promise = new Promised(count, model);
+      }
+      checkCrashed(image, promise, `seed ${seed}, killed after ${acknowledged} flushes`);
+    }
+  },
+});
+
+if (import.meta.main) {
+  const [image, seed] = Deno.args;
+  const disk = openDisk(image!);
+  work(disk, Number(seed), () => Deno.stdout.writeSync(new Uint8Array([46])));
+  disk.close();
+}
