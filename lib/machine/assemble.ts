@@ -77,7 +77,7 @@ export function assemble(
     rawTerminal: serial.ports.some(({ fromTerminal }) => fromTerminal) && isatty(STDERR),
   });
   return {
-    entry: loadGuest(memory, config),
+    entry: loadGuest(memory, config, hypervisor.capabilities.tscKhz),
     engine: hypervisor.kind,
     memory,
     vm,
@@ -87,14 +87,18 @@ export function assemble(
   };
 }
 
-function loadGuest(memory: GuestMemory, config: VmConfig): BootEntry {
+function loadGuest(
+  memory: GuestMemory,
+  config: VmConfig,
+  tscKhz: number | undefined,
+): BootEntry {
   const { boot } = config;
   if (boot.kind === "firmware") throw new MachineError("booting firmware is not supported yet");
   using stack = new DisposableStack();
   return loadKernel(memory, {
     kernel: openImage(boot.kernel, stack),
     initrd: boot.initrd === undefined ? undefined : openImage(boot.initrd, stack),
-    cmdline: cmdlineOf(boot, config.serial),
+    cmdline: cmdlineOf(boot, { serial: config.serial, tscKhz }),
     cpuCount: config.cpuCount,
   }).entry;
 }
@@ -106,14 +110,17 @@ function openImage(source: FileSource, stack: DisposableStack): BootImage {
 
 function cmdlineOf(
   boot: Extract<BootSource, { kind: "kernel" }>,
-  serial: readonly SerialConfig[],
+  machine: { serial: readonly SerialConfig[]; tscKhz: number | undefined },
 ): string {
+  const { serial, tscKhz } = machine;
   const console = serial.find((port) => port.console);
   const early = serial.find((port) => port.earlycon);
   const earlyParams = early === undefined
     ? []
     : [`earlycon=uart8250,io,0x${(early.num === 1 ? COM1_PORT : COM2_PORT).toString(16)}`];
-  return buildCmdline([...earlyParams, ...boot.params], {
+  // Where the engine knows its TSC, the kernel need not measure it against another timer.
+  const clockParams = tscKhz === undefined ? [] : [`tsc_early_khz=${tscKhz}`];
+  return buildCmdline([...earlyParams, ...clockParams, ...boot.params], {
     console: console === undefined ? undefined : `ttyS${console.num - 1}`,
   });
 }
