@@ -4,7 +4,7 @@
  * @module
  */
 
-import { ExitStatus, Logger } from "../base/mod.ts";
+import { describeError, ExitStatus, Logger } from "../base/mod.ts";
 import type { BootEntry } from "../boot/mod.ts";
 import { eventfd, type Fd, signalEvent, takeEvent } from "../host/mod.ts";
 import type { Vm } from "../hypervisor/mod.ts";
@@ -198,7 +198,13 @@ export class VcpuTeam {
 
   #kick(): void {
     this.#members.forEach((member, id) => {
-      if (member.started && !member.gone) this.#vm?.kick(id);
+      if (!member.started || member.gone) return;
+      try {
+        this.#vm?.kick(id);
+      } catch (error) {
+        // The way to the end must not end here; whether the vCPU leaves is waited for anyway.
+        log.warn(`vCPU ${id} cannot be kicked: ${describeError(error)}`);
+      }
     });
   }
 
