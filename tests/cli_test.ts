@@ -56,6 +56,10 @@ Deno.test("every command has help with examples, without colors in a pipe", asyn
     ["config", "check"],
     ["config", "show"],
     ["config", "schema"],
+    ["policy"],
+    ["policy", "check"],
+    ["policy", "compile"],
+    ["policy", "explain"],
     ["completions"],
   ];
   for (const command of commands) {

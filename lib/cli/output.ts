@@ -14,12 +14,12 @@ export class OutputClosed extends Error {
 }
 
 /**
- * Writes all of `text` to standard output.
+ * Writes all of `content`, text or bytes, to standard output.
  * @throws {OutputClosed} when nobody reads it any more
  * @throws {CommandError} when it cannot be written for another reason.
  */
-export async function print(text: string): Promise<void> {
-  let rest = encoder.encode(text);
+export async function print(content: string | Uint8Array): Promise<void> {
+  let rest = typeof content === "string" ? encoder.encode(content) : content;
   while (rest.length > 0) {
     try {
       rest = rest.subarray(await Deno.stdout.write(rest));

@@ -33,6 +33,34 @@ export const SHOW_OPTIONS = {
   json: { ...JSON_OPTION, help: "print JSON instead of TOML" },
 } as const satisfies OptionTable;
 
+const VIOLATION_OPTION = {
+  type: {
+    kind: "choice",
+    choices: {
+      "trap": "the process gets SIGSYS (the default)",
+      "kill-process": "the process ends",
+      "kill-thread": "the thread ends",
+      "log": "the call is made, and logged by the kernel",
+    },
+  },
+  help: "what happens to calls that the policy does not allow",
+} as const;
+
+/** Options of `policy check`. */
+export const CHECK_POLICY_OPTIONS = { json: JSON_OPTION } as const satisfies OptionTable;
+/** Options of `policy compile`. */
+export const COMPILE_OPTIONS = {
+  output: { type: { kind: "path" }, short: "o", help: "write to a file", valueName: "FILE" },
+  text: { type: { kind: "boolean" }, help: "print the program for people to read" },
+  json: { ...JSON_OPTION, help: "print the program as JSON" },
+  violation: VIOLATION_OPTION,
+} as const satisfies OptionTable;
+/** Options of `policy explain`. */
+export const EXPLAIN_OPTIONS = {
+  json: JSON_OPTION,
+  violation: VIOLATION_OPTION,
+} as const satisfies OptionTable;
+
 const KERNEL: Positional = {
   name: "KERNEL",
   help: "Linux kernel to boot: bzImage or vmlinux",
@@ -162,6 +190,63 @@ const CONFIG = group("config", [
   examples: [{ help: "check a file", command: "vmctl config check web.toml" }],
 });
 
+const POLICY_FILE: Positional = {
+  name: "FILE",
+  help: "policy file, or builtin:NAME for one of the program's own",
+  completes: "file",
+};
+
+const POLICY = group("policy", [
+  leaf({
+    name: "check",
+    help: "check policy files, with what they include",
+    options: CHECK_POLICY_OPTIONS,
+    positionals: [{ ...POLICY_FILE, repeated: true }],
+    examples: [{ help: "two of them", command: "vmctl policy check block.policy net.policy" }],
+    run: async (input) => await (await import("./commands/policy.ts")).checkPolicies(input),
+  }),
+  leaf({
+    name: "compile",
+    help: "compile a policy file to a program for the kernel",
+    details: ["What is printed is an array of struct sock_filter, as minijail takes it."],
+    options: COMPILE_OPTIONS,
+    positionals: [POLICY_FILE],
+    examples: [
+      { help: "to a file", command: "vmctl policy compile block.policy -o block.bpf" },
+      { help: "to read", command: "vmctl policy compile --text builtin:common_device" },
+    ],
+    run: async (input) => await (await import("./commands/policy.ts")).compile(input),
+  }),
+  leaf({
+    name: "explain",
+    help: "tell what a policy makes of system calls, and by which line",
+    options: EXPLAIN_OPTIONS,
+    positionals: [POLICY_FILE, {
+      name: "SYSCALL",
+      help: "name or number of a system call; all where absent",
+      optional: true,
+      completes: [],
+    }, {
+      name: "ARG",
+      help: "the call's arguments: numbers, or expressions of constants",
+      optional: true,
+      repeated: true,
+      completes: [],
+    }],
+    examples: [
+      { help: "one call", command: "vmctl policy explain block.policy ioctl" },
+      {
+        help: "one call with its arguments",
+        command: "vmctl policy explain builtin:common_device mmap 0 4096 'PROT_READ|PROT_EXEC'",
+      },
+    ],
+    run: async (input) => await (await import("./commands/policy.ts")).explain(input),
+  }),
+], {
+  help: "check, compile and explain policies of system calls",
+  examples: [{ help: "check a file", command: "vmctl policy check block.policy" }],
+});
+
 /** The shells that completions are made for. */
 export const SHELLS = ["bash", "zsh", "fish"] as const;
 
@@ -190,10 +275,14 @@ const DOCTOR = leaf({
 });
 
 /** `vmctl` itself. */
-export const ROOT: Command = group("vmctl", [RUN, ...CONTROL, DOCTOR, CONFIG, COMPLETIONS], {
-  help: "Virtual machine monitor for Linux guests, with or without hardware virtualization",
-  examples: [
-    { help: "boot a kernel", command: "vmctl run -i initrd.img vmlinuz" },
-    { help: "see what the host offers", command: "vmctl doctor" },
-  ],
-});
+export const ROOT: Command = group(
+  "vmctl",
+  [RUN, ...CONTROL, DOCTOR, CONFIG, POLICY, COMPLETIONS],
+  {
+    help: "Virtual machine monitor for Linux guests, with or without hardware virtualization",
+    examples: [
+      { help: "boot a kernel", command: "vmctl run -i initrd.img vmlinuz" },
+      { help: "see what the host offers", command: "vmctl doctor" },
+    ],
+  },
+);

@@ -25,6 +25,8 @@ export type {
 export { AUDIT_ARCH_X86_64, judge, type Judgement, type SyscallData } from "./policy/evaluate.ts";
 export { type LoadOptions, loadPolicy } from "./policy/load.ts";
 export { hostFiles, memoryFiles, type PolicySource } from "./policy/source.ts";
+export { evaluateExpression } from "./policy/values.ts";
+export { describeAction, describeCondition } from "./policy/describe.ts";
 export { syscallName, syscallNames, syscallNumber } from "./policy/syscalls.ts";
 export { type CompileOptions, compilePolicy, returnValue, type Violation } from "./bpf/compile.ts";
 export { describeReturn, disassemble } from "./bpf/disassemble.ts";

@@ -124,7 +124,9 @@ class Compiler {
     if (first === undefined) return { value: this.#value(this.#policy.defaultAction) };
     if (first.condition === undefined) return { value: this.#value(first.action) };
     const key = JSON.stringify(rules.map(({ condition, action }) => [
-      condition?.map((clause) => clause.map(({ text }) => text)),
+      condition?.map((clause) =>
+        clause.map(({ argument, operator, value }) => `${argument} ${operator} ${value}`)
+      ),
       action,
     ]));
     const known = this.#blocks.get(key);

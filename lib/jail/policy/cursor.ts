@@ -35,6 +35,16 @@ export class Cursor {
     return { ...last.place, column: last.place.column + last.text.length };
   }
 
+  /** How many words are read, for {@link textSince}. */
+  get position(): number {
+    return this.#at;
+  }
+
+  /** The words that were read since `position`, without the spaces between them. */
+  textSince(position: number): string {
+    return this.#tokens.slice(position, this.#at).map(({ text }) => text).join("");
+  }
+
   /** Takes the next word, whatever it is. */
   take(expected: string): Token {
     const token = this.next;

@@ -283,14 +283,10 @@ function parseAtom(cursor: Cursor): Atom {
   }
   const operator = OPERATORS.find((candidate) => cursor.accept(candidate));
   if (operator === undefined) cursor.failExpecting("==, !=, <, <=, >, >=, & or in");
+  const start = cursor.position;
   const value = parseExpression(cursor);
-  const hex = `0x${value.toString(16)}`;
-  return {
-    argument: Number(argument[1]),
-    operator,
-    value,
-    text: `${token.text} ${operator} ${hex}`,
-  };
+  const text = `${token.text} ${operator} ${cursor.textSince(start)}`;
+  return { argument: Number(argument[1]), operator, value, text };
 }
 
 function parseAction(cursor: Cursor): Action {

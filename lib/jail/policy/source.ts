@@ -4,7 +4,7 @@
  * @module
  */
 
-import { posix } from "node:path";
+import { dirname, isAbsolute, join } from "node:path";
 
 /** A set of files that policies are read from. */
 export interface PolicySource {
@@ -41,7 +41,7 @@ export function memoryFiles(files: Readonly<Record<string, string>>): PolicySour
 
 /** `path` as the file `from` names it. */
 export function resolveInclude(from: string, path: string): string {
-  return posix.normalize(posix.isAbsolute(path) ? path : posix.join(posix.dirname(from), path));
+  return isAbsolute(path) ? join(path) : join(dirname(from), path);
 }
 
 /** Why a file could not be read, in a few words. */

@@ -6,8 +6,9 @@
 
 import { suggest } from "../../config/mod.ts";
 import { constants } from "./constants.ts";
-import type { Cursor } from "./cursor.ts";
-import type { Token } from "./scan.ts";
+import { PolicyError, type PolicyProblem } from "../errors.ts";
+import { Cursor, StatementError } from "./cursor.ts";
+import { scanPolicy, type Token } from "./scan.ts";
 
 const MAX_NESTING = 64;
 const MASK = 0xffff_ffff_ffff_ffffn;
@@ -79,4 +80,33 @@ function readNumber(cursor: Cursor, token: Token): bigint {
     return 0n;
   }
   return value & MASK;
+}
+
+/**
+ * The value of an expression by itself: 64 bits without a sign.
+ *
+ * @param options `name`: what it is called in messages.
+ * @throws {PolicyError} where `text` is none.
+ */
+export function evaluateExpression(text: string, options: { name: string }): bigint {
+  const problems: PolicyProblem[] = [];
+  const statements = scanPolicy(text, { file: options.name, problems });
+  let value = 0n;
+  if (statements.length !== 1 && problems.length === 0) {
+    problems.push({
+      place: { file: options.name, line: 1, column: 1 },
+      message: `expected a number or an expression of constants, got "${text}"`,
+    });
+  }
+  for (const tokens of statements) {
+    const cursor: Cursor = new Cursor(tokens, problems);
+    try {
+      value = parseExpression(cursor);
+      cursor.end();
+    } catch (error) {
+      if (!(error instanceof StatementError)) throw error;
+    }
+  }
+  if (problems.length > 0) throw new PolicyError(problems);
+  return value;
 }
