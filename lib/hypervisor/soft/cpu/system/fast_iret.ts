@@ -50,7 +50,8 @@ const DATA = 0x00cf_9300_0000_ffffn;
 const DATA_ATTRS = 0x00c0_9300;
 
 /** Flags besides the arithmetic ones that a program may have. */
-const OTHER_FLAGS = Flag.TF | Flag.IF | Flag.DF | Flag.IOPL | Flag.NT | Flag.RF | Flag.AC | Flag.ID;
+const OTHER_FLAGS = Flag.TF | Flag.IF | Flag.DF | Flag.IOPL | Flag.NT | Flag.RF | Flag.AC |
+  Flag.VIF | Flag.VIP | Flag.ID;
 
 function field(seg: Seg, name: keyof typeof SegField): number {
   return segOffset(seg) + SegField[name];

@@ -63,7 +63,7 @@ function returnProtected(cpu: HostContext, size: number): void {
   const d = returnTarget(cpu, selector);
   const rip = isCode64(cpu, d) ? offset : offset & 0xffff_ffffn;
   const level = selector & 3;
-  const mask = changeableFlags(cpu);
+  const mask = changeableFlags(cpu) | (cpl === 0 ? Flag.VIF | Flag.VIP : 0);
   if (level === cpl && !is64(cpu)) {
     checkRip(cpu, d, rip);
     enterCode(cpu, { selector, descriptor: d, rip }, cpl);
