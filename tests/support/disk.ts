@@ -21,9 +21,27 @@ function hasProgram(name: string): boolean {
   }
 }
 
+function folderExists(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch {
+    return false;
+  }
+}
+
 /** A folder that is removed when disposed. */
 export class TemporaryFolder implements Disposable {
-  readonly path: string = Deno.makeTempDirSync({ prefix: "vmctl-disk-" });
+  readonly path: string;
+
+  /** In memory where that is asked for and possible: nothing waits for a disk then. */
+  constructor(options: { readonly inMemory?: boolean } = {}) {
+    const memory = "/dev/shm";
+    const isThere = options.inMemory === true && folderExists(memory);
+    this.path = Deno.makeTempDirSync({
+      prefix: "vmctl-disk-",
+      ...(isThere ? { dir: memory } : {}),
+    });
+  }
 
   /** A path in it. */
   file(name: string): string {
