@@ -497,6 +497,9 @@ export function fillState(
   if (random.oneIn(2)) mxcsr |= random.pick([0x20, 0x3f, random.below(64)]);
   const fx = at + Case.fx;
   for (let i = 0; i < 416; i += 4) view.setUint32(fx + i, 0, true);
+  view.setUint16(fx + 6, random.below(0x800), true);
+  view.setBigUint64(fx + 8, BigInt(random.u32()), true);
+  view.setBigUint64(fx + 16, BigInt(random.u32()), true);
   view.setUint32(fx + 24, mxcsr, true);
   let cw = 0x37f;
   if (random.oneIn(2)) {

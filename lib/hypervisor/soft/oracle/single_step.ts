@@ -27,6 +27,7 @@ import {
 } from "../cpu/state.ts";
 import { updateMode } from "../cpu/system/mode.ts";
 import { registerHelpers } from "../cpu/table.ts";
+import { x87HostFunctions } from "../cpu/x87/mod.ts";
 import { Case, WINDOW } from "./native.ts";
 
 const PAGE = 4096;
@@ -48,6 +49,9 @@ const regions: CodeRegions = {
   arenaEnd: arena + PAGE,
 };
 const CPU_PAGES = Math.ceil(regions.arenaEnd / 65536);
+
+/** Linear address of the instructions of the interpreter. */
+export const IP = 0x1000n;
 
 /** Something that does the instruction of a case. */
 export interface SingleStep extends Disposable {
@@ -96,6 +100,8 @@ export class InterpreterStep implements SingleStep {
     const missing = () => {
       throw new Error("single steps have no devices and no host functions");
     };
+    const host = (id: number, record: number) =>
+      x87HostFunctions.get(id)?.(this.cpu, record) ?? missing();
     const imports: Record<string, WebAssembly.ImportValue> = {
       cpu: memory,
       ram,
@@ -103,7 +109,7 @@ export class InterpreterStep implements SingleStep {
       fault: tag as unknown as WebAssembly.ImportValue,
     };
     for (const { name, kind } of WebAssembly.Module.imports(interpreter.module)) {
-      if (kind === "function") imports[name] = missing;
+      if (kind === "function") imports[name] = name === "host" ? host : missing;
     }
     const instance = new WebAssembly.Instance(interpreter.module, { e: imports });
     this.#exports = instance.exports as unknown as EngineExports;
@@ -157,8 +163,8 @@ export class InterpreterStep implements SingleStep {
     cpu.set64(S.efer, 0xd01n);
     updateMode(cpu);
     this.#exports.flushTlb();
-    cpu.set64(S.rip, 0x1000n);
-    cpu.set64(S.ripBase, 0x1000n);
+    cpu.set64(S.rip, IP);
+    cpu.set64(S.ripBase, IP);
   }
 
   prepare(instruction: Uint8Array): void {
@@ -182,8 +188,8 @@ export class InterpreterStep implements SingleStep {
     this.#loadFx(cases, at + Case.fx, view);
     const window = DATA_RAM + Number(view.getBigUint64(Case.window, true) - this.#pages);
     this.#ram.set(cases.subarray(at + Case.memory, at + Case.memory + WINDOW), window);
-    cpu.set64(S.rip, 0x1000n);
-    cpu.set64(S.ripBase, 0x1000n);
+    cpu.set64(S.rip, IP);
+    cpu.set64(S.ripBase, IP);
 
     const exit = this.#exports.runRecord(SCRATCH_RECORDS);
     let vector = 0n;
@@ -211,9 +217,9 @@ export class InterpreterStep implements SingleStep {
     const sw = view.getUint16(Case.fx + 2, true);
     cpu.set32(S.fpuSw, sw);
     cpu.set32(S.fpuEmpty, view.getUint8(Case.fx + 4) ^ 0xff);
-    cpu.set32(S.fpuOpcode, 0);
-    cpu.set64(S.fpuIp, 0n);
-    cpu.set64(S.fpuDp, 0n);
+    cpu.set32(S.fpuOpcode, view.getUint16(Case.fx + 6, true));
+    cpu.set64(S.fpuIp, view.getBigUint64(Case.fx + 8, true));
+    cpu.set64(S.fpuDp, view.getBigUint64(Case.fx + 16, true));
     cpu.set32(S.fpuSelectors, 0);
     cpu.set32(S.mxcsr, view.getUint32(Case.fx + 24, true));
     const top = (sw >> 11) & 7;
@@ -230,6 +236,9 @@ export class InterpreterStep implements SingleStep {
     view.setUint16(Case.fx, cpu.get32(S.fpuCw), true);
     view.setUint16(Case.fx + 2, sw, true);
     view.setUint8(Case.fx + 4, cpu.get32(S.fpuEmpty) ^ 0xff);
+    view.setUint16(Case.fx + 6, cpu.get32(S.fpuOpcode), true);
+    view.setBigUint64(Case.fx + 8, cpu.get64(S.fpuIp), true);
+    view.setBigUint64(Case.fx + 16, cpu.get64(S.fpuDp), true);
     view.setUint32(Case.fx + 24, cpu.get32(S.mxcsr), true);
     const top = (sw >> 11) & 7;
     for (let i = 0; i < 8; i++) {

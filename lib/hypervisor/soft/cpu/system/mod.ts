@@ -36,6 +36,7 @@ import {
   verify,
 } from "./segments.ts";
 import { bound, enter, leave, popa, popf, pusha, xlat } from "./stack.ts";
+import { x87HostFunctions } from "../x87/mod.ts";
 
 export { cpuidLeaf, type CpuidResult } from "./cpuid.ts";
 export { deliver, type Delivery } from "./interrupts.ts";
@@ -91,4 +92,5 @@ export const hostFunctions: ReadonlyMap<number, HostFunction> = new Map<number, 
   [Host.syscall, syscall],
   [Host.sysret, sysret],
   [Host.random, random],
+  ...x87HostFunctions,
 ]);

@@ -128,7 +128,8 @@ function loadEnvironment(c: Cx): void {
   f.call(c.helper("x87.setTagWord"), wrap(tags));
   c.setS64(S.fpuIp, ip);
   c.setS64(S.fpuDp, dp);
-  if (width === 4) c.setS32(S.fpuOpcode, and(wrap(shrU(code, 16)), 0x7ff));
+  const opcode = width === 4 ? and(wrap(shrU(code, 16)), 0x7ff) : i32(0);
+  c.setS32(S.fpuOpcode, opcode);
   c.setS32(S.fpuSelectors, or(and(wrap(code), 0xffff), shl(wrap(data), 16)));
   f.call(c.helper("x87Summary"));
 }
