@@ -106,18 +106,24 @@ export class TestCpu implements Disposable {
     this.tables.map(page, page, { flags: Pte.Present | Pte.Write | Pte.User });
   }
 
-  /** Runs generated code at RIP until a jump is through (`jumps` of them) or something else comes up. */
+  /** Runs `code`, written at RIP, until a jump is through (`jumps` of them) or something else comes up. */
   execute(code: readonly number[], jumps = 1): Exit {
+    return this.executeAt(Number(this.cpu.get64(S.rip)), code, jumps);
+  }
+
+  /** Runs `code` at RIP, which is physical address `physical`. */
+  executeAt(physical: number, code: readonly number[], jumps = 1): Exit {
     const { cpu, processor } = this;
-    const rip = Number(cpu.get64(S.rip));
-    this.memory.writeFrom(rip, new Uint8Array(code));
+    const rip = cpu.get64(S.rip);
+    this.memory.writeFrom(physical, new Uint8Array(code));
+    processor.code.invalidate(physical >>> 12);
     for (let n = 0; n < 10; n++) {
       // The jump to the first instruction counts too.
       cpu.set32(S.fuel, jumps);
       const exit: Exit = cpu.exports.run();
-      if (exit !== Exit.Lookup || Number(cpu.get64(S.rip)) !== rip) return exit;
-      const page = processor.code.page(rip & ~0xfff, cpu.get32(S.codeTag) & ~CodeMode.user);
-      processor.code.decode(page, rip & 0xfff);
+      if (exit !== Exit.Lookup || cpu.get64(S.rip) !== rip) return exit;
+      const page = processor.code.page(physical & ~0xfff, cpu.get32(S.codeTag) & ~CodeMode.user);
+      processor.code.decode(page, physical & 0xfff);
     }
     throw new Error(`the code at ${rip} was never decoded`);
   }
