@@ -145,3 +145,13 @@ export {
   VIOLATION_EXIT_STATUS,
   VIOLATION_REPORT_BYTES,
 } from "./seccomp.ts";
+export { type ProcessEnd, signalProcess, takeProcessEnd } from "./child.ts";
+export {
+  describeScriptFailure,
+  SCRIPT_FAILURE_STATUS,
+  type ScriptArgument,
+  type ScriptFailure,
+  type ScriptProcess,
+  type ScriptStep,
+  startScript,
+} from "./syscall_script.ts";
