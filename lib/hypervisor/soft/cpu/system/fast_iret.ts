@@ -50,7 +50,7 @@ const DATA = 0x00cf_9300_0000_ffffn;
 const DATA_ATTRS = 0x00c0_9300;
 
 /** Flags besides the arithmetic ones that a program may have. */
-const OTHER_FLAGS = Flag.TF | Flag.IF | Flag.DF | Flag.IOPL | Flag.NT | Flag.RF | Flag.AC |
+const OTHER_FLAGS = Flag.TF | Flag.IF | Flag.DF | Flag.IOPL | Flag.NT | Flag.AC |
   Flag.VIF | Flag.VIP | Flag.ID;
 
 function field(seg: Seg, name: keyof typeof SegField): number {
@@ -117,7 +117,9 @@ function returnQuickly(c: Cx, slow: Label): void {
   f.brIf(slow, ne(and(c.s32(S.flagOther), Flag.NT), i32(0)));
   // It ends the handling of an NMI.
   f.brIf(slow, ne(c.s32(S.nmiBlocked), i32(0)));
+  // Data breakpoints; and those of instructions, for which RF counts.
   f.brIf(slow, ne(c.s32(S.checks), i32(0)));
+  f.brIf(slow, ne(and(c.s32(S.dr + 8 * 7), 0xff), i32(0)));
   const sp = f.let(c.reg(Reg.rsp, 8));
   const at = (n: number) => c.load(f.let(add(sp, 8 * n)), 8);
   const rip = c.load(sp, 8);

@@ -34,7 +34,9 @@ function setFlags(cpu: HostContext, flags: bigint, at: { size: number; mask: num
   const mask = at.size === 2 ? at.mask & 0xffff : at.mask;
   const value = Number(BigInt.asIntN(32, flags));
   cpu.exports.setArithFlags(flags);
-  setOtherFlags(cpu, (cpu.get32(S.flagOther) & ~mask) | (value & mask));
+  // RF holds for the next instruction, where breakpoints are armed; else it is as good as gone.
+  const gone = (cpu.get32(S.dr + 8 * 7) & 0xff) === 0 ? Flag.RF : 0;
+  setOtherFlags(cpu, ((cpu.get32(S.flagOther) & ~mask) | (value & mask)) & ~gone);
 }
 
 function returnReal(cpu: HostContext, size: number): void {
