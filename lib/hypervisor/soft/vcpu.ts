@@ -216,12 +216,17 @@ export class SoftVcpu implements Vcpu {
 
   /** Counters of the engine. */
   stats(): Record<string, number> {
-    const { code, translator } = this.#processor;
+    const { code, translator, lockstep } = this.#processor;
     return {
       decoded: code.decoded,
       invalidated: code.invalidated,
       flushes: code.flushes,
       ...translator.stats,
+      ...(lockstep === undefined ? {} : {
+        comparedRegions: lockstep.stats.regions,
+        comparedInstructions: lockstep.stats.instructions,
+        comparedFaults: lockstep.stats.faults,
+      }),
     };
   }
 

@@ -38,6 +38,7 @@ import {
 } from "./state.ts";
 import { deliver, hostFunctions, resetCpu, updateMode } from "./system/mod.ts";
 import { allRows, registerHelpers } from "./table.ts";
+import { Lockstep } from "./translator/lockstep.ts";
 import { type Tier, TierPolicy } from "./translator/tier.ts";
 import { Translator } from "./translator/translator.ts";
 
@@ -123,6 +124,8 @@ export class Processor {
   /** Makes hot code fast. */
   readonly translator: Translator;
   readonly #tier: TierPolicy;
+  /** Compares regions with the interpreter, in tests. */
+  readonly lockstep: Lockstep | undefined;
   #waiting = false;
   #nmiPending = false;
   /** Data breakpoints that the running instruction hit. */
@@ -187,7 +190,9 @@ export class Processor {
       interpreter: this.interpreter,
       exports: instance.exports,
       code: this.code,
+      lockstep: this.#tier.tier === "lockstep",
     });
+    if (this.#tier.tier === "lockstep") this.lockstep = this.#makeLockstep();
     this.cpu.flushCode = () => this.code.flushTlb();
     this.cpu.platform = this.#platform(chip, id);
   }
@@ -271,6 +276,12 @@ export class Processor {
   }
 
   #mmioLoad(physical: number, size: number): void {
+    if (this.lockstep?.device(physical, { size, store: false }) === true) return;
+    this.#deviceLoad(physical, size);
+    this.lockstep?.deviceDone(physical, { size, store: false });
+  }
+
+  #deviceLoad(physical: number, size: number): void {
     if (this.#chip.handlesMmio(physical, this.cpu.id)) {
       this.#chip.mmioRead(this.cpu.id, physical, size, this.#mmioData);
     } else this.cpu.io.mmioRead(physical, size, this.#mmioData);
@@ -278,6 +289,12 @@ export class Processor {
   }
 
   #mmioStore(physical: number, size: number): void {
+    if (this.lockstep?.device(physical, { size, store: true }) === true) return;
+    this.lockstep?.deviceDone(physical, { size, store: true });
+    this.#deviceStore(physical, size);
+  }
+
+  #deviceStore(physical: number, size: number): void {
     if (this.#chip.handlesMmio(physical, this.cpu.id)) {
       this.#chip.mmioWrite(this.cpu.id, physical, size, this.#mmioData);
     } else if (!this.#events.hasIoEvents || !this.#signalMmio(physical, size)) {
@@ -316,6 +333,7 @@ export class Processor {
       let exit: number;
       const debug = (cpu.get32(S.dr + 8 * 7) & 0xff) !== 0;
       if (oneMore || trap || debug || this.#tier.stepsAside()) exit = this.#step({ trap, debug });
+      else if (this.lockstep !== undefined) exit = this.#compare(this.lockstep);
       else {
         cpu.set32(S.fuel, this.#tier.nextFuel());
         exit = this.#exports.run();
@@ -333,6 +351,52 @@ export class Processor {
           break;
       }
     }
+  }
+
+  #makeLockstep(): Lockstep {
+    const cpu = this.cpu;
+    const page = () => {
+      const rip = cpu.get64(S.rip);
+      const linear = (rip + cpu.segBase(Seg.CS)) & cpu.get64(S.linearMask);
+      const ram = this.#fetchAddress(linear);
+      if (ram < 0) return undefined;
+      return { linear, page: this.code.page(ram & ~4095, cpu.get32(S.codeTag) & ~CodeMode.user) };
+    };
+    return new Lockstep(cpu, this.#ram, {
+      runRecord: (record) => this.#exports.runRecord(record),
+      step: () => {
+        const at = page();
+        return at === undefined ? Exit.Fault : this.#runScratch(at.linear, { ...at, stop: true });
+      },
+      ramOffset: (physical) => this.#ramOffset(physical),
+      codeAt: (rip) => {
+        const at = page();
+        if (at === undefined) return new Uint8Array(16);
+        const start = at.page.ram + Number(rip & 0xfffn);
+        return this.#ram.slice(start, start + 15);
+      },
+      faultRip: () => this.#faultRip(),
+    });
+  }
+
+  /** Runs the code at `S.rip` as a region and interpreted, where it can be a region. */
+  #compare(lockstep: Lockstep): number {
+    const cpu = this.cpu;
+    const exit = this.#lookup();
+    const tag = cpu.get32(S.codeTag) & ~CodeMode.user;
+    if (exit !== Exit.Resume) return exit;
+    const rip = cpu.get64(S.rip);
+    const offset = Number(rip & 0xfffn);
+    const ram = this.#fetchAddress(rip & cpu.get64(S.linearMask));
+    if (tag !== CodeMode.bits64 || ram < 0) return this.#step({ trap: false, debug: false });
+    const page = this.code.page(ram & ~4095, tag);
+    this.translator.translate(page, offset);
+    const record = cpu.get32(page.map + offset * 4);
+    const module = this.translator.bytesOf(page, record);
+    if (module === undefined) return this.#step({ trap: false, debug: false });
+    cpu.set64(S.ripBase, rip - BigInt(offset));
+    cpu.set32(S.pageMap, page.map);
+    return lockstep.run(record, { fuel: this.#tier.nextFuel(), module });
   }
 
   /** Shows the translator where the guest is. */
@@ -462,9 +526,7 @@ export class Processor {
   /** A fault that generated code or a host call threw. */
   #fault(): "ok" | "triple" {
     const cpu = this.cpu;
-    const rip = cpu.get32(S.faultRipSet) !== 0
-      ? cpu.get64(S.rip)
-      : cpu.get64(S.ripBase) + BigInt(cpu.u16[(cpu.get32(S.record) + Rec.off) >>> 1] as number);
+    const rip = this.#faultRip();
     const hasError = cpu.get32(S.faultHasError) !== 0;
     return deliver(cpu, {
       vector: cpu.get32(S.faultVector),
@@ -472,6 +534,14 @@ export class Processor {
       hasError,
       rip,
     });
+  }
+
+  /** Address of the instruction that faulted. */
+  #faultRip(): bigint {
+    const cpu = this.cpu;
+    return cpu.get32(S.faultRipSet) !== 0
+      ? cpu.get64(S.rip)
+      : cpu.get64(S.ripBase) + BigInt(cpu.u16[(cpu.get32(S.record) + Rec.off) >>> 1] as number);
   }
 
   #setFault(vector: number, error?: number): number {
@@ -492,13 +562,17 @@ export class Processor {
       cpu.set32(S.faultRipSet, 1);
       return -1;
     }
-    const at = Number(physical);
-    if (at < this.#map.lowBytes) return at;
-    const high = at - 0x1_0000_0000;
-    if (high >= 0 && high < this.#map.highBytes) return this.#map.lowBytes + high;
+    const ram = this.#ramOffset(Number(physical));
+    if (ram >= 0) return ram;
     // Nothing answers there: all ones, which is no instruction.
     this.#setFault(Vector.UD);
     return -1;
+  }
+
+  #ramOffset(physical: number): number {
+    if (physical < this.#map.lowBytes) return physical;
+    const high = physical - 0x1_0000_0000;
+    return high >= 0 && high < this.#map.highBytes ? this.#map.lowBytes + high : -1;
   }
 
   /** Makes the code at `S.rip` ready; returns an exit to handle. */
@@ -533,6 +607,10 @@ export class Processor {
 
   /** An access while data breakpoints are armed (Intel SDM vol. 3, 18.2.4). */
   #dataAccess(linear: bigint, access: { size: number; write: boolean }): void {
+    if (this.lockstep?.active === true) {
+      this.lockstep.access(linear, access);
+      return;
+    }
     const dr7 = this.cpu.get32(S.dr + 8 * 7);
     for (let n = 0; n < 4; n++) {
       if (((dr7 >>> (2 * n)) & 3) === 0) continue;
@@ -578,8 +656,13 @@ export class Processor {
     if (ram < 0) return Exit.Fault;
     const page = this.code.page(ram & ~4095, cpu.get32(S.codeTag) & ~CodeMode.user);
     this.#enterTlb(linear, cpu.get32(S.codeTag), page);
+    const enabled = cpu.get32(S.flagOther) & Flag.IF;
     const exit = this.#runScratch(linear, { page, stop: true });
     if (exit === Exit.Fault) return exit;
+    // STI holds interrupts back for one instruction more, HLT most of all.
+    if (enabled === 0 && (cpu.get32(S.flagOther) & Flag.IF) !== 0 && this.#fetched[0] === 0xfb) {
+      cpu.set32(S.shadow, 1);
+    }
     if (resume) cpu.set32(S.flagOther, cpu.get32(S.flagOther) & ~Flag.RF);
     if (!how.trap && this.#hits === 0) return exit;
     this.#noteDebug((how.trap ? 0x4000 : 0) | this.#hits);

@@ -149,9 +149,15 @@ export class Translatability {
 export function emitRegion(
   f: FuncBuilder,
   runtime: Runtime,
-  options: { plan: RegionPlan; recordOf: (offset: number) => number; faultTag: number },
+  options: {
+    plan: RegionPlan;
+    recordOf: (offset: number) => number;
+    faultTag: number;
+    /** Counts instructions in `S.regionCount`. */
+    counts: boolean;
+  },
 ): void {
-  const { plan, recordOf, faultTag } = options;
+  const { plan, recordOf, faultTag, counts } = options;
   const gpr = Array.from({ length: 16 }, () => f.local(I64));
   const flagResult = f.local(I64);
   const flagAux = f.local(I64);
@@ -199,6 +205,7 @@ export function emitRegion(
             block: plan.blocks[i] as RegionBlock,
             following: plan.blocks[i + 1],
             frame,
+            counts,
           }),
       });
     });
@@ -236,11 +243,19 @@ function nestBlocks(
 function emitBlock(
   f: FuncBuilder,
   runtime: Runtime,
-  options: { block: RegionBlock; following: RegionBlock | undefined; frame: RegionFrame },
+  options: {
+    block: RegionBlock;
+    following: RegionBlock | undefined;
+    frame: RegionFrame;
+    counts: boolean;
+  },
 ): void {
-  const { block, following, frame } = options;
+  const { block, following, frame, counts } = options;
   let last: RegionCx | undefined;
   for (const at of block.insns) {
+    if (counts) {
+      f.store64(CPU, i32(0), add(load.i64(CPU, i32(0), S.regionCount), 1), S.regionCount);
+    }
     f.block((end) => {
       const c = new RegionCx(f, runtime, { at, frame, end });
       at.insn.semantics(c);

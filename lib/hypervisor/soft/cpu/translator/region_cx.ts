@@ -253,9 +253,9 @@ export class RegionCx extends Cx {
     this.f.br(this.#end);
   }
 
-  override dispatch(record: Expr): void {
-    this.#frame.spill();
-    super.dispatch(record);
+  /** A string instruction that is not finished begins again. */
+  override dispatch(_record: Expr): void {
+    this.jump(this.rip());
   }
 
   override leave(exit: number): void {

@@ -1,14 +1,20 @@
 /**
  * Which code the processor runs when: interpreter only, translated as soon as possible, as samples of
- * the guest say, or by chance. All but `auto` are for tests.
+ * the guest say, by chance, or both, compared (see lockstep.ts). All but `auto` are for tests.
  *
  * @module
  */
 
 /** How code gets from the interpreter to the translator. */
-export type Tier = "auto" | "interpreter" | "translator-forced" | "random";
+export type Tier = "auto" | "interpreter" | "translator-forced" | "random" | "lockstep";
 
-const TIERS: readonly Tier[] = ["auto", "interpreter", "translator-forced", "random"];
+const TIERS: readonly Tier[] = [
+  "auto",
+  "interpreter",
+  "translator-forced",
+  "random",
+  "lockstep",
+];
 
 /** The tier that environment variable `VMCTL_SOFT_TIER` names, for whole-program tests; else `auto`. */
 export function tierOfEnvironment(): Tier {
@@ -35,6 +41,7 @@ export class TierPolicy {
       case "translator-forced":
         return 1;
       case "random":
+      case "lockstep":
         return 1 + this.#draw(60);
       default:
         return this.fuel;

@@ -38,6 +38,8 @@ export interface TranslatorOptions {
   readonly interpreter: Interpreter;
   readonly exports: WebAssembly.Exports;
   readonly code: CodeCache;
+  /** Regions count instructions and leave where they would go on elsewhere; their bytes are kept. */
+  readonly lockstep: boolean;
 }
 
 /** Counters of the translator. */
@@ -59,6 +61,8 @@ export class Translator {
   readonly #u8: Uint8Array;
   readonly #translatable: Translatability;
   readonly #freeSlots: number[] = [];
+  /** Modules by slot, for lockstep. */
+  readonly #bytes = new Map<number, Uint8Array>();
   #nextSlot: number;
 
   constructor(options: TranslatorOptions) {
@@ -85,6 +89,13 @@ export class Translator {
     if (count === HOT) this.translate(page, offset);
   }
 
+  /** The module of the region in `record`'s place, where it is kept; undefined where there is no region. */
+  bytesOf(page: CodePage, record: number): Uint8Array | undefined {
+    return page.regions.has(record)
+      ? this.#bytes.get(this.#i32[record >>> 2] as number)
+      : undefined;
+  }
+
   /** Translates the region that begins at `offset` of `page`. */
   translate(page: CodePage, offset: number): boolean {
     const record = this.#i32[(page.map >>> 2) + offset] as number;
@@ -102,9 +113,12 @@ export class Translator {
     }
     const recordOf = (at: number) => this.#i32[(page.map >>> 2) + at] as number;
     const f = module.func([I32], [I32]);
-    emitRegion(f, runtime, { plan, recordOf, faultTag: imports.tag });
+    const { lockstep } = this.#options;
+    emitRegion(f, runtime, { plan, recordOf, faultTag: imports.tag, counts: lockstep });
     module.exportFunc("region", f);
-    const instance = this.#instantiate(module);
+    const bytes = module.finish();
+    if (lockstep) this.#bytes.set(slot, bytes);
+    const instance = this.#instantiate(bytes);
     this.#options.table.set(
       slot,
       instance.exports["region"] as unknown as (record: number) => number,
@@ -132,7 +146,7 @@ export class Translator {
 
   /** Module with the imports of the interpreter's functions. */
   #begin(): { module: ModuleBuilder; runtime: Runtime; imports: { tag: number } } {
-    const { interpreter, table } = this.#options;
+    const { interpreter, table, lockstep } = this.#options;
     const module = new ModuleBuilder();
     module.importMemory("e", "cpu", interpreter.cpuMemory);
     module.importMemory("e", "ram", interpreter.ramMemory);
@@ -150,6 +164,7 @@ export class Translator {
     const bySize = (items: ReadonlyMap<number, RuntimeExport>) =>
       new Map([...items].map(([size, item]) => [size, bring(item)]));
     const { runtime: exported } = interpreter;
+    const jumpOut = exported.helpers.get("jumpOut");
     const helpers = new Map<string, FuncRef>();
     for (const [name, item] of exported.helpers) helpers.set(name, bring(item));
     return {
@@ -160,7 +175,7 @@ export class Translator {
         storeSlow: bySize(exported.storeSlow),
         modifySlow: bySize(exported.modifySlow),
         probeWrite: bring(exported.probeWrite),
-        jump: bring(exported.jump),
+        jump: bring(lockstep && jumpOut !== undefined ? jumpOut : exported.jump),
         raise: bring(exported.raise),
         host: bring(exported.raise),
         handlerType: module.typeIndex({ params: [I32], results: [I32] }),
@@ -169,9 +184,9 @@ export class Translator {
     };
   }
 
-  #instantiate(module: ModuleBuilder): WebAssembly.Instance {
+  #instantiate(bytes: Uint8Array<ArrayBuffer>): WebAssembly.Instance {
     const { cpuMemory, ramMemory, table, tag, exports } = this.#options;
-    return new WebAssembly.Instance(new WebAssembly.Module(module.finish()), {
+    return new WebAssembly.Instance(new WebAssembly.Module(bytes), {
       e: {
         cpu: cpuMemory,
         ram: ramMemory,
