@@ -12,7 +12,7 @@ import { SoftEvents } from "../../events.ts";
 import { SoftIrqChip } from "../../irqchip/mod.ts";
 import type { HostContext } from "../host_context.ts";
 import { cpuLayout, createCpuMemory, Processor } from "../processor.ts";
-import { CodeMode, Exit, Reg, S, Seg, SegAttr } from "../state.ts";
+import { CodeMode, Exit, ITLB, ITLB_ENTRIES, ITLB_ENTRY, Reg, S, Seg, SegAttr } from "../state.ts";
 import { setSegment } from "./access.ts";
 import { loadFlags, updateMode } from "./mode.ts";
 
@@ -124,6 +124,12 @@ export class TestCpu implements Disposable {
       if (exit !== Exit.Lookup || cpu.get64(S.rip) !== rip) return exit;
       const page = processor.code.page(physical & ~0xfff, cpu.get32(S.codeTag) & ~CodeMode.user);
       processor.code.decode(page, physical & 0xfff);
+      // Only 64-bit code is found without the run loop's help.
+      const linear = rip + cpu.segBase(Seg.CS);
+      const entry = ITLB + ITLB_ENTRY * Number((linear >> 12n) % BigInt(ITLB_ENTRIES));
+      cpu.set64(entry, (linear & ~0xfffn) | BigInt(cpu.get32(S.codeTag)));
+      cpu.set32(entry + 8, page.map);
+      cpu.set32(entry + 12, 0);
     }
     throw new Error(`the code at ${rip} was never decoded`);
   }
