@@ -1,0 +1,26 @@
+/**
+ * Virtio: queues, and devices as vhost-user back ends and front ends.
+ *
+ * @module
+ */
+
+export { DescriptorChain, Pieces } from "./chain.ts";
+export { type AreaPlace, DeviceMemory, MemoryArea } from "./device_memory.ts";
+export { VhostUserError, type VhostUserErrorKind, VirtioError } from "./errors.ts";
+export { DeviceStatus, DeviceType, Feature, QUEUE_FEATURES } from "./features.ts";
+export { InflightQueue, inflightQueueBytes } from "./inflight.ts";
+export {
+  availableRingBytes,
+  descriptorTableBytes,
+  isQueueSize,
+  MAX_QUEUE_SIZE,
+  type RingAddresses,
+  usedRingBytes,
+} from "./ring.ts";
+export {
+  MAX_CHAIN,
+  type QueueFault,
+  type QueueFaultReason,
+  Virtqueue,
+  type VirtqueueSettings,
+} from "./virtqueue.ts";
