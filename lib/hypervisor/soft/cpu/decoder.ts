@@ -172,6 +172,7 @@ export class Decoder {
       modrm,
       long,
       rexW: (rex >>> 3) & 1,
+      rexB: rex & 1,
     });
     if (insn === undefined) return DecodeStatus.Invalid;
     const words = insn.words;
@@ -435,7 +436,14 @@ function generalSlot(n: number, how: { bytes: number; rex: number }): number {
 
 function pick(
   group: Group,
-  at: { rep: number; opsizePrefix: boolean; modrm: number; long: boolean; rexW: number },
+  at: {
+    rep: number;
+    opsizePrefix: boolean;
+    modrm: number;
+    long: boolean;
+    rexW: number;
+    rexB: number;
+  },
 ): Insn | undefined {
   const mod = at.modrm >>> 6;
   for (const row of group.rows) {
@@ -458,6 +466,7 @@ function pick(
     if (row.form === "reg" && mod !== 3) continue;
     if (row.rm !== undefined && row.rm !== (at.modrm & 7)) continue;
     if (row.rexW !== undefined && row.rexW !== at.rexW) continue;
+    if (at.rexB !== 0 && row.words.has("nob")) continue;
     if (at.long ? row.words.has("i64") : row.words.has("o64")) continue;
     return row;
   }

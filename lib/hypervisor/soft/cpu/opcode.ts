@@ -14,6 +14,7 @@
  *   `f64`: always; `lock`: LOCK is allowed with a memory operand.
  * - `sz`: handlers differ by operand size although no operand shows it; `az`: by address size and REP
  *   (in the record's `extra`, see {@link Extra}).
+ * - `nob`: only without REX.B.
  * - `di`: memory at DS:rDI (overridable) is accessed, as `ea()` gives it.
  * - `end`: execution does not go on with the next instruction.
  *

@@ -26,6 +26,15 @@ export interface MemoryOperand {
   readonly scale: number;
   readonly disp: number;
   readonly bytes: number;
+  /** Register with a bit offset, or -1. */
+  readonly bits: number;
+}
+
+const BASES = [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+
+/** True where a register operand is a signed bit offset from the memory operand. */
+function addressesBits(row: Insn): boolean {
+  return ["bt", "bts", "btr", "btc"].includes(row.mnemonic) && row.operands[1]?.kind === "G";
 }
 
 const MEMORY_KINDS = ["E", "M", "W", "Q"];
@@ -89,13 +98,13 @@ export function encode(row: Insn, form: { mem: boolean; size: number }, random: 
     modrm = regField << 3;
     rex &= ~1;
     if (mem) {
-      const base = random.pick([0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+      // A bit offset in a register reaches far; it must not be the address.
+      const bases = BASES.filter((n) => !addressesBits(row) || n !== reg);
+      const base = random.pick(bases);
       let index = -1;
       let scale = 0;
       if (random.oneIn(3)) {
-        do index = random.pick([0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]); while (
-          index === base
-        );
+        index = random.pick(bases.filter((n) => n !== base));
         scale = random.below(4);
       }
       rex &= ~2;
@@ -117,14 +126,15 @@ export function encode(row: Insn, form: { mem: boolean; size: number }, random: 
       modrm |= (mod << 6) | (withSib ? 4 : base & 7);
       const operand = row.operands.find((o) => MEMORY_KINDS.includes(o.kind));
       const width = operand === undefined ? 1 : Math.max(1, sizeOf(operand.size, size));
-      memory = { base, index, scale, disp, bytes: width };
+      const bits = addressesBits(row) ? reg : -1;
+      memory = { base, index, scale, disp, bytes: width, bits };
     } else {
       if (row.rm !== undefined) rm = row.rm;
       rex |= rm >> 3;
       modrm |= 0xc0 | (rm & 7);
     }
   }
-  if (row.words.has("di")) memory = { base: 7, index: -1, scale: 0, disp: 0, bytes: 16 };
+  if (row.words.has("di")) memory = { base: 7, index: -1, scale: 0, disp: 0, bytes: 16, bits: -1 };
   const needsRex = rex !== 0x40 || random.oneIn(4);
   if (needsRex) bytes.push(rex);
   if (row.map > 0) bytes.push(0x0f);
@@ -428,8 +438,9 @@ export interface Pages {
 
 const ALL_PAGES = 8192;
 
-/** Where the operand of `bytes` bytes begins, relative to the pages. */
-function place(random: Random, bytes: number): number {
+/** Where the operand of `bytes` bytes begins, relative to the pages; `within`: far from their ends. */
+function place(random: Random, bytes: number, within: boolean): number {
+  if (within) return 512 + random.below(6000);
   const middle = 512 + 16 * random.below(200);
   switch (random.below(16)) {
     case 0:
@@ -463,15 +474,22 @@ export function fillState(
   let offset = 0;
   let windowAt = 512 + 8 * random.below(100);
   if (memory !== undefined) {
-    offset = place(random, memory.bytes);
-    windowAt = Math.max(0, Math.min(ALL_PAGES - WINDOW, (offset - 16) & ~7));
+    offset = place(random, memory.bytes, memory.bits >= 0);
+    windowAt = Math.max(
+      0,
+      Math.min(ALL_PAGES - WINDOW, (offset - (memory.bits < 0 ? 16 : 64)) & ~7),
+    );
     let target = pages.address + BigInt(offset);
-    if (random.oneIn(64)) target = 0x8000_0000_0000_0000n | random.u64() >> 4n; // not canonical
+    if (memory.bits < 0 && random.oneIn(64)) target = 0x8000_0000_0000_0000n | random.u64() >> 4n; // not canonical
     let rest = target - BigInt(memory.disp);
     if (memory.index >= 0) {
       rest -= view.getBigUint64(at + 8 * memory.index, true) << BigInt(memory.scale);
     }
     view.setBigUint64(at + 8 * memory.base, BigInt.asUintN(64, rest), true);
+    if (memory.bits >= 0) {
+      const offset = BigInt.asUintN(64, BigInt(random.below(1024) - 512));
+      view.setBigUint64(at + 8 * memory.bits, offset, true);
+    }
   }
   const window = pages.address + BigInt(windowAt);
   view.setBigUint64(at + Case.window, window, true);

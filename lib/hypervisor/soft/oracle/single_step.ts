@@ -6,17 +6,16 @@
  */
 
 import { createTag } from "../wasm/mod.ts";
-import { CodeCache, type CodeRegions, DecodeResult } from "../cpu/code_cache.ts";
+import { CodeCache, DecodeResult } from "../cpu/code_cache.ts";
 import { Decoder } from "../cpu/decoder.ts";
 import { type EngineExports, HostContext } from "../cpu/host_context.ts";
 import { buildInterpreter, HANDLER_SLOTS } from "../cpu/interpreter.ts";
 import type { Insn } from "../cpu/opcode.ts";
+import { cpuLayout, createCpuMemory } from "../cpu/processor.ts";
 import {
   ARITH_FLAGS,
   CodeMode,
   Exit,
-  FIXED_END,
-  PAGE_MAP,
   S,
   SCRATCH_RECORDS,
   Seg,
@@ -25,9 +24,8 @@ import {
   segOffset,
   Vector,
 } from "../cpu/state.ts";
-import { updateMode } from "../cpu/system/mode.ts";
+import { hostFunctions, updateMode } from "../cpu/system/mod.ts";
 import { registerHelpers } from "../cpu/table.ts";
-import { x87HostFunctions } from "../cpu/x87/mod.ts";
 import { Case, WINDOW } from "./native.ts";
 
 const PAGE = 4096;
@@ -35,20 +33,6 @@ const RAM_BYTES = 1 << 20;
 /** Where the two data pages lie in guest RAM, and the page tables. */
 const DATA_RAM = 0x40000;
 const TABLES_RAM = 0x1000;
-
-const codeIndex = FIXED_END + (RAM_BYTES / PAGE) * 8;
-const maps = codeIndex + (RAM_BYTES / PAGE) * 4;
-const arena = maps + 4 * PAGE_MAP;
-/** Of decoded code only the scratch records are used. */
-const regions: CodeRegions = {
-  codeMarks: FIXED_END,
-  codeIndex,
-  maps,
-  mapsEnd: arena,
-  arena,
-  arenaEnd: arena + PAGE,
-};
-const CPU_PAGES = Math.ceil(regions.arenaEnd / 65536);
 
 /** Linear address of the instructions of the interpreter. */
 export const IP = 0x1000n;
@@ -75,11 +59,8 @@ export class InterpreterStep implements SingleStep {
    */
   constructor(rows: readonly Insn[], pages: bigint) {
     this.#pages = pages;
-    const memory = new WebAssembly.Memory({
-      initial: CPU_PAGES,
-      maximum: CPU_PAGES,
-      shared: true,
-    });
+    const layout = cpuLayout(RAM_BYTES);
+    const memory = createCpuMemory(layout);
     const ramPages = RAM_BYTES / 65536;
     const ram = new WebAssembly.Memory({ initial: ramPages, maximum: ramPages, shared: true });
     this.#ram = new Uint8Array(ram.buffer);
@@ -87,21 +68,16 @@ export class InterpreterStep implements SingleStep {
     this.cpu = new HostContext(memory, { id: 0, tag });
     const interpreter = buildInterpreter({
       rows,
-      map: {
-        lowBytes: RAM_BYTES,
-        highBytes: 0,
-        codeMarks: regions.codeMarks,
-        codeIndex: regions.codeIndex,
-      },
-      cpuPages: CPU_PAGES,
+      map: { lowBytes: RAM_BYTES, highBytes: 0, ...layout.regions },
+      cpuPages: layout.pages,
       ramPages,
       extend: registerHelpers,
     });
     const missing = () => {
-      throw new Error("single steps have no devices and no host functions");
+      throw new Error("single steps have no devices");
     };
     const host = (id: number, record: number) =>
-      x87HostFunctions.get(id)?.(this.cpu, record) ?? missing();
+      hostFunctions.get(id)?.(this.cpu, record) ?? missing();
     const imports: Record<string, WebAssembly.ImportValue> = {
       cpu: memory,
       ram,
@@ -116,10 +92,11 @@ export class InterpreterStep implements SingleStep {
     this.cpu.exports = this.#exports;
     this.cpu.handlers = interpreter.handlers;
     this.#code = new CodeCache(memory, ram, {
-      regions,
+      regions: layout.regions,
       interpreter,
       decoder: new Decoder(rows),
       protect: () => {},
+      seal: () => {},
     });
     this.#userMode();
   }

@@ -317,7 +317,9 @@ const cmpxchg: Semantics = (c) => {
   const src = c.f.let(c.get(1));
   const equal = c.f.let(eq(a, b));
   const r = c.f.let(sub(a, b));
-  c.set(0, select(equal, src, b));
+  // Memory is written in any case, a register only by a compare that succeeds.
+  if (c.isMemory(0)) c.set(0, select(equal, src, b));
+  else c.f.if(equal, () => c.set(0, src));
   // A 32-bit compare that fails clears the upper half of RAX; one that succeeds does not touch it.
   c.f.if(eqz(equal), () => c.setReg(Reg.rax, b, size));
   c.flagsSub(a, b, { result: r, size });

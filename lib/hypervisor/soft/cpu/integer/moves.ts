@@ -49,7 +49,11 @@ const movsx: Semantics = (c) => c.set(0, signExtend(c.get(1), c.operandSize(1)))
 rows.push(
   insn("movsx", "0f be /r", "Gv Eb", movsx),
   insn("movsx", "0f bf /r", "Gv Ew", movsx),
-  insn("movsxd", "63 /r o64", "Gv Ed", movsx),
+  // With an operand size of 16 bits it moves and reads only those.
+  insn("movsxd", "63 /r o64", "Gv Ed", (c) => {
+    if (c.size !== 2) movsx(c);
+    else c.set(0, c.isMemory(1) ? c.load(c.ea(), 2) : c.get(1));
+  }),
 );
 
 // MOV from a segment register: a register destination takes the operand size, memory 16 bits.
@@ -77,7 +81,7 @@ rows.push(
   insn("xchg", "86 /r lock", "Eb Gb", xchg),
   insn("xchg", "87 /r lock", "Ev Gv", xchg),
   insn("pause", "f3 90", "", () => {}),
-  insn("nop", "90", "", () => {}),
+  insn("nop", "90 nob", "", () => {}),
   insn("xchg", "90+r", "Zv Av", xchg),
 );
 
