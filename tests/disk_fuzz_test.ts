@@ -4,7 +4,7 @@
  */
 import { strict as assert } from "node:assert";
 import fc from "fast-check";
-import { createQcow2, DiskError, openDisk } from "../lib/disk/mod.ts";
+import { checkDisk, createQcow2, DiskError, diskInfo, openDisk } from "../lib/disk/mod.ts";
 import { parseHeader } from "../lib/disk/qcow2/header.ts";
 import { compressedRange, zstdFrameBytes } from "../lib/disk/qcow2/compressed.ts";
 import { IoVector, listOpenFds } from "../lib/host/mod.ts";
@@ -69,6 +69,8 @@ function tolerate(action: () => void): void {
 /** Uses an image for reading and writing in all ways, in small pieces. */
 function use(path: string): void {
   const buffer = new Uint8Array(48 * KIB);
+  tolerate(() => void diskInfo(path, { format: "qcow2" }));
+  tolerate(() => void checkDisk(path, { format: "qcow2" }));
   for (const readOnly of [true, false]) {
     tolerate(() => {
       using disk = openDisk(path, { format: "qcow2", readOnly, lock: false });

@@ -2,8 +2,9 @@
  * Disk images beside QEMU's tools: what they make is read alike, what we write they find sound.
  */
 import { strict as assert } from "node:assert";
-import { createQcow2, openDisk } from "../lib/disk/mod.ts";
+import { checkDisk, createQcow2, DiskError, openDisk } from "../lib/disk/mod.ts";
 import { IoVector } from "../lib/host/mod.ts";
+import { runVmctl } from "./support/vmctl.ts";
 import {
   assertClean,
   cutVector,
@@ -21,7 +22,7 @@ import {
 const MIB = 2 ** 20;
 const skipped = HAS_QEMU_IMG ? "" : " (skipped: no qemu-img)";
 
-function test(name: string, run: () => void): void {
+function test(name: string, run: () => void | Promise<void>): void {
   Deno.test({ name: `${name}${skipped}`, ignore: !HAS_QEMU_IMG, fn: run });
 }
 
@@ -427,4 +428,86 @@ test("bitmaps that QEMU keeps in an image are given up when it is written to", (
     disk.writeAt(0, IoVector.of(new Uint8Array(65536).fill(1)));
   }
   assert.equal(qemuCheck(image).corruptions, 0);
+});
+
+test("a check of ours finds what QEMU's finds", () => {
+  using folder = new TemporaryFolder({ inMemory: true });
+  const image = folder.file("image.qcow2");
+  const damaged = folder.file("damaged.qcow2");
+  let corrupt = 0;
+  let leaking = 0;
+  for (const layout of ["cluster_size=512", "cluster_size=1024,refcount_bits=2", "compat=0.10"]) {
+    const random = new Random(31);
+    qemuImg("create", "-q", "-f", "qcow2", "-o", layout, image, "1M");
+    for (const name of ["a", "b"]) {
+      using disk = openDisk(image);
+      const model = readAll(disk);
+      for (let step = 0; step < 30; step++) {
+        randomOperation(disk, model, random, { longestBytes: 30_000 });
+      }
+      disk.close();
+      qemuImg("snapshot", "-c", name, image);
+    }
+    assert.deepEqual([checkDisk(image).corruptions, checkDisk(image).leaks], [0, 0], layout);
+    const bytes = Deno.readFileSync(image);
+    const view = new DataView(bytes.buffer);
+    const l1 = Number(view.getBigUint64(40));
+    const counts = Number(view.getBigUint64(Number(view.getBigUint64(48))));
+    let l2 = 0;
+    for (let at = l1; l2 === 0; at += 8) {
+      l2 = Number(view.getBigUint64(at) & 0x00ff_ffff_ffff_fe00n);
+    }
+    for (let round = 0; round < 25; round++) {
+      const copy = bytes.slice();
+      const place = [l2, counts, l1][random.next(3)]! + random.next(160);
+      copy[place] = random.next(2) === 0 ? copy[place]! ^ (1 << random.next(8)) : random.next(256);
+      Deno.writeFileSync(damaged, copy);
+      const theirs = qemuCheck(damaged);
+      let ours = { corruptions: 1, leaks: 0 };
+      try {
+        ours = checkDisk(damaged);
+      } catch (error) {
+        assert.ok(error instanceof DiskError);
+      }
+      const hint = `${layout}, byte ${place}: ${JSON.stringify(ours)} ${theirs.text}`;
+      assert.equal(ours.corruptions > 0, theirs.corruptions > 0, hint);
+      if (theirs.corruptions === 0) assert.equal(ours.leaks, theirs.leaks, hint);
+      if (theirs.corruptions > 0) corrupt++;
+      if (theirs.leaks > 0) leaking++;
+    }
+  }
+  assert.ok(corrupt > 10 && leaking > 5, `${corrupt} ${leaking}`);
+});
+
+test("the command line makes, shows and checks images", async () => {
+  using folder = new TemporaryFolder();
+  const vmctl = async (...args: string[]) => await runVmctl(args, { cwd: folder.path });
+  assert.equal((await vmctl("create_qcow2", "base.qcow2", "3M")).code, 0);
+  const made = await vmctl("create_qcow2", "--backing-file", "base.qcow2", "top.qcow2");
+  assert.deepEqual([made.code, made.stdout], [0, "top.qcow2: 3 MiB\n"]);
+  assertClean(folder.file("top.qcow2"));
+  const info = JSON.parse((await vmctl("disk", "info", "--json", "top.qcow2")).stdout);
+  assert.equal(info.length, 2);
+  assert.equal(info[0].size_bytes, 3 * MIB);
+  assert.equal(info[0].qcow2.backing_file, "base.qcow2");
+  assert.match((await vmctl("disk", "info", "top.qcow2")).stdout, /based on +base.qcow2 \(qcow2\)/);
+  assert.equal((await vmctl("disk", "check", "top.qcow2")).stdout.trim().endsWith(": ok"), true);
+  {
+    using _disk = openDisk(folder.file("top.qcow2"));
+    const busy = await vmctl("disk", "check", "top.qcow2");
+    assert.equal(busy.code, 1);
+    assert.match(busy.stderr, /another program uses it/);
+    const replaced = await vmctl("create_qcow2", "top.qcow2", "1M");
+    assert.equal(replaced.code, 1);
+    assert.match(replaced.stderr, /another program uses it/);
+  }
+  const bytes = Deno.readFileSync(folder.file("top.qcow2"));
+  // The count of the header's cluster.
+  bytes[2 * 65536 + 1] = 0;
+  Deno.writeFileSync(folder.file("top.qcow2"), bytes);
+  const damaged = await vmctl("disk", "check", "top.qcow2");
+  assert.equal(damaged.code, 1);
+  assert.match(damaged.stdout, /cluster 0 has 1 references, but counts 0\n.*DAMAGED in 1 places/);
+  assert.equal(JSON.parse((await vmctl("disk", "check", "--json", "top.qcow2")).stdout).ok, false);
+  assert.match((await vmctl("create_qcow2", "x.qcow2")).stderr, /SIZE or --backing-file/);
 });

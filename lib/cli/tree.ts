@@ -26,6 +26,32 @@ export const LIST_OPTIONS = {
 export const DOCTOR_OPTIONS = { json: JSON_OPTION } as const satisfies OptionTable;
 /** Options of `config check`. */
 export const CHECK_OPTIONS = { json: JSON_OPTION } as const satisfies OptionTable;
+/** Options of `create_qcow2`. */
+export const CREATE_QCOW2_OPTIONS = {
+  "backing-file": {
+    type: { kind: "string" },
+    help: "image that the new one is based on; a relative path starts from the new image's folder",
+    valueName: "FILE",
+  },
+  "backing-format": {
+    type: {
+      kind: "choice",
+      choices: { probe: "told by its first bytes (the default)", raw: "raw", qcow2: "qcow2" },
+    },
+    help: "format of the backing file",
+  },
+} as const satisfies OptionTable;
+/** Options of `disk info` and `disk check`. */
+export const DISK_OPTIONS = {
+  format: {
+    type: {
+      kind: "choice",
+      choices: { probe: "told by its first bytes (the default)", raw: "raw", qcow2: "qcow2" },
+    },
+    help: "format of the image",
+  },
+  json: JSON_OPTION,
+} as const satisfies OptionTable;
 /** Options of `config show`. */
 export const SHOW_OPTIONS = {
   ...RUN_OPTIONS,
@@ -247,6 +273,53 @@ const POLICY = group("policy", [
   examples: [{ help: "check a file", command: "vmctl policy check block.policy" }],
 });
 
+const IMAGE: Positional = { name: "PATH", help: "disk image", completes: "file" };
+
+const DISKS: readonly Command[] = [
+  leaf({
+    name: "create_qcow2",
+    help: "make a qcow2 disk image",
+    details: [
+      "SIZE is in bytes or has a suffix, as 512M or 20G; without one, it is the backing file's.",
+    ],
+    options: CREATE_QCOW2_OPTIONS,
+    positionals: [
+      { name: "PATH", help: "the new image; a file that is there is replaced", completes: "file" },
+      { name: "SIZE", help: "size of the disk", optional: true, completes: [] },
+    ],
+    examples: [
+      { help: "an empty disk", command: "vmctl create_qcow2 disk.qcow2 20G" },
+      {
+        help: "a disk over another, which stays as it is",
+        command: "vmctl create_qcow2 --backing-file base.qcow2 disk.qcow2",
+      },
+    ],
+    run: async (input) => await (await import("./commands/create_qcow2.ts")).createQcow2(input),
+  }),
+  group("disk", [
+    leaf({
+      name: "info",
+      help: "show what a disk image is and what it is based on",
+      options: DISK_OPTIONS,
+      positionals: [IMAGE],
+      examples: [{ help: "for a program", command: "vmctl disk info --json disk.qcow2" }],
+      run: async (input) => await (await import("./commands/disk.ts")).info(input),
+    }),
+    leaf({
+      name: "check",
+      help: "check that a qcow2 image that is not in use is sound",
+      details: ["Exit status: 0 the image is sound, 1 it is damaged or cannot be read."],
+      options: DISK_OPTIONS,
+      positionals: [IMAGE],
+      examples: [{ help: "one image", command: "vmctl disk check disk.qcow2" }],
+      run: async (input) => await (await import("./commands/disk.ts")).check(input),
+    }),
+  ], {
+    help: "show and check disk images",
+    examples: [{ help: "what an image is", command: "vmctl disk info disk.qcow2" }],
+  }),
+];
+
 /** The shells that completions are made for. */
 export const SHELLS = ["bash", "zsh", "fish"] as const;
 
@@ -277,7 +350,7 @@ const DOCTOR = leaf({
 /** `vmctl` itself. */
 export const ROOT: Command = group(
   "vmctl",
-  [RUN, ...CONTROL, DOCTOR, CONFIG, POLICY, COMPLETIONS],
+  [RUN, ...CONTROL, ...DISKS, DOCTOR, CONFIG, POLICY, COMPLETIONS],
   {
     help: "Virtual machine monitor for Linux guests, with or without hardware virtualization",
     examples: [

@@ -16,3 +16,6 @@ export {
   type OpenDiskOptions,
 } from "./open.ts";
 export { createQcow2, type CreateQcow2Options } from "./create.ts";
+export { checkDisk, type DiskInfo, diskInfo, type InspectOptions } from "./info.ts";
+export type { CheckReport } from "./qcow2/check.ts";
+export type { Snapshot } from "./qcow2/snapshots.ts";
