@@ -80,10 +80,17 @@ async function bench(settings: Settings): Promise<number> {
   }
   const folder = await Deno.makeTempDir({ prefix: "vmctl-bench-" });
   const results: NamedResult[] = [];
+  let failed = false;
   try {
     for (const { name, run } of settings.benches) {
       const progress = (message: string) => console.error(message);
-      results.push({ name, ...(await run({ vmctl, runs: settings.runs, folder, progress })) });
+      try {
+        results.push({ name, ...(await run({ vmctl, runs: settings.runs, folder, progress })) });
+      } catch (error) {
+        failed = true;
+        console.error(error);
+        results.push({ name, measures: [], notes: ["failed, see above"] });
+      }
     }
   } finally {
     await Deno.remove(folder, { recursive: true });
@@ -92,7 +99,7 @@ async function bench(settings: Settings): Promise<number> {
   const over = results.some(({ measures }) =>
     measures.some((measure) => (ratio(measure) ?? 0) > (measure.limit ?? Infinity))
   );
-  return settings.strict && over ? 1 : 0;
+  return failed || settings.strict && over ? 1 : 0;
 }
 
 async function main(): Promise<number> {
