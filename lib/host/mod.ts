@@ -122,6 +122,7 @@ export {
 } from "./signal.ts";
 export { monotonicNs, realtimeNs, threadCpuNs } from "./clock.ts";
 export {
+  getegid,
   geteuid,
   getgid,
   getResourceLimit,
@@ -153,5 +154,6 @@ export {
   type ScriptFailure,
   type ScriptProcess,
   type ScriptStep,
+  type ScriptStruct,
   startScript,
 } from "./syscall_script.ts";

@@ -12,6 +12,7 @@ const libc = bindLibc({
   getuid: { parameters: [], result: "u32" },
   geteuid: { parameters: [], result: "u32" },
   getgid: { parameters: [], result: "u32" },
+  getegid: { parameters: [], result: "u32" },
   umask: { parameters: ["u32"], result: "u32" },
 });
 const libcLimit = bindLibc({
@@ -31,6 +32,11 @@ export function geteuid(): number {
 /** Real group id. */
 export function getgid(): number {
   return libc().getgid();
+}
+
+/** Effective group id. */
+export function getegid(): number {
+  return libc().getegid();
 }
 
 /** Sets the process's file mode mask; returns the former one. */

@@ -14,13 +14,21 @@ import { type Mapping, mmap } from "./mapping.ts";
 import { NativeCode, protect, Protection } from "./native_code.ts";
 import { rawSyscall } from "./seccomp.ts";
 
-/** A number, text (NUL-terminated in memory), bytes, or an array of pointers to such. */
+/** A structure that points at other bytes. */
+export interface ScriptStruct {
+  readonly bytes: Uint8Array;
+  /** At `at` in the bytes comes the address of `target`. */
+  readonly pointers: readonly { readonly at: number; readonly target: Uint8Array }[];
+}
+
+/** A number, text (NUL-terminated in memory), bytes, an array of pointers to texts, a structure. */
 export type ScriptArgument =
   | number
   | bigint
   | string
   | Uint8Array
-  | readonly (string | null)[];
+  | readonly (string | null)[]
+  | ScriptStruct;
 
 /** One system call. */
 export interface ScriptStep {
@@ -182,6 +190,12 @@ function addArgument(arena: Arena, at: number, argument: ScriptArgument): void {
     arena.point(at, arena.add(encoder.encode(`${argument}\0`)));
   } else if (argument instanceof Uint8Array) {
     arena.point(at, arena.add(argument));
+  } else if (typeof argument === "object" && "pointers" in argument) {
+    const struct = arena.add(argument.bytes);
+    for (const pointer of argument.pointers) {
+      arena.point(struct + pointer.at, arena.add(pointer.target));
+    }
+    arena.point(at, struct);
   } else if (typeof argument === "object") {
     const array = arena.add(new Uint8Array(argument.length * 8));
     argument.forEach((text, index) => {

@@ -1,0 +1,275 @@
+/**
+ * Starts programs in jails.
+ *
+ * @module
+ */
+
+import {
+  describeScriptFailure,
+  dupFd,
+  Fd,
+  getegid,
+  geteuid,
+  isHostError,
+  openFile,
+  pipe,
+  PollEvent,
+  pollFd,
+  type ProcessEnd,
+  rawFd,
+  Reactor,
+  read,
+  type ScriptProcess,
+  Signal,
+  signalProcess,
+  startScript,
+  takeProcessEnd,
+  writeAll,
+} from "../host/mod.ts";
+import { JailError } from "./errors.ts";
+import type { IdMapping, JailSpec } from "./jail.ts";
+import { constants } from "./policy/constants.ts";
+import { wayOut } from "./refusal.ts";
+import { type Preparation, setupSteps } from "./setup_steps.ts";
+
+/** A jail is made within milliseconds, unless a file system hangs. */
+const SETUP_TIMEOUT_MS = 10_000;
+
+/** A jailed program. Disposed, it is killed. */
+export class JailedProcess implements Disposable {
+  /** Its number, as the parent sees it. */
+  readonly pid: number;
+  readonly #pidfd: Fd;
+  #end: ProcessEnd | undefined;
+
+  /** For {@link spawnJailed}: takes the pidfd over. */
+  constructor(pid: number, pidfd: Fd) {
+    this.pid = pid;
+    this.#pidfd = pidfd;
+  }
+
+  /** Descriptor that is readable when it has ended. */
+  get pidfd(): Fd {
+    return this.#pidfd;
+  }
+
+  /** How it ended; undefined as long as it lives. */
+  get end(): ProcessEnd | undefined {
+    if (this.#end === undefined && !this.#pidfd.closed) this.#end = takeProcessEnd(this.#pidfd);
+    return this.#end;
+  }
+
+  /** Waits for its end. */
+  async wait(): Promise<ProcessEnd> {
+    if (this.end !== undefined) return this.end;
+    using reactor = new Reactor();
+    const ended = Promise.withResolvers<void>();
+    using _watch = reactor.watch(this.#pidfd, PollEvent.In, () => ended.resolve());
+    await ended.promise;
+    return this.end!;
+  }
+
+  /** Sends a signal; false where it has ended. It is the init of its jail: of those that it does not
+   * handle, only SIGKILL and SIGSTOP reach it. */
+  kill(signal: number = Signal.Kill): boolean {
+    return this.#end === undefined && signalProcess(this.#pidfd, signal);
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#pidfd.closed) return;
+    if (this.kill()) {
+      // Killed processes end soon, and must not stay as zombies.
+      pollFd(this.#pidfd, PollEvent.In, SETUP_TIMEOUT_MS);
+      this.#end = takeProcessEnd(this.#pidfd);
+    }
+    this.#pidfd[Symbol.dispose]();
+  }
+}
+
+/**
+ * Starts a program in a jail of its own, and comes back when it runs. It is killed when the thread that
+ * called this ends, however that happens.
+ *
+ * @throws {JailError} which says which step of making the jail failed and, where the host allows none,
+ * why and what to do.
+ */
+export function spawnJailed(spec: JailSpec): JailedProcess {
+  using prepared = new Prepared(spec);
+  const { process, pidfd } = prepared.start();
+  const jailed = new JailedProcess(process.pid, pidfd);
+  try {
+    prepared.admit(process);
+    return jailed;
+  } catch (error) {
+    jailed[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** Descriptors that only exist while the jail is made. */
+class Prepared implements Disposable {
+  readonly #spec: JailSpec;
+  readonly #stack = new DisposableStack();
+  readonly #goReader: Fd;
+  readonly #goWriter: Fd;
+  readonly #reportReader: Fd;
+  readonly #reportWriter: Fd;
+  readonly #preparation: Preparation;
+
+  constructor(spec: JailSpec) {
+    this.#spec = spec;
+    checkSpec(spec);
+    try {
+      const places = (spec.fds ?? []).map(({ as }) => as);
+      // Above all numbers that the program wants.
+      const base = Math.max(2, ...places) + 1;
+      const above = (fd: Fd) => {
+        using lower = fd;
+        return this.#stack.use(dupFd(lower, base));
+      };
+      const go = pipe();
+      [this.#goReader, this.#goWriter] = [above(go.reader), above(go.writer)];
+      const report = pipe();
+      [this.#reportReader, this.#reportWriter] = [above(report.reader), above(report.writer)];
+      const program = above(openProgram(spec.program));
+      const fds = (spec.fds ?? []).map(({ fd, as }) => ({
+        from: this.#stack.use(dupFd(fd, base)).raw,
+        as,
+      }));
+      const missing = [0, 1, 2].filter((number) => !places.includes(number));
+      if (missing.length > 0) {
+        const { raw } = above(openFile("/dev/null", Number(constants().get("O_RDWR"))));
+        fds.push(...missing.map((as) => ({ from: raw, as })));
+      }
+      this.#preparation = {
+        spec,
+        goReader: this.#goReader.raw,
+        goWriter: this.#goWriter.raw,
+        report: this.#reportWriter.raw,
+        program: program.raw,
+        fds,
+        folders: foldersOf(spec),
+        uid: spec.uid ?? idInside(spec.uidMap ?? [], geteuid()),
+        gid: spec.gid ?? idInside(spec.gidMap ?? [], getegid()),
+        dropGroups: geteuid() === 0 && (spec.gidMap ?? []).length > 0,
+        lastCapability: Number(Deno.readTextFileSync("/proc/sys/kernel/cap_last_cap")),
+      };
+    } catch (error) {
+      this.#stack.dispose();
+      throw error;
+    }
+  }
+
+  start(): { process: ScriptProcess; pidfd: Fd } {
+    const pidfd = new Int32Array(1);
+    const steps = setupSteps(this.#preparation);
+    const flags = [
+      ...["CLONE_NEWUSER", "CLONE_NEWNS", "CLONE_NEWPID", "CLONE_NEWNET", "CLONE_NEWIPC"],
+      ...["CLONE_PIDFD", "SIGCHLD"],
+    ].reduce((sum, name) => sum | Number(constants().get(name)), 0);
+    try {
+      const process = startScript(steps, { flags, pidfd, reportFd: this.#reportWriter.raw });
+      return { process, pidfd: Fd.adopt(pidfd[0]!) };
+    } catch (error) {
+      const advice = isHostError(error, "EPERM", "ENOSPC", "EUSERS", "EINVAL", "EACCES")
+        ? `: ${wayOut()}`
+        : "";
+      throw new JailError(`cannot make namespaces for a jail${advice}`, { cause: error });
+    }
+  }
+
+  /** Gives the process its ids, lets it go on, and waits until the program runs. */
+  admit(process: ScriptProcess): void {
+    const { pid } = process;
+    // What the process alone keeps open tells when it starts the program, or fails.
+    this.#reportWriter[Symbol.dispose]();
+    writeMaps(pid, this.#spec, this.#preparation.dropGroups);
+    writeAll(this.#goWriter, new Uint8Array(1));
+    const deadline = performance.now() + SETUP_TIMEOUT_MS;
+    // A signal ends the wait, too.
+    while (pollFd(this.#reportReader, PollEvent.In, SETUP_TIMEOUT_MS) === 0) {
+      if (performance.now() < deadline) continue;
+      throw new JailError(`the jail of ${this.#spec.program} is not ready after 10 s`);
+    }
+    const report = new Uint8Array(64);
+    const failure = process.failureOf(report.subarray(0, read(this.#reportReader, report)));
+    if (failure === undefined) return;
+    const isRefusal = failure.result === -1 || failure.result === -13;
+    const isMount = /mount|pivot_root/.test(failure.step.label);
+    const advice = isRefusal && isMount ? `: ${wayOut()}` : "";
+    throw new JailError(
+      `cannot make the jail of ${this.#spec.program}: ${describeScriptFailure(failure)}${advice}`,
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.#stack.dispose();
+  }
+}
+
+function openProgram(path: string): Fd {
+  const flags = constants().get("O_PATH")! | constants().get("O_CLOEXEC")!;
+  return openFile(path, Number(flags));
+}
+
+function checkSpec(spec: JailSpec): void {
+  const places = (spec.fds ?? []).map(({ as }) => as);
+  if (new Set(places).size !== places.length) {
+    throw new JailError("expected each descriptor's number once in a jail");
+  }
+  for (const { fd, as } of spec.fds ?? []) {
+    if (rawFd(fd) < 0 || !Number.isInteger(as) || as < 0 || as > 1000) {
+      throw new JailError(`expected descriptors from 0 to 1000 in a jail, got ${as}`);
+    }
+  }
+  if ((spec.mounts ?? []).length > 0 && (spec.uidMap ?? []).length === 0) {
+    throw new JailError("mounts in a jail need a uid map: nobody owns no files");
+  }
+  if (spec.filter !== undefined && spec.filter.length % 8 !== 0) {
+    throw new JailError(`expected a filter of whole instructions, got ${spec.filter.length} bytes`);
+  }
+  const texts = [...spec.argv, ...Object.entries(spec.env ?? {}).flat(), spec.pivotRoot];
+  if (texts.some((text) => text.includes("\0"))) {
+    throw new JailError("expected no NUL characters in a jail's arguments and environment");
+  }
+  if (spec.argv.length === 0) throw new JailError("expected the program's name as first argument");
+}
+
+/** The id to take; undefined where the process keeps its own. */
+function idInside(map: readonly IdMapping[], own: number): number | undefined {
+  const isMapped = map.some(({ outside, count }) => own >= outside && own < outside + count);
+  return isMapped ? undefined : map[0]?.inside;
+}
+
+function foldersOf({ mounts }: JailSpec): Set<string> {
+  const folders = new Set<string>();
+  for (const mount of mounts ?? []) {
+    if (mount.kind !== "bind") continue;
+    try {
+      if (Deno.statSync(mount.source).isDirectory) folders.add(mount.source);
+    } catch (error) {
+      throw new JailError(`cannot mount ${mount.source} in a jail`, { cause: error });
+    }
+  }
+  return folders;
+}
+
+/** user_namespaces(7): an ordinary user may map one id, its own, and must forbid setgroups(2). */
+function writeMaps(pid: number, spec: JailSpec, mayDropGroups: boolean): void {
+  const write = (name: string, text: string) => {
+    try {
+      // One write(2): the kernel takes a map in one piece.
+      Deno.writeTextFileSync(`/proc/${pid}/${name}`, text, { create: false });
+    } catch (error) {
+      throw new JailError(`cannot write "${text.trim()}" as the jail's ${name}`, { cause: error });
+    }
+  };
+  if (!mayDropGroups) write("setgroups", "deny");
+  const { uidMap = [], gidMap = [] } = spec;
+  if (gidMap.length > 0) write("gid_map", mapText(gidMap));
+  if (uidMap.length > 0) write("uid_map", mapText(uidMap));
+}
+
+function mapText(map: readonly IdMapping[]): string {
+  return map.map(({ inside, outside, count }) => `${inside} ${outside} ${count}\n`).join("");
+}
