@@ -12,7 +12,7 @@ import type { Bench, BenchContext, BenchResult } from "./bench.ts";
 
 const EXITS = 10_000;
 const ROUNDS = 5;
-const DEFAULT_RUNS = 3;
+const DEFAULT_RUNS = 8;
 const LIMIT = 1.25;
 const CODE = 0x1000;
 const PORT = 0x510;
