@@ -9,7 +9,7 @@ import { PolicyError } from "./errors.ts";
 import type { Policy } from "./policy/ast.ts";
 import { judge } from "./policy/evaluate.ts";
 import { loadPolicy } from "./policy/load.ts";
-import { constants } from "./policy/constants.ts";
+import { flags } from "./policy/constants.ts";
 import { syscallName, syscallNames, syscallNumber } from "./policy/syscalls.ts";
 import type { DeviceLoopJob } from "./testing/device_loop.ts";
 
@@ -124,7 +124,7 @@ Deno.test("signals end a confined device as they end any process", async () => {
   }
 });
 
-const constant = (name: string) => Number(constants().get(name)!);
+const constant = (name: string) => Number(flags(name));
 
 Deno.test("files, sockets, programs and processes are out of reach", async () => {
   const policy = await loopPolicy();

@@ -7,7 +7,7 @@
 import type { ScriptArgument, ScriptStep } from "../host/mod.ts";
 import { JailError } from "./errors.ts";
 import type { JailMount, JailSpec } from "./jail.ts";
-import { constants } from "./policy/constants.ts";
+import { flags } from "./policy/constants.ts";
 import { syscallNumber } from "./policy/syscalls.ts";
 
 /** What the parent prepared. */
@@ -51,10 +51,6 @@ function step(
   return expect === undefined ? { label, syscall, args } : { label, syscall, args, expect };
 }
 
-function flag(...names: readonly string[]): bigint {
-  return names.reduce((flags, name) => flags | constants().get(name)!, 0n);
-}
-
 /** Everything from the new process's first call to the start of the program. */
 export function setupSteps(preparation: Preparation): ScriptStep[] {
   const { spec } = preparation;
@@ -76,14 +72,14 @@ export function setupSteps(preparation: Preparation): ScriptStep[] {
       "",
       [...spec.argv, null],
       [...Object.entries(spec.env ?? {}).map(([name, value]) => `${name}=${value}`), null],
-      flag("AT_EMPTY_PATH"),
+      flags("AT_EMPTY_PATH"),
     ]),
   ];
 }
 
 function waitForParent({ goReader, goWriter }: Preparation): ScriptStep[] {
   return [
-    step("prctl(PR_SET_PDEATHSIG)", "prctl", [flag("PR_SET_PDEATHSIG"), flag("SIGKILL")]),
+    step("prctl(PR_SET_PDEATHSIG)", "prctl", [flags("PR_SET_PDEATHSIG"), flags("SIGKILL")]),
     step("close", "close", [goWriter]),
     step("wait for the parent", "read", [goReader, new Uint8Array(8), 1], 1),
   ];
@@ -93,12 +89,12 @@ function waitForParent({ goReader, goWriter }: Preparation): ScriptStep[] {
 function bareRoot(root: string): ScriptStep[] {
   return [
     privateMounts(),
-    step(`bind mount of ${root}`, "mount", [root, root, 0, flag("MS_BIND", "MS_REC"), 0]),
+    step(`bind mount of ${root}`, "mount", [root, root, 0, flags("MS_BIND", "MS_REC"), 0]),
   ];
 }
 
 function privateMounts(): ScriptStep {
-  return step("mount of / as private", "mount", [0, "/", 0, flag("MS_REC", "MS_PRIVATE"), 0]);
+  return step("mount of / as private", "mount", [0, "/", 0, flags("MS_REC", "MS_PRIVATE"), 0]);
 }
 
 /** A root in memory, with mounts in it. */
@@ -107,12 +103,11 @@ function furnishedRoot(
   mounts: readonly JailMount[],
   folders: ReadonlySet<string>,
 ): ScriptStep[] {
-  const flags = flag("MS_NOSUID", "MS_NODEV");
   const steps = [
     privateMounts(),
     step(`mount of a root on ${root}`, "mount", [
       ...["none", root, "tmpfs"],
-      flags,
+      flags("MS_NOSUID", "MS_NODEV"),
       `size=${ROOT_BYTES},mode=755`,
     ]),
   ];
@@ -126,7 +121,7 @@ function furnishedRoot(
     steps.push(...makeTarget(root, mount.target, isFile));
     switch (mount.kind) {
       case "bind": {
-        const bind = flag("MS_BIND", "MS_REC");
+        const bind = flags("MS_BIND", "MS_REC");
         steps.push(step(label, "mount", [mount.source, at, 0, bind, 0]));
         steps.push(restrict(label, at, { isReadOnly: mount.writable !== true, isRecursive: true }));
         break;
@@ -134,13 +129,19 @@ function furnishedRoot(
       case "tmpfs":
         steps.push(step(label, "mount", [
           ...["none", at, "tmpfs"],
-          flag("MS_NOSUID", "MS_NODEV", "MS_NOEXEC"),
+          flags("MS_NOSUID", "MS_NODEV", "MS_NOEXEC"),
           `size=${mount.sizeBytes},mode=755`,
         ]));
         break;
       case "proc":
         steps.push(
-          step(label, "mount", ["proc", at, "proc", flag("MS_NOSUID", "MS_NODEV", "MS_NOEXEC"), 0]),
+          step(label, "mount", [
+            "proc",
+            at,
+            "proc",
+            flags("MS_NOSUID", "MS_NODEV", "MS_NOEXEC"),
+            0,
+          ]),
         );
         break;
     }
@@ -184,9 +185,9 @@ function restrict(
   const bytes = new DataView(new ArrayBuffer(32));
   bytes.setBigUint64(0, BigInt(attributes), true);
   return step(`mount_setattr for the ${label}`, "mount_setattr", [
-    flag("AT_FDCWD"),
+    flags("AT_FDCWD"),
     path,
-    isRecursive ? flag("AT_RECURSIVE") : 0,
+    isRecursive ? flags("AT_RECURSIVE") : 0,
     new Uint8Array(bytes.buffer),
     32,
   ]);
@@ -197,7 +198,7 @@ function pivot({ pivotRoot }: JailSpec): ScriptStep[] {
   return [
     step(`chdir to ${pivotRoot}`, "chdir", [pivotRoot]),
     step(`pivot_root to ${pivotRoot}`, "pivot_root", [".", "."]),
-    step("umount2 of the old root", "umount2", [".", flag("MNT_DETACH")]),
+    step("umount2 of the old root", "umount2", [".", flags("MNT_DETACH")]),
     step("chdir to /", "chdir", ["/"]),
   ];
 }
@@ -207,7 +208,7 @@ function dropBoundingSet(lastCapability: number): ScriptStep[] {
     { length: lastCapability + 1 },
     (_, capability) =>
       step(`drop of capability ${capability}`, "prctl", [
-        flag("PR_CAPBSET_DROP"),
+        flags("PR_CAPBSET_DROP"),
         capability,
         0,
         0,
@@ -220,7 +221,7 @@ function dropBoundingSet(lastCapability: number): ScriptStep[] {
 function changeIds({ uid, gid, dropGroups, lastCapability }: Preparation): ScriptStep[] {
   const all = (1n << BigInt(lastCapability + 1)) - 1n;
   return [
-    step("prctl(PR_SET_KEEPCAPS)", "prctl", [flag("PR_SET_KEEPCAPS"), 1, 0, 0, 0]),
+    step("prctl(PR_SET_KEEPCAPS)", "prctl", [flags("PR_SET_KEEPCAPS"), 1, 0, 0, 0]),
     ...(dropGroups ? [step("setgroups", "setgroups", [0, 0])] : []),
     ...(gid === undefined ? [] : [step(`setresgid to ${gid}`, "setresgid", [gid, gid, gid])]),
     ...(uid === undefined ? [] : [step(`setresuid to ${uid}`, "setresuid", [uid, uid, uid])]),
@@ -246,7 +247,7 @@ function dieWithParent(goReader: number): ScriptStep[] {
   const pollfd = new DataView(new ArrayBuffer(8));
   pollfd.setInt32(0, goReader, true);
   return [
-    step("prctl(PR_SET_PDEATHSIG)", "prctl", [flag("PR_SET_PDEATHSIG"), flag("SIGKILL")]),
+    step("prctl(PR_SET_PDEATHSIG)", "prctl", [flags("PR_SET_PDEATHSIG"), flags("SIGKILL")]),
     step("check that the parent lives", "poll", [new Uint8Array(pollfd.buffer), 1, 0], 0),
   ];
 }
@@ -266,13 +267,13 @@ function placeDescriptors({ fds, program, report }: Preparation): ScriptStep[] {
 function renounce({ filter }: JailSpec): ScriptStep[] {
   const steps = [
     step("prctl(PR_CAP_AMBIENT)", "prctl", [
-      ...[flag("PR_CAP_AMBIENT"), flag("PR_CAP_AMBIENT_CLEAR_ALL"), 0, 0, 0],
+      ...[flags("PR_CAP_AMBIENT"), flags("PR_CAP_AMBIENT_CLEAR_ALL"), 0, 0, 0],
     ]),
     setCapabilities(0n),
-    step("prctl(PR_SET_NO_NEW_PRIVS)", "prctl", [flag("PR_SET_NO_NEW_PRIVS"), 1, 0, 0, 0]),
+    step("prctl(PR_SET_NO_NEW_PRIVS)", "prctl", [flags("PR_SET_NO_NEW_PRIVS"), 1, 0, 0, 0]),
     // The runtime ignores SIGPIPE, which a new program would inherit.
-    step("rt_sigaction of SIGPIPE", "rt_sigaction", [flag("SIGPIPE"), new Uint8Array(32), 0, 8]),
-    step("rt_sigprocmask", "rt_sigprocmask", [flag("SIG_SETMASK"), new Uint8Array(8), 0, 8]),
+    step("rt_sigaction of SIGPIPE", "rt_sigaction", [flags("SIGPIPE"), new Uint8Array(32), 0, 8]),
+    step("rt_sigprocmask", "rt_sigprocmask", [flags("SIG_SETMASK"), new Uint8Array(8), 0, 8]),
   ];
   if (filter !== undefined) {
     const program = new DataView(new ArrayBuffer(16));

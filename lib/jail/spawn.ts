@@ -28,12 +28,18 @@ import {
 } from "../host/mod.ts";
 import { JailError } from "./errors.ts";
 import type { IdMapping, JailSpec } from "./jail.ts";
-import { constants } from "./policy/constants.ts";
+import { flags } from "./policy/constants.ts";
 import { wayOut } from "./refusal.ts";
 import { type Preparation, setupSteps } from "./setup_steps.ts";
 
 /** A jail is made within milliseconds, unless a file system hangs. */
 const SETUP_TIMEOUT_MS = 10_000;
+
+/** New namespaces of all kinds that matter, and how the parent learns of the end. */
+const CLONE_FLAGS = [
+  ...["CLONE_NEWUSER", "CLONE_NEWNS", "CLONE_NEWPID", "CLONE_NEWNET", "CLONE_NEWIPC"],
+  ...["CLONE_PIDFD", "SIGCHLD"],
+];
 
 /** A jailed program. Disposed, it is killed. */
 export class JailedProcess implements Disposable {
@@ -138,7 +144,7 @@ class Prepared implements Disposable {
       }));
       const missing = [0, 1, 2].filter((number) => !places.includes(number));
       if (missing.length > 0) {
-        const { raw } = above(openFile("/dev/null", Number(constants().get("O_RDWR"))));
+        const { raw } = above(openFile("/dev/null", Number(flags("O_RDWR"))));
         fds.push(...missing.map((as) => ({ from: raw, as })));
       }
       this.#preparation = {
@@ -163,12 +169,13 @@ class Prepared implements Disposable {
   start(): { process: ScriptProcess; pidfd: Fd } {
     const pidfd = new Int32Array(1);
     const steps = setupSteps(this.#preparation);
-    const flags = [
-      ...["CLONE_NEWUSER", "CLONE_NEWNS", "CLONE_NEWPID", "CLONE_NEWNET", "CLONE_NEWIPC"],
-      ...["CLONE_PIDFD", "SIGCHLD"],
-    ].reduce((sum, name) => sum | Number(constants().get(name)), 0);
+    const options = {
+      flags: Number(flags(...CLONE_FLAGS)),
+      pidfd,
+      reportFd: this.#reportWriter.raw,
+    };
     try {
-      const process = startScript(steps, { flags, pidfd, reportFd: this.#reportWriter.raw });
+      const process = startScript(steps, options);
       return { process, pidfd: Fd.adopt(pidfd[0]!) };
     } catch (error) {
       const advice = isHostError(error, "EPERM", "ENOSPC", "EUSERS", "EINVAL", "EACCES")
@@ -208,8 +215,7 @@ class Prepared implements Disposable {
 }
 
 function openProgram(path: string): Fd {
-  const flags = constants().get("O_PATH")! | constants().get("O_CLOEXEC")!;
-  return openFile(path, Number(flags));
+  return openFile(path, Number(flags("O_PATH", "O_CLOEXEC")));
 }
 
 function checkSpec(spec: JailSpec): void {

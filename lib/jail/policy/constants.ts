@@ -6,22 +6,46 @@
 
 import { CONSTANTS_TABLE } from "./constants_table.ts";
 
-let table: ReadonlyMap<string, bigint> | undefined;
+const known = new Map<string, bigint>();
 
-/** All constants: 64-bit values without a sign. */
-export function constants(): ReadonlyMap<string, bigint> {
-  return table ??= readTable();
+/**
+ * The constant `name`: 64 bits without a sign; undefined where there is none of that name. The table is
+ * searched, not read as a whole, which would take longer than all else that a policy needs.
+ */
+export function constantValue(name: string): bigint | undefined {
+  const value = known.get(name) ?? searchTable(name);
+  if (value !== undefined) known.set(name, value);
+  return value;
 }
 
-function readTable(): ReadonlyMap<string, bigint> {
-  const values = new Map<string, bigint>();
+/** Combines constants that must exist. */
+export function flags(...names: readonly string[]): bigint {
+  return names.reduce((sum, name) => {
+    const value = constantValue(name);
+    if (value === undefined) throw new TypeError(`no constant ${name}`);
+    return sum | value;
+  }, 0n);
+}
+
+/** Names of all constants. */
+export function constantNames(): string[] {
+  return CONSTANTS_TABLE.flatMap((family) =>
+    family.trim().split(/\s+/).map((word) => word.slice(0, word.indexOf("=")))
+  );
+}
+
+function searchTable(name: string): bigint | undefined {
+  if (!/^\w+$/.test(name)) return undefined;
+  const word = `${name}=`;
   for (const family of CONSTANTS_TABLE) {
-    for (const word of family.trim().split(/\s+/)) {
-      const equals = word.indexOf("=");
-      values.set(word.slice(0, equals), BigInt(`0x${word.slice(equals + 1)}`));
+    for (let at = family.indexOf(word); at >= 0; at = family.indexOf(word, at + 1)) {
+      // Families begin with white space, so there is a character in front of each name.
+      if (!/\s/.test(family[at - 1] ?? "")) continue;
+      const digits = /^[0-9a-f]+/.exec(family.slice(at + word.length, at + word.length + 16));
+      return digits === null ? undefined : BigInt(`0x${digits[0]}`);
     }
   }
-  return values;
+  return undefined;
 }
 
 let errnoNames: ReadonlyMap<number, string> | undefined;
@@ -34,12 +58,12 @@ export function errnoConstantName(errno: number): string {
 
 function readErrnoNames(): ReadonlyMap<number, string> {
   const names = new Map<number, string>();
-  for (const [name, value] of constants()) {
+  const isErrno = (name: string) => /^E[A-Z0-9]+$/.test(name) && !/^(EPOLL|EVIO|EPIOC)/.test(name);
+  for (const name of constantNames().filter(isErrno)) {
+    const value = Number(constantValue(name));
     // Of two names of one number, the one that programs use.
-    const preferred = name === "EAGAIN" || name === "EDEADLK" || name === "EOPNOTSUPP";
-    if (/^E[A-Z0-9]+$/.test(name) && !/^(EPOLL|EVIO|EPIOC)/.test(name)) {
-      if (preferred || !names.has(Number(value))) names.set(Number(value), name);
-    }
+    const isPreferred = name === "EAGAIN" || name === "EDEADLK" || name === "EOPNOTSUPP";
+    if (isPreferred || !names.has(value)) names.set(value, name);
   }
   return names;
 }

@@ -5,7 +5,7 @@
  */
 
 import { suggest } from "../../config/mod.ts";
-import { constants } from "./constants.ts";
+import { constantNames, constantValue } from "./constants.ts";
 import { PolicyError, type PolicyProblem } from "../errors.ts";
 import { Cursor, StatementError } from "./cursor.ts";
 import { scanPolicy, type Token } from "./scan.ts";
@@ -48,11 +48,11 @@ export function parseConstant(cursor: Cursor): bigint {
 }
 
 function lookUp(cursor: Cursor, token: Token): bigint {
-  const value = constants().get(token.text);
+  const value = constantValue(token.text);
   if (value !== undefined) return value;
   cursor.note(`unknown constant "${token.text}"`, {
     token,
-    suggestion: suggest(token.text, constants().keys()),
+    suggestion: suggest(token.text, constantNames()),
   });
   return 0n;
 }
