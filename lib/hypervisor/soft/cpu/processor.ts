@@ -664,8 +664,10 @@ export class Processor {
       cpu.set32(S.shadow, 1);
     }
     if (resume) cpu.set32(S.flagOther, cpu.get32(S.flagOther) & ~Flag.RF);
-    if (!how.trap && this.#hits === 0) return exit;
-    this.#noteDebug((how.trap ? 0x4000 : 0) | this.#hits);
+    const trap = how.trap &&
+      ((cpu.get32(S.flagOther) & Flag.TF) !== 0 || !entersHandler(this.#fetched));
+    if (!trap && this.#hits === 0) return exit;
+    this.#noteDebug((trap ? 0x4000 : 0) | this.#hits);
     return this.#setFault(Vector.DB);
   }
 
@@ -690,4 +692,14 @@ export class Processor {
     const exit = this.#exports.runRecord(SCRATCH_RECORDS);
     return exit;
   }
+}
+
+/**
+ * True for INT n, INT3, INTO, INT1 and SYSCALL: where they clear TF, the step that they are is not
+ * trapped in their handler (Intel SDM vol. 3, 18.3.1.4; SYSCALL looks at the new flags).
+ */
+function entersHandler(code: Uint8Array): boolean {
+  const [first, second] = code;
+  return first === 0xcc || first === 0xcd || first === 0xce || first === 0xf1 ||
+    (first === 0x0f && second === 0x05);
 }
