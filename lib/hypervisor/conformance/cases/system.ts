@@ -265,6 +265,29 @@ export const SYSTEM_TESTS: readonly GuestTest[] = [
     },
   },
   {
+    name: "single steps: none in the handler that INT or SYSCALL enters",
+    notEmulated: "it does not interpret SYSCALL",
+    run(m) {
+      m.startLong();
+      installFaultHandler64(m);
+      loadDebugHandler(m);
+      m.load(64, (a) => a.op("nop").iret(), 0xd000);
+      writeGate64(m.memory, 0x40, { offset: 0xd000 });
+      m.load(64, (a) => a.op("nop").push("r11").popf().jmp("rcx"), 0xd800);
+      const code = m.load(64, (a) => {
+        wrmsr(a, 0xc000_0081, BigInt(Selector.Code64) << 32n);
+        wrmsr(a, 0xc000_0082, 0xd800n);
+        wrmsr(a, 0xc000_0084, BigInt(TF)).pushf().or(at("rsp", { size: 4 }), TF).popf();
+        a.int(0x40).op("nop").label("one").op("syscall").label("two").pushf().label("three");
+        a.and(at("rsp", { size: 4 }), ~TF).label("four").popf().label("five");
+        a.op("nop").out(Port.Done, "al");
+      });
+      m.run();
+      const stops = ["one", "two", "three", "four", "five"].map((l) => code.addressOf(l));
+      assert.deepEqual(m.io.reports.filter((_, index) => index % 2 === 0), stops);
+    },
+  },
+  {
     name: "single steps: each element of a string instruction",
     notEmulated: "it takes several elements in one step",
     run(m) {
