@@ -328,6 +328,110 @@ Deno.test({
   },
 });
 
+/** A file whose changes are watched. */
+class WatchedFile extends RecordingFile {
+  /** States of the recovery log right after each change, and right before the next one. */
+  readonly after: Uint8Array[] = [];
+  readonly before: Uint8Array[] = [];
+  log = new Uint8Array();
+
+  override writeVector(vector: IoVector, offset: number): void {
+    this.#watch(() => super.writeVector(vector, offset));
+  }
+
+  override setLength(length: number): void {
+    this.#watch(() => super.setLength(length));
+  }
+
+  override reserve(offset: number, length: number): void {
+    this.#watch(() => super.reserve(offset, length));
+  }
+
+  override discard(offset: number, length: number): boolean {
+    this.#watch(() => super.discard(offset, length));
+    return true;
+  }
+
+  override sync(): void {
+    this.#watch(() => super.sync());
+  }
+
+  #watch(change: () => void): void {
+    const log = this.log.slice();
+    while (this.before.length < this.changes.length) this.before.push(log);
+    change();
+    while (this.after.length < this.changes.length) this.after.push(this.log.slice());
+  }
+}
+
+for (const scene of SCENES) {
+  Deno.test({
+    name: `with a recovery log, a killed process loses nothing of ${scene.name}${skipped}`,
+    ignore: !HAS_QEMU_IMG,
+    fn: () => {
+      using folder = new TemporaryFolder({ inMemory: true });
+      const image = folder.file("image.qcow2");
+      const size = scene.size / 2;
+      qemuImg("create", "-q", "-f", "qcow2", "-o", scene.layout, image, String(size));
+      scene.prepare?.(image);
+      const start = Deno.readFileSync(image);
+      const file = new WatchedFile(openFile(image, OpenFlag.ReadWrite), {
+        path: image,
+        readOnly: false,
+      });
+      file.log = new Uint8Array(16_400);
+      const random = new Random(size + 9);
+      const disk = new Qcow2Image(file, {
+        sparse: true,
+        cacheBytes: 16_384,
+        recovery: file.log,
+      });
+      const model = readAll(disk);
+      // What is known after each operation, and where it stood among the changes.
+      const known: { readonly at: number; readonly model: Uint8Array; operation: string }[] = [
+        { at: file.changes.length, model: model.slice(), operation: "" },
+      ];
+      for (let step = 0; step < 60; step++) {
+        const operation = randomOperation(disk, model, random, { longestBytes: size / 10 });
+        known.at(-1)!.operation = operation;
+        known.push({ at: file.changes.length, model: model.slice(), operation: "" });
+      }
+      disk.abandon();
+      let reached = start;
+      const crashed = folder.file("crashed.qcow2");
+      const sampled = Math.max(1, Math.floor(file.changes.length / 100));
+      for (const [at, change] of file.changes.entries()) {
+        reached = apply(reached, change);
+        const isLast = at === file.changes.length - 1;
+        if (at % sampled !== 0 && !isLast) continue;
+        const hint = `after ${at + 1} of ${file.changes.length} changes`;
+        for (const isLater of [false, true]) {
+          const log = (isLater ? file.before : file.after)[at]?.slice();
+          const done = known.findLast((entry) => entry.at <= at + (isLater ? 1 : 0));
+          if (log === undefined || done === undefined) continue;
+          Deno.writeFileSync(crashed, reached);
+          const promised = new Promised(0, done.model);
+          promised.touch(done.operation);
+          for (let attempt = 0; attempt < 2; attempt++) {
+            const again = new Qcow2Image(
+              new ImageFile(openFile(crashed, OpenFlag.ReadWrite), {
+                path: crashed,
+                readOnly: false,
+              }),
+              { sparse: true, cacheBytes: 16_384, recovery: log },
+            );
+            promised.assertKept(readAll(again), `${hint}, ${isLater}, ${attempt}`);
+            // Killed again, and once more not.
+            if (attempt === 0) again.abandon();
+            else again.close();
+          }
+          assert.equal(qemuCheck(crashed).corruptions, 0, hint);
+        }
+      }
+    },
+  });
+}
+
 /** What the child does: the same operations for the same seed, with a word for each flush. */
 function work(disk: DiskImage, seed: number, onFlush: (count: number) => void): void {
   const random = new Random(seed);

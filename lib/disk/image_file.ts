@@ -62,7 +62,8 @@ export class ImageFile implements Disposable {
   readonly #single = new IoVector(1);
   readonly #flags: number;
   #lengthBytes: number;
-  #unsynced = false;
+  // What a process before this one wrote may not be durable yet.
+  #unsynced = true;
   #syncFailure: DiskError | undefined;
 
   /** Takes `fd` over, also when it throws. */

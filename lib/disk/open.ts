@@ -43,6 +43,12 @@ export interface OpenDiskOptions {
   readonly sparse?: boolean;
   /** Most bytes of qcow2 tables in memory, an image; 32 MiB unless stated. */
   readonly cacheBytes?: number;
+  /**
+   * Memory that outlives this process (a memfd's mapping), at least 16400 bytes, zeros at first, and used
+   * for this image only. Where the process dies and another one opens the image with the same memory,
+   * nothing that was written is lost, flushed or not. Needed for qcow2 only; ignored elsewhere.
+   */
+  readonly recovery?: Uint8Array;
 }
 
 /** An open file of a disk: what {@link assembleDisk} needs of it. It can be sent to another process. */
@@ -136,6 +142,7 @@ export function assembleDisk(files: DiskFiles, options: OpenDiskOptions = {}): D
       image = format === "raw" ? new RawImage(file, { sparse, probed }) : new Qcow2Image(file, {
         backing,
         sparse,
+        recovery: readOnly ? undefined : options.recovery,
         ...(options.cacheBytes === undefined ? {} : { cacheBytes: options.cacheBytes }),
       });
     }

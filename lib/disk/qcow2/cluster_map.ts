@@ -10,6 +10,7 @@ import type { ImageFile } from "../image_file.ts";
 import type { Qcow2Header } from "./header.ts";
 import type { MetadataMap } from "./metadata_map.ts";
 import { type Refcounts, zeroNewCluster } from "./refcounts.ts";
+import type { RecoveryLog } from "./recovery_log.ts";
 import { MAX_SLICE_BYTES, type Slice, TableCache } from "./table_cache.ts";
 
 /** What stands behind a cluster of the disk. */
@@ -42,6 +43,8 @@ export interface ClusterMapOptions {
   readonly l1: Uint8Array<ArrayBuffer>;
   /** Most bytes of L2 tables in memory. */
   readonly cacheBytes: number;
+  /** Where changes go that the file does not have yet. */
+  readonly log: RecoveryLog | undefined;
   /** Brings all metadata to the file. */
   readonly commit: () => void;
   /** Reports damage of the image. */
@@ -74,6 +77,7 @@ export class ClusterMap {
   readonly #perSlice: number;
   readonly #cache: TableCache;
   readonly #corrupt: (message: string) => never;
+  readonly #log: RecoveryLog | undefined;
   readonly #dirtySectors = new Set<number>();
   #l1: Uint8Array<ArrayBuffer>;
   #l1View: DataView<ArrayBuffer>;
@@ -88,6 +92,7 @@ export class ClusterMap {
     const sliceBytes = Math.min(header.clusterBytes, MAX_SLICE_BYTES);
     this.#perSlice = sliceBytes / 8;
     this.#corrupt = options.corrupt;
+    this.#log = options.log;
     this.#l1 = options.l1;
     this.#l1View = new DataView(options.l1.buffer, options.l1.byteOffset, options.l1.byteLength);
     this.#l1Offset = header.l1Offset;
@@ -116,10 +121,10 @@ export class ClusterMap {
   /** Finds what stands behind cluster `guest` of the disk. */
   lookup(guest: number): void {
     const slice = this.#find(guest);
-    if (slice === undefined) this.#decode(0, 0, guest);
+    if (slice === undefined) this.decode(0, 0, guest);
     else {
       const at = guest % this.#perSlice * 8;
-      this.#decode(slice.view.getUint32(at), slice.view.getUint32(at + 4), guest);
+      this.decode(slice.view.getUint32(at), slice.view.getUint32(at + 4), guest);
     }
   }
 
@@ -207,6 +212,11 @@ export class ClusterMap {
     this.#set(guest, 0, readsZero ? ZERO_LOW : 0);
   }
 
+  /** Sets an entry that a log holds. */
+  restore(guest: number, high: number, low: number): void {
+    this.#store(guest, high, low);
+  }
+
   /** Brings the L2 tables, then the L1 table to the file. */
   writeBack(): void {
     this.#cache.writeDirty();
@@ -256,7 +266,8 @@ export class ClusterMap {
     return offset;
   }
 
-  #decode(high: number, low: number, guest: number): void {
+  /** Like {@link lookup} for an entry that is given. */
+  decode(high: number, low: number, guest: number): void {
     this.high = high;
     this.low = low;
     this.copied = high >= COPIED_HIGH;
@@ -284,6 +295,11 @@ export class ClusterMap {
   }
 
   #set(guest: number, high: number, low: number): void {
+    this.#store(guest, high, low);
+    this.#log?.append(guest, high, low);
+  }
+
+  #store(guest: number, high: number, low: number): void {
     const slice = this.#find(guest);
     if (slice === undefined) return this.#corrupt(`cluster ${guest} has no L2 table`);
     const at = guest % this.#perSlice * 8;

@@ -32,12 +32,15 @@ import {
   SIZE_FIELD,
 } from "./header.ts";
 import { checkL1Length, loadWritable, readHeader, readL1 } from "./metadata.ts";
+import { RecoveryLog } from "./recovery_log.ts";
 import { Refcounts } from "./refcounts.ts";
 import type { Snapshot } from "./snapshots.ts";
 
 const DEFAULT_CACHE_BYTES = 32 * 2 ** 20;
 /** Clusters that wait for being free before they are freed without a flush. */
 const MAX_PENDING = 65_536;
+/** Most entries of the map that change before there is a chance to commit: those of a slice. */
+const MAX_CHANGES = 512;
 
 /** Settings of {@link Qcow2Image}. */
 export interface Qcow2ImageOptions {
@@ -47,6 +50,11 @@ export interface Qcow2ImageOptions {
   readonly sparse: boolean;
   /** Most bytes of L2 tables in memory; 32 MiB unless stated. */
   readonly cacheBytes?: number;
+  /**
+   * Memory that outlives the process, zeros at first: what it holds after the process that wrote to the
+   * image died is applied, so that no write that was done is lost.
+   */
+  readonly recovery?: Uint8Array | undefined;
 }
 
 /** The parts of an image that only exist where it is written to. */
@@ -71,6 +79,7 @@ export class Qcow2Image implements DiskImage {
   readonly #writer: Writer | undefined;
   readonly #clusterBytes: number;
   readonly #part = new IoVector();
+  readonly #log: RecoveryLog | undefined;
   readonly #composed = new IoVector();
   readonly #padding = new IoVector(1);
   #scratch: MemorySpan | undefined;
@@ -100,6 +109,9 @@ export class Qcow2Image implements DiskImage {
       this.#clusterBytes = header.clusterBytes;
       this.discardUnitBytes = header.clusterBytes;
       const l1 = readL1(file, header);
+      if (options.recovery !== undefined && !this.readOnly) {
+        this.#log = new RecoveryLog(options.recovery);
+      }
       const commit = () => this.#writeTables();
       const corrupt = (message: string): never => this.#corrupt(message);
       this.#decompressor = new Decompressor(file, header);
@@ -107,6 +119,7 @@ export class Qcow2Image implements DiskImage {
         header,
         l1,
         cacheBytes: options.cacheBytes ?? DEFAULT_CACHE_BYTES,
+        log: this.#log,
         commit,
         corrupt,
       });
@@ -119,6 +132,7 @@ export class Qcow2Image implements DiskImage {
           snapshots,
         };
         this.#clearAutoclear();
+        this.#recover(this.#writer);
       }
     } catch (error) {
       this.#release();
@@ -161,8 +175,7 @@ export class Qcow2Image implements DiskImage {
   flush(): void {
     if (this.readOnly) return;
     if (this.#damage !== undefined) throw this.#damage;
-    this.#writeTables();
-    this.#releasePending();
+    this.#commit();
     this.#file.sync();
   }
 
@@ -306,6 +319,7 @@ export class Qcow2Image implements DiskImage {
     at: { readonly guest: number; readonly inCluster: number; readonly done: number },
   ): number {
     const { guest, inCluster, done } = at;
+    this.#writing();
     const left = vector.lengthBytes - done;
     this.#map.prepare(guest, writer);
     this.#map.lookup(guest);
@@ -559,10 +573,8 @@ export class Qcow2Image implements DiskImage {
     if (this.#writer === undefined) {
       throw new DiskError(`${this.path}: it is opened read-only`, { code: "EROFS" });
     }
-    if (this.#pending.length > MAX_PENDING) {
-      this.#writeTables();
-      this.#releasePending();
-    }
+    const isLogFull = this.#log !== undefined && this.#log.room < MAX_CHANGES;
+    if (this.#pending.length > MAX_PENDING || isLogFull) this.#commit();
     return this.#writer;
   }
 
@@ -577,6 +589,43 @@ export class Qcow2Image implements DiskImage {
     if (end > alignUp(this.#file.lengthBytes, this.#clusterBytes)) {
       this.#corrupt(`a cluster of the disk is said to lie at ${host}, beyond the file's end`);
     }
+  }
+
+  /** Brings the tables to the file and frees what they do not name any more. */
+  #commit(): void {
+    this.#writeTables();
+    this.#releasePending();
+    this.#log?.clear();
+  }
+
+  /** Applies the log of a process that died. What it had begun to free may stay counted. */
+  #recover(writer: Writer): void {
+    const entries = this.#log?.entries ?? [];
+    if (entries.length === 0) return;
+    const inUse = new Set<number>();
+    const fileClusters = Math.ceil(this.#file.lengthBytes / this.#clusterBytes);
+    for (const { guest, high, low } of entries) {
+      this.#map.decode(high, low, guest);
+      const host = this.#map.hostOffset / this.#clusterBytes;
+      const fits = this.#map.kind !== ClusterKind.Compressed && Number.isInteger(guest) &&
+        guest >= 0 && guest * this.#clusterBytes < this.#sizeBytes && host < fileClusters &&
+        (host === 0 || writer.metadata.overlap(host, 1) === undefined);
+      if (!fits) {
+        throw new DiskError(
+          `${this.path}: its recovery log belongs to another image: it puts cluster ${guest} at ` +
+            this.#map.hostOffset,
+          { code: "EINVAL" },
+        );
+      }
+      if (host !== 0) inUse.add(host);
+    }
+    // All of them before tables take what looks free.
+    writer.refcounts.claim(inUse);
+    for (const { guest, high, low } of entries) {
+      this.#map.prepare(guest, writer);
+      this.#map.restore(guest, high, low);
+    }
+    this.#commit();
   }
 
   /** Brings the tables to the file. */

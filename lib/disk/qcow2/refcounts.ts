@@ -156,6 +156,25 @@ export class Refcounts {
     return true;
   }
 
+  /** Counts clusters of the file that a log says are in use, and that may not be counted yet. */
+  claim(clusters: Iterable<number>): void {
+    // New blocks go behind the file's end, where none of those clusters is.
+    this.#hint = Math.ceil(this.#file.lengthBytes / this.#clusterBytes);
+    for (const cluster of clusters) {
+      if (this.get(cluster) > 0) continue;
+      const index = Math.floor(cluster / this.#perBlock);
+      if (index >= this.#table.length) this.#growTable(index);
+      if ((this.#table[index] ?? 0) === 0) {
+        const block = this.allocate(1);
+        // Its own range may be the one that lacked a block.
+        if (this.#table[index] === 0) this.#placeBlock(index, block);
+        else this.release(block);
+      }
+      this.#setUsed(cluster);
+    }
+    this.#hint = 0;
+  }
+
   /** Brings counts, then references to new blocks to the file. */
   writeBack(): void {
     this.#cache.writeDirty();
@@ -182,15 +201,19 @@ export class Refcounts {
     }
   }
 
-  /** Makes the block at `index` of the table in `cluster`, which no block covers yet, or not as used. */
+  /** Makes the block at `index` of the table in `cluster`, which no block covers yet. */
   #createBlock(index: number, cluster: number): void {
     this.#checkFree(cluster, 1);
+    this.#placeBlock(index, cluster);
+    this.#setUsed(cluster);
+  }
+
+  #placeBlock(index: number, cluster: number): void {
     zeroNewCluster(this.#file, cluster, this.#clusterBytes);
     this.#table[index] = cluster * this.#clusterBytes;
     this.#dirtyEntries.add(index);
     this.#metadata.add(cluster);
     this.#cache.drop(cluster * this.#clusterBytes, this.#clusterBytes);
-    this.#setUsed(cluster);
   }
 
   #setUsed(cluster: number): void {
@@ -246,11 +269,7 @@ export class Refcounts {
     for (const index of blocks) {
       const cluster = next++;
       this.#checkFree(cluster, 1);
-      zeroNewCluster(this.#file, cluster, this.#clusterBytes);
-      this.#table[index] = cluster * this.#clusterBytes;
-      this.#dirtyEntries.add(index);
-      this.#metadata.add(cluster);
-      this.#cache.drop(cluster * this.#clusterBytes, this.#clusterBytes);
+      this.#placeBlock(index, cluster);
     }
     for (let cluster = start; cluster < next; cluster++) this.#setUsed(cluster);
   }
