@@ -24,3 +24,5 @@ export {
   Virtqueue,
   type VirtqueueSettings,
 } from "./virtqueue.ts";
+export type { DeviceContext, VirtioDeviceBackend } from "./device.ts";
+export { VhostUserBackend } from "./vhost_user/backend.ts";

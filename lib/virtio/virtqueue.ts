@@ -217,6 +217,7 @@ export class Virtqueue {
   /** For a device that looks for chains by itself: the driver need not kick. */
   setPolled(on: boolean): void {
     this.#polled = on;
+    if (this.#fault !== undefined) return;
     if (on) this.#disarm();
     else this.#arm();
   }

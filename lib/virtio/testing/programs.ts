@@ -1,0 +1,65 @@
+/**
+ * Programs that tests of vhost-user run.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+
+/** Whether `program --version` can be run. */
+export function hasProgram(program: string): boolean {
+  try {
+    return new Deno.Command(program, { args: ["--version"], stdout: "null", stderr: "null" })
+      .outputSync().success;
+  } catch {
+    return false;
+  }
+}
+
+/** A program of this folder in a process of its own; killed when disposed. */
+export class TestProgram implements AsyncDisposable {
+  readonly #child: Deno.ChildProcess;
+
+  private constructor(child: Deno.ChildProcess) {
+    this.#child = child;
+  }
+
+  /** Starts the module `name` of this folder, and waits until it says "ready". */
+  static async start(name: string, args: readonly string[]): Promise<TestProgram> {
+    const child = new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["run", "-A", "--no-prompt", "--quiet"],
+        ...[fileURLToPath(new URL(`./${name}.ts`, import.meta.url)), ...args],
+      ],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+    const reader = child.stdout.getReader();
+    const { value } = await reader.read();
+    await reader.cancel();
+    const said = new TextDecoder().decode(value);
+    if (!said.startsWith("ready")) throw new Error(`${name}: expected "ready", got "${said}"`);
+    return new TestProgram(child);
+  }
+
+  /** How it ended. */
+  get status(): Promise<Deno.CommandStatus> {
+    return this.#child.status;
+  }
+
+  /** Ends it without a warning. */
+  async kill(): Promise<void> {
+    try {
+      this.#child.kill("SIGKILL");
+    } catch (error) {
+      // It has ended already.
+      if (!(error instanceof TypeError)) throw error;
+    }
+    await this.#child.status;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+  }
+}

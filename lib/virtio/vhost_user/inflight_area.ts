@@ -1,0 +1,114 @@
+/**
+ * The memory in which a back end records what it holds, shared with the front end, which gives it to the
+ * successor of a back end that died.
+ *
+ * @module
+ */
+
+import {
+  addSeals,
+  Fd,
+  fstat,
+  ftruncate,
+  HostError,
+  type Mapping,
+  memfdCreate,
+  mmap,
+  Seal,
+} from "../../host/mod.ts";
+import { alignUp } from "../../base/mod.ts";
+import { PAGE_SIZE } from "../../memory/mod.ts";
+import { VhostUserError } from "../errors.ts";
+import { InflightQueue, inflightQueueBytes } from "../inflight.ts";
+import { isQueueSize } from "../ring.ts";
+import type { InflightMessage } from "./message.ts";
+
+/** Records of some queues of one size. */
+export class InflightArea implements Disposable {
+  /** Its file. */
+  readonly fd: Fd;
+  /** What the other end needs to know of it. */
+  readonly message: InflightMessage;
+  readonly #mapping: Mapping;
+
+  private constructor(fd: Fd, message: InflightMessage, mapping: Mapping) {
+    this.fd = fd;
+    this.message = message;
+    this.#mapping = mapping;
+  }
+
+  /** Makes an empty one. */
+  static create(queueCount: number, queueSize: number): InflightArea {
+    requireQueues(queueCount, queueSize);
+    const sizeBytes = alignUp(inflightQueueBytes(queueSize) * queueCount, PAGE_SIZE);
+    using stack = new DisposableStack();
+    const fd = stack.use(memfdCreate("vmctl inflight"));
+    ftruncate(fd, sizeBytes);
+    addSeals(fd, Seal.Shrink | Seal.Grow | Seal.Seal);
+    const mapping = mmap(sizeBytes, { fd });
+    stack.move();
+    return new InflightArea(fd, { sizeBytes, fileOffset: 0, queueCount, queueSize }, mapping);
+  }
+
+  /**
+   * One that comes from the other end; `fd` is taken over.
+   *
+   * @throws {VhostUserError} "refused" where the file does not hold it.
+   */
+  static adopt(fd: Fd, message: InflightMessage): InflightArea {
+    using stack = new DisposableStack();
+    stack.use(fd);
+    const { sizeBytes, fileOffset, queueCount, queueSize } = message;
+    requireQueues(queueCount, queueSize);
+    const status = fstat(fd);
+    const valid = status.kind === "file" && fileOffset % PAGE_SIZE === 0 &&
+      sizeBytes >= inflightQueueBytes(queueSize) * queueCount &&
+      fileOffset + sizeBytes <= status.sizeBytes;
+    if (!valid) {
+      throw new VhostUserError(
+        "refused",
+        `inflight record: expected ${queueCount} queues of ${queueSize} in a file, got ` +
+          `${sizeBytes} bytes at ${fileOffset} of ${status.sizeBytes}`,
+      );
+    }
+    let mapping: Mapping;
+    try {
+      mapping = mmap(sizeBytes, { fd, offset: fileOffset });
+    } catch (cause) {
+      if (!(cause instanceof HostError)) throw cause;
+      throw new VhostUserError("refused", `inflight record: ${cause.message}`, { cause });
+    }
+    stack.move();
+    return new InflightArea(fd, message, mapping);
+  }
+
+  /** The record of queue `index`, where there is room for its `size`. */
+  queue(index: number, size: number): InflightQueue | undefined {
+    const { queueCount, queueSize } = this.message;
+    if (index >= queueCount || size > queueSize) return undefined;
+    const bytes = inflightQueueBytes(queueSize);
+    return new InflightQueue(
+      this.#mapping.bytes.subarray(index * bytes, (index + 1) * bytes),
+      size,
+    );
+  }
+
+  /** Forgets all that is recorded. */
+  clear(): void {
+    this.#mapping.bytes.fill(0);
+  }
+
+  /** Unmaps it; the memory lives on in the other end. */
+  [Symbol.dispose](): void {
+    this.#mapping[Symbol.dispose]();
+    this.fd.close();
+  }
+}
+
+function requireQueues(queueCount: number, queueSize: number): void {
+  if (queueCount >= 1 && queueCount <= 256 && isQueueSize(queueSize)) return;
+  throw new VhostUserError(
+    "refused",
+    `inflight record: expected 1 to 256 queues of a power of two, got ${queueCount} of ${queueSize}`,
+  );
+}

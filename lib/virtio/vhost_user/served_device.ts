@@ -1,0 +1,443 @@
+/**
+ * A device as a vhost-user back end holds it: its queues, the guest's memory, the descriptors by which
+ * both sides wake each other, and when the device's methods are called.
+ *
+ * @module
+ */
+
+import { log } from "../../base/mod.ts";
+import {
+  Epoll,
+  type Fd,
+  type FdLike,
+  PollEvent,
+  setNonblocking,
+  signalEvent,
+  takeEvent,
+  type Watch,
+  type WatchCallback,
+} from "../../host/mod.ts";
+import type { DeviceContext, VirtioDeviceBackend } from "../device.ts";
+import type { DeviceMemory } from "../device_memory.ts";
+import { VhostUserError, VirtioError } from "../errors.ts";
+import { DeviceStatus, Feature, QUEUE_FEATURES } from "../features.ts";
+import { isQueueSize, type RingAddresses } from "../ring.ts";
+import { Virtqueue } from "../virtqueue.ts";
+import type { Channel } from "./channel.ts";
+import type { InflightArea } from "./inflight_area.ts";
+import { MemoryTable } from "./memory_table.ts";
+import type { VringAddresses } from "./message.ts";
+import { BackendRequest, PROTOCOL_FEATURES, ProtocolFeature } from "./protocol.ts";
+
+/** Most chains that a queue gives before the others and the front end have their turn. */
+const TURN_CHAINS = 256;
+/** Watches of devices have tokens from here on; below are the queues'. */
+const FIRST_WATCH_TOKEN = 1024;
+/** Protocol features that it serves. */
+export const BACKEND_PROTOCOL_FEATURES: bigint = ProtocolFeature.Mq | ProtocolFeature.ReplyAck |
+  ProtocolFeature.BackendReq | ProtocolFeature.Config | ProtocolFeature.InflightShmfd |
+  ProtocolFeature.ResetDevice | ProtocolFeature.ConfigureMemSlots | ProtocolFeature.Status;
+
+/** Which of a vring's descriptors. */
+export type VringFdKind = "kick" | "call" | "error";
+
+/** What a front end has said of a queue. */
+class Vring {
+  readonly index: number;
+  size = 0;
+  addresses: VringAddresses | undefined;
+  base = 0;
+  enabled = false;
+  kick: Fd | undefined;
+  call: Fd | undefined;
+  error: Fd | undefined;
+  /** While it is started. */
+  queue: Virtqueue | undefined;
+  /** Whether the device is to look at it. */
+  pending = false;
+  faultTold = false;
+
+  constructor(index: number) {
+    this.index = index;
+  }
+}
+
+/** A device and its queues. */
+export class ServedDevice implements Disposable {
+  /** The device. */
+  readonly device: VirtioDeviceBackend;
+  /** Guest memory. */
+  readonly memory: MemoryTable;
+  /** Protocol features that the front end has taken. */
+  protocolFeatures = 0n;
+  readonly #epoll: Epoll;
+  readonly #vrings: readonly Vring[];
+  readonly #watches = new Map<number, WatchCallback>();
+  readonly #context: DeviceContext;
+  #nextToken = FIRST_WATCH_TOKEN;
+  #features = 0n;
+  #featuresKnown = false;
+  #status = 0;
+  #active = false;
+  #inflight: InflightArea | undefined;
+  #requests: Channel | undefined;
+
+  constructor(device: VirtioDeviceBackend, epoll: Epoll) {
+    this.device = device;
+    this.#epoll = epoll;
+    this.#vrings = Array.from({ length: device.queueCount }, (_, index) => new Vring(index));
+    this.memory = new MemoryTable((memory) => this.#switchMemory(memory));
+    this.#context = this.#makeContext();
+  }
+
+  /** Features that it offers. */
+  get offeredFeatures(): bigint {
+    return this.device.features | QUEUE_FEATURES | PROTOCOL_FEATURES;
+  }
+
+  /** The device status, as the front end set it, and whether a reset is needed. */
+  get status(): number {
+    return this.#status;
+  }
+
+  /** Whether a queue waits for its turn. */
+  get pending(): boolean {
+    return this.#vrings.some((vring) => vring.pending);
+  }
+
+  /** The front end sets the device status; 0 is a reset. */
+  setStatus(status: number): void {
+    if (status === 0) this.reset();
+    this.#status = status | (this.#status & DeviceStatus.NeedsReset);
+  }
+
+  /** The front end has chosen features. */
+  setFeatures(features: bigint): void {
+    const surplus = features & ~this.offeredFeatures;
+    if (surplus !== 0n) {
+      throw refused(`features 0x${surplus.toString(16)} were not offered`);
+    }
+    if (this.#featuresKnown && features === this.#features) return;
+    if (this.#vrings.some(({ queue }) => queue !== undefined)) {
+      throw refused("features cannot change while queues are started");
+    }
+    this.#deactivate();
+    this.#features = features;
+    this.#featuresKnown = true;
+    // Who does not know of enabling has all enabled.
+    if ((features & PROTOCOL_FEATURES) === 0n) {
+      for (const vring of this.#vrings) vring.enabled = true;
+    }
+  }
+
+  /** Sets the size of a stopped queue. */
+  setSize(index: number, size: number): void {
+    const vring = this.#stopped(index);
+    if (!isQueueSize(size) || size > this.device.maxQueueSize) {
+      throw refused(
+        `queue ${index}: expected a power of two up to ${this.device.maxQueueSize}, got ${size}`,
+      );
+    }
+    vring.size = size;
+  }
+
+  /** Sets where a queue lies. */
+  setAddresses(addresses: VringAddresses): void {
+    const vring = this.#vring(addresses.index);
+    const { queue } = vring;
+    if (queue !== undefined) {
+      if (queue.heldCount > 0) throw refused(`queue ${vring.index} cannot move: it is at work`);
+      vring.base = queue.availableIndex;
+    }
+    vring.addresses = addresses;
+    if (queue !== undefined) {
+      vring.queue = undefined;
+      this.#start(vring);
+    }
+  }
+
+  /** Sets the index that a stopped queue goes on from. */
+  setBase(index: number, base: number): void {
+    const vring = this.#stopped(index);
+    if (base > 0xffff) throw refused(`queue ${index}: expected an index of 16 bits, got ${base}`);
+    vring.base = base;
+  }
+
+  /** Takes over a descriptor of a queue; a kick descriptor starts it. */
+  setFd(index: number, kind: VringFdKind, fd: Fd | undefined): void {
+    using owned = fd;
+    const vring = this.#vring(index);
+    if (owned !== undefined) setNonblocking(owned, true);
+    if (kind !== "kick") {
+      vring[kind]?.close();
+      vring[kind] = owned?.dup();
+      // What was pushed while there was nobody to tell.
+      if (kind === "call") this.#notify(vring);
+      return;
+    }
+    if (owned === undefined) {
+      throw refused(`queue ${index}: expected a kick descriptor, polling is not supported`);
+    }
+    this.#dropKick(vring);
+    vring.kick = owned.dup();
+    this.#epoll.add(vring.kick, PollEvent.In, 1 + index);
+    if (vring.queue === undefined) this.#start(vring);
+  }
+
+  /** Enables or disables a queue. */
+  setEnabled(index: number, on: boolean): void {
+    const vring = this.#vring(index);
+    vring.enabled = on;
+    vring.queue?.setEnabled(on);
+    vring.pending = on && vring.queue !== undefined;
+  }
+
+  /** Stops a queue; the result is the index to go on from. */
+  stop(index: number): number {
+    const vring = this.#vring(index);
+    this.#stop(vring);
+    return vring.base;
+  }
+
+  /** The back end's own record of what is in flight, or the one that its predecessor left. */
+  setInflight(area: InflightArea): void {
+    if (this.#vrings.some(({ queue }) => queue !== undefined)) {
+      area[Symbol.dispose]();
+      throw refused("the inflight record cannot change while queues are started");
+    }
+    this.#inflight?.[Symbol.dispose]();
+    this.#inflight = area;
+  }
+
+  /** Sets the channel for messages to the front end. */
+  setRequestChannel(channel: Channel): void {
+    this.#requests?.[Symbol.dispose]();
+    this.#requests = channel;
+  }
+
+  /** Disables all queues. */
+  disableAll(): void {
+    for (const vring of this.#vrings) this.setEnabled(vring.index, false);
+  }
+
+  /** Stops all queues and resets the device; memory and descriptors stay. */
+  reset(): void {
+    this.#deactivate();
+    this.#inflight?.clear();
+    this.#status = 0;
+    for (const vring of this.#vrings) {
+      vring.base = 0;
+      vring.size = 0;
+      vring.addresses = undefined;
+      vring.enabled = this.#featuresKnown && (this.#features & PROTOCOL_FEATURES) === 0n;
+    }
+  }
+
+  /** Handles that the descriptor with `token` is ready. */
+  dispatch(token: number, events: number): void {
+    if (token >= FIRST_WATCH_TOKEN) {
+      this.#watches.get(token)?.(events);
+      return;
+    }
+    const vring = this.#vrings[token - 1];
+    if (vring?.kick === undefined) return;
+    if ((events & PollEvent.In) !== 0) takeEvent(vring.kick);
+    // A pipe whose writer is gone would be ready for ever.
+    if ((events & (PollEvent.HangUp | PollEvent.Error)) !== 0) this.#dropKick(vring);
+    vring.pending = vring.enabled && vring.queue !== undefined;
+  }
+
+  /** Lets the device work on the queues that wait. */
+  service(): void {
+    const vrings = this.#vrings;
+    for (let index = 0; index < vrings.length; index++) {
+      const vring = vrings[index]!;
+      if (vring.pending) this.#serve(vring);
+    }
+  }
+
+  /** Stops everything. */
+  [Symbol.dispose](): void {
+    this.#deactivate();
+    this.memory[Symbol.dispose]();
+    this.#inflight?.[Symbol.dispose]();
+    this.#requests?.[Symbol.dispose]();
+    for (const vring of this.#vrings) {
+      this.#dropKick(vring);
+      vring.call?.close();
+      vring.error?.close();
+    }
+  }
+
+  #makeContext(): DeviceContext {
+    // deno-lint-ignore no-this-alias
+    const served = this;
+    return {
+      get features() {
+        return served.#features & ~PROTOCOL_FEATURES;
+      },
+      get memory() {
+        return served.memory.memory;
+      },
+      queue: (index) => served.#vrings[index]?.queue,
+      notify: (index) => {
+        const vring = served.#vrings[index];
+        if (vring !== undefined) served.#notify(vring);
+      },
+      schedule: (index) => {
+        const vring = served.#vrings[index];
+        if (vring !== undefined) vring.pending = vring.enabled && vring.queue !== undefined;
+      },
+      watch: (fd, events, callback) => served.#watch(fd, events, callback),
+      configChanged: () => served.#tellConfigChanged(),
+    };
+  }
+
+  #vring(index: number): Vring {
+    const vring = this.#vrings[index];
+    if (vring !== undefined) return vring;
+    throw refused(`expected a queue below ${this.#vrings.length}, got ${index}`);
+  }
+
+  #stopped(index: number): Vring {
+    const vring = this.#vring(index);
+    if (vring.queue === undefined) return vring;
+    throw refused(`queue ${index} is started`);
+  }
+
+  #start(vring: Vring): void {
+    const { addresses, index, size } = vring;
+    if (addresses === undefined || size === 0) {
+      throw refused(`queue ${index}: expected size and addresses before its start`);
+    }
+    const rings = this.#translate(addresses);
+    if (!this.#active) {
+      this.#active = true;
+      this.device.activate(this.#context);
+    }
+    try {
+      vring.queue = new Virtqueue(this.memory.memory, {
+        ...rings,
+        size,
+        indirect: (this.#features & Feature.RingIndirectDesc) !== 0n,
+        eventIdx: (this.#features & Feature.RingEventIdx) !== 0n,
+        availableIndex: vring.base,
+        inflight: this.#inflight?.queue(index, size),
+      });
+    } catch (cause) {
+      if (!(cause instanceof VirtioError)) throw cause;
+      throw new VhostUserError("refused", `queue ${index}: ${cause.message}`, { cause });
+    }
+    vring.faultTold = false;
+    vring.queue.setEnabled(vring.enabled);
+    this.device.queueStarted?.(index);
+    // Kicks may have come before, or been lost with a predecessor.
+    vring.pending = vring.enabled;
+  }
+
+  #translate(addresses: VringAddresses): RingAddresses {
+    const { memory } = this.memory;
+    const translated = (address: number) => {
+      const found = memory.guestAddressOf(address);
+      if (found !== undefined) return found;
+      throw refused(`queue ${addresses.index}: address 0x${address.toString(16)} is not memory`);
+    };
+    return {
+      descriptorTable: translated(addresses.descriptorTable),
+      availableRing: translated(addresses.availableRing),
+      usedRing: translated(addresses.usedRing),
+    };
+  }
+
+  #stop(vring: Vring): void {
+    const { queue } = vring;
+    if (queue !== undefined) {
+      this.device.queueStopping?.(vring.index);
+      this.#notify(vring);
+      vring.base = queue.availableIndex;
+      vring.queue = undefined;
+      vring.pending = false;
+    }
+    this.#dropKick(vring);
+  }
+
+  #deactivate(): void {
+    for (const vring of this.#vrings) this.#stop(vring);
+    if (!this.#active) return;
+    this.#active = false;
+    this.device.reset();
+  }
+
+  #serve(vring: Vring): void {
+    vring.pending = false;
+    const { queue } = vring;
+    if (queue === undefined) return;
+    queue.beginTurn(TURN_CHAINS);
+    this.device.process(vring.index);
+    // What is left comes after the others, without a further kick.
+    if (queue.turnExhausted) vring.pending = vring.enabled && queue === vring.queue;
+    queue.endTurn();
+    this.#notify(vring);
+  }
+
+  #notify(vring: Vring): void {
+    const { queue, call } = vring;
+    if (queue === undefined) return;
+    if (queue.fault !== undefined) this.#tellFault(vring, queue.fault.message);
+    else if (call !== undefined && queue.needsNotification()) signalEvent(call);
+  }
+
+  #tellFault(vring: Vring, message: string): void {
+    if (vring.faultTold) return;
+    vring.faultTold = true;
+    this.#status |= DeviceStatus.NeedsReset;
+    log.warn(`${this.device.name}: queue ${vring.index} is broken by its driver: ${message}`);
+    if (vring.error !== undefined) signalEvent(vring.error);
+  }
+
+  #tellConfigChanged(): void {
+    const needed = ProtocolFeature.BackendReq | ProtocolFeature.Config;
+    if (this.#requests === undefined || (this.protocolFeatures & needed) !== needed) return;
+    try {
+      this.#requests.send(BackendRequest.ConfigChange);
+    } catch (error) {
+      if (!(error instanceof VhostUserError)) throw error;
+      // Where the whole front end is gone, its own connection says so.
+      log.debug(`${this.device.name}: ${error.message}`);
+    }
+  }
+
+  #switchMemory(memory: DeviceMemory): void {
+    if (!this.#active) return;
+    this.device.quiesce?.();
+    for (const vring of this.#vrings) {
+      if (vring.queue === undefined) continue;
+      vring.queue.setMemory(memory);
+      this.device.queueStarted?.(vring.index);
+      this.#notify(vring);
+    }
+  }
+
+  #dropKick(vring: Vring): void {
+    if (vring.kick === undefined) return;
+    this.#epoll.remove(vring.kick);
+    vring.kick.close();
+    vring.kick = undefined;
+  }
+
+  #watch(fd: FdLike, events: number, callback: WatchCallback): Watch {
+    const token = this.#nextToken++;
+    this.#epoll.add(fd, events, token);
+    this.#watches.set(token, callback);
+    return {
+      setEvents: (wanted) => this.#epoll.modify(fd, wanted, token),
+      [Symbol.dispose]: () => {
+        if (this.#watches.delete(token)) this.#epoll.remove(fd);
+      },
+    };
+  }
+}
+
+function refused(message: string): VhostUserError {
+  return new VhostUserError("refused", message);
+}
