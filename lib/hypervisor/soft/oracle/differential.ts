@@ -72,6 +72,10 @@ function normalize(view: DataView): void {
   if (view.getBigUint64(fx + 8, true) === view.getBigUint64(Case.code, true)) {
     view.setBigUint64(fx + 8, IP, true);
   }
+  // FXRSTOR makes the pointers canonical, for 48 or 57 bits as the processor has them.
+  for (const at of [fx + 8, fx + 16]) {
+    view.setBigInt64(at, BigInt.asIntN(48, view.getBigUint64(at, true)), true);
+  }
   view.setUint32(fx + 28, 0, true);
   const vector = view.getBigUint64(Case.trap, true);
   // An address through RSP or RBP that is not canonical raises #SS; the interpreter does not know the

@@ -494,7 +494,7 @@ export function fillState(
   const window = pages.address + BigInt(windowAt);
   view.setBigUint64(at + Case.window, window, true);
   // The stack lies in the window, for instructions that use it.
-  const usesRsp = memory?.base === 4 || memory?.index === 4;
+  const usesRsp = memory !== undefined && [memory.base, memory.index, memory.bits].includes(4);
   if (!usesRsp) view.setBigUint64(at + 32, window + BigInt(64 + 8 * random.below(48)), true);
   if (row.words.has("az")) {
     view.setBigUint64(at + 48, window + BigInt(random.below(200)), true);

@@ -17,6 +17,7 @@ import {
   OpFd,
   or,
   shl,
+  shrS,
   shrU,
   v,
   ValType,
@@ -117,6 +118,11 @@ function fxsave(form: FxForm): (c: Cx) => void {
   };
 }
 
+/** Bits 48 to 63 as bit 47. */
+function canonical(address: Expr): Expr {
+  return shrS(shl(address, 16), 16);
+}
+
 function fxrstor(form: FxForm): (c: Cx) => void {
   return (c) => {
     enterFx(c);
@@ -140,8 +146,8 @@ function fxrstor(form: FxForm): (c: Cx) => void {
     c.setS32(S.fpuOpcode, and(wrap(shrU(words, 48)), 0x7ff));
     f.call(c.helper("x87Summary"));
     if (form.wide) {
-      c.setS64(S.fpuIp, ip);
-      c.setS64(S.fpuDp, dp);
+      c.setS64(S.fpuIp, canonical(ip));
+      c.setS64(S.fpuDp, canonical(dp));
       c.setS32(S.fpuSelectors, i32(0));
     } else {
       c.setS64(S.fpuIp, and(ip, i64(0xffff_ffffn)));

@@ -304,15 +304,9 @@ function sineAndCosine(x: Value): { sin: Long; cos: Long } {
   let sin: Long;
   let cos: Long;
   if (position < -TINY) {
-    // sin r = r (1 - tiny), cos r = 1 - tiny.
-    const size = n < 0n ? -n : n;
-    sin = {
-      negative: n < 0n,
-      n: n === 0n ? 0n : (size << 80n) - 1n,
-      s: s + 80,
-      exact: n === 0n,
-    };
-    cos = { negative: false, n: (1n << 200n) - 1n, s: 200, exact: false };
+    // The processor gives r and 1, rounded no further.
+    sin = { negative: n < 0n, n: n < 0n ? -n : n, s, exact: true };
+    cos = { negative: false, n: 1n, s: 0, exact: true };
   } else {
     const both = sinCos(scale(n, w - s), w);
     sin = long(both.sin, w);
@@ -368,14 +362,14 @@ function trigonometric(
 function fsin(op: Operation): void {
   trigonometric(op, {
     pushes: false,
-    compute: (x) => [isZero(x) ? x : op.round(sineAndCosine(x).sin), undefined],
+    compute: (x) => [isZero(x) ? x : op.roundInexact(sineAndCosine(x).sin), undefined],
   });
 }
 
 function fcos(op: Operation): void {
   trigonometric(op, {
     pushes: false,
-    compute: (x) => [isZero(x) ? ONE : op.round(sineAndCosine(x).cos), undefined],
+    compute: (x) => [isZero(x) ? ONE : op.roundInexact(sineAndCosine(x).cos), undefined],
   });
 }
 
@@ -385,9 +379,9 @@ function fsincos(op: Operation): void {
     compute: (x) => {
       if (isZero(x)) return [x, ONE];
       const { sin, cos } = sineAndCosine(x);
-      const first = op.round(sin);
+      const first = op.roundInexact(sin);
       op.flags &= ~Fp.up;
-      return [first, op.round(cos)];
+      return [first, op.roundInexact(cos)];
     },
   });
 }
@@ -398,11 +392,10 @@ function fptan(op: Operation): void {
     compute: (x) => {
       if (isZero(x)) return [x, ONE];
       const { n, s, quadrant } = reduce(x);
-      // tan r = r (1 + tiny).
+      // Here too the processor gives a tiny r itself.
       if (quadrant % 2 === 0 && bitLength(n) - s < -TINY) {
-        const size = n < 0n ? -n : n;
         return [
-          op.round({ negative: n < 0n, n: (size << 80n) + 1n, s: s + 80, exact: n === 0n }),
+          op.roundInexact({ negative: n < 0n, n: n < 0n ? -n : n, s, exact: true }),
           ONE,
         ];
       }
