@@ -184,6 +184,9 @@ export const S = {
   end: 0x800,
 } as const;
 
+/** 256 dwords: remainders of bytes for CRC32; made at its first use. */
+export const CRC_TABLE = 0x1000;
+
 /** Offset of general register `n`. */
 export function regOffset(n: number): number {
   return S.regs + 8 * n;

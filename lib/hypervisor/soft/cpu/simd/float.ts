@@ -13,6 +13,8 @@ import {
   eqz,
   type Expr,
   extU,
+  f32,
+  f64,
   i32,
   i64,
   load,
@@ -21,6 +23,8 @@ import {
   ne,
   Op,
   op,
+  OpFc,
+  opFc,
   OpFd,
   or,
   select,
@@ -135,6 +139,7 @@ function nativeScalar(name: Name, code: number, args: readonly Expr[]): Expr {
 function scalarArithmetic(name: Name, operation: string): (c: Cx) => void {
   const width = widthOf(name);
   const native = natives[operation];
+  if (native === undefined) throw new TypeError(`no native ${operation}`);
   return (c) => {
     const f = c.f;
     const b = f.let(c.get(1));
@@ -144,10 +149,6 @@ function scalarArithmetic(name: Name, operation: string): (c: Cx) => void {
       commit(c);
       setLow(c, 0, { value: result, size: width });
     };
-    if (native === undefined) {
-      slow();
-      return;
-    }
     const code = native.scalar[name === "single" ? 0 : 1];
     const quick = f.let(nativeScalar(name, code, [a, b]));
     const zeros = native.zeroFrom === "any"
@@ -236,10 +237,80 @@ function packedArithmetic(name: Name, operation: string): (c: Cx) => void {
 function scalarSqrt(name: Name): (c: Cx) => void {
   return (c) => {
     const a = c.f.let(c.get(1));
-    const result = c.f.let(call(c.helper(`${name}.sqrt`), a));
-    commit(c);
-    setLow(c, 0, { value: result, size: widthOf(name) });
+    quickOr(c, {
+      // Normal and positive: the root is normal too.
+      condition: () => and(and(quickMode(c), isSafe(name, a)), isPositive(name, a)),
+      value: () => nativeScalar(name, name === "single" ? Op.f32_sqrt : Op.f64_sqrt, [a]),
+      slow: () => call(c.helper(`${name}.sqrt`), a),
+      put: (value) => setLow(c, 0, { value, size: widthOf(name) }),
+    });
   };
+}
+
+function isPositive(name: Name, bits: Expr): Expr {
+  return eqz(shrU(bits, name === "single" ? 31 : 63));
+}
+
+/** A result by WebAssembly's own means where `condition` holds, else by a lane function. */
+function quickOr(
+  c: Cx,
+  how: {
+    condition: () => Expr;
+    value: () => Expr;
+    slow: () => Expr;
+    put: (value: Expr) => void;
+  },
+): void {
+  c.f.if(
+    how.condition(),
+    () => how.put(c.f.let(how.value())),
+    () => {
+      const result = c.f.let(how.slow());
+      commit(c);
+      how.put(result);
+    },
+  );
+}
+
+/** `bits` as a float. */
+function asFloat(name: Name, bits: Expr): Expr {
+  return name === "single"
+    ? op(F32, Op.f32_reinterpret_i32, wrap(bits))
+    : op(F64, Op.f64_reinterpret_i64, bits);
+}
+
+const compareOps = {
+  single: { lt: Op.f32_lt, eq: Op.f32_eq },
+  double: { lt: Op.f64_lt, eq: Op.f64_eq },
+} as const;
+
+/** MINSS and the like: without NaNs and denormals they raise nothing. */
+function scalarChoice(name: Name, operation: "min" | "max"): (c: Cx) => void {
+  return (c) => {
+    const b = c.f.let(c.get(1));
+    const a = c.f.let(c.get(0));
+    const { lt } = compareOps[name];
+    const [x, y] = [asFloat(name, a), asFloat(name, b)];
+    quickOr(c, {
+      condition: () => and(isOrdinary(name, a), isOrdinary(name, b)),
+      value: () => select(operation === "min" ? op(I32, lt, x, y) : op(I32, lt, y, x), a, b),
+      slow: () => call(c.helper(`${name}.${operation}`), a, b),
+      put: (value) => setLow(c, 0, { value, size: widthOf(name) }),
+    });
+  };
+}
+
+/** True for zeros and normal numbers: no denormal, infinity or NaN. */
+function isOrdinary(name: Name, bits: Local): Expr {
+  return name === "single"
+    ? or(
+      ltU(sub(and(wrap(shrU(bits, 23)), 0xff), 1), i32(0xfe)),
+      eqz(and(bits, i64(0x7fff_ffff))),
+    )
+    : or(
+      ltU(sub(and(wrap(shrU(bits, 52)), 0x7ff), 1), i32(0x7fe)),
+      eqz(shl(bits, 1)),
+    );
 }
 
 /** Lane function of one operand on every lane of operand 1. */
@@ -364,10 +435,18 @@ function scalarCompare(name: Name): (c: Cx) => void {
 
 function flagsCompare(name: Name, signaling: number): (c: Cx) => void {
   return (c) => {
-    const b = c.f.let(c.get(1));
-    const a = c.f.let(c.get(0));
-    const flags = c.f.let(call(c.helper(`${name}.flags`), a, b, i32(signaling)));
-    commit(c);
+    const f = c.f;
+    const b = f.let(c.get(1));
+    const a = f.let(c.get(0));
+    const flags = f.local(I64);
+    const { lt, eq: equal } = compareOps[name];
+    const [x, y] = [asFloat(name, a), asFloat(name, b)];
+    quickOr(c, {
+      condition: () => and(isOrdinary(name, a), isOrdinary(name, b)),
+      value: () => or(shl(extU(op(I32, equal, x, y)), 6), extU(op(I32, lt, x, y))),
+      slow: () => call(c.helper(`${name}.flags`), a, b, i32(signaling)),
+      put: (value) => f.set(flags, value),
+    });
     c.setArithFlags(flags);
   };
 }
@@ -388,9 +467,15 @@ function fromGeneral(name: Name): (c: Cx) => void {
       setLow(c, 0, { value: op(I64, Op.i64_reinterpret_f64, exact), size: 8 });
       return;
     }
-    const result = f.let(call(c.helper(`${name}.fromInteger`), value));
-    commit(c);
-    setLow(c, 0, { value: result, size: widthOf(name) });
+    const native = name === "single"
+      ? extU(op(I32, Op.i32_reinterpret_f32, op(F32, Op.f32_convert_i64_s, value)))
+      : op(I64, Op.i64_reinterpret_f64, op(F64, Op.f64_convert_i64_s, value));
+    quickOr(c, {
+      condition: () => quickMode(c),
+      value: () => native,
+      slow: () => call(c.helper(`${name}.fromInteger`), value),
+      put: (value) => setLow(c, 0, { value, size: widthOf(name) }),
+    });
   };
 }
 
@@ -400,10 +485,29 @@ const TRUNCATE = 3;
 
 function toGeneral(name: Name, mode: number): (c: Cx) => void {
   return (c) => {
+    const f = c.f;
     const bits = c.operandSize(0) * 8;
-    const a = c.f.let(c.get(1));
-    const result = c.f.let(call(c.helper(`${name}.toInteger`), a, i32(bits), i32(mode)));
-    commit(c);
+    const a = f.let(c.get(1));
+    const result = f.local(I64);
+    const type = name === "single" ? F32 : F64;
+    const [abs, nearest, lt] = name === "single"
+      ? [Op.f32_abs, Op.f32_nearest, Op.f32_lt]
+      : [Op.f64_abs, Op.f64_nearest, Op.f64_lt];
+    const limit = name === "single" ? f32(2 ** (bits - 1)) : f64(2 ** (bits - 1));
+    const value = asFloat(name, a);
+    // Rounding to nearest can reach the limit from below.
+    const rounded = f.local(type, mode === TRUNCATE ? value : op(type, nearest, value));
+    quickOr(c, {
+      condition: () => and(quickMode(c), op(I32, lt, op(type, abs, rounded), limit)),
+      value: () =>
+        opFc(
+          I64,
+          name === "single" ? OpFc.i64_trunc_sat_f32_s : OpFc.i64_trunc_sat_f64_s,
+          rounded,
+        ),
+      slow: () => call(c.helper(`${name}.toInteger`), a, i32(bits), i32(mode)),
+      put: (value) => f.set(result, value),
+    });
     c.set(0, result);
   };
 }
@@ -478,15 +582,26 @@ const doublesToSingles = (c: Cx) => {
 };
 
 const singleToDouble = (c: Cx) => {
-  const result = c.f.let(call(c.helper("single.widen"), c.get(1)));
-  commit(c);
-  setLow(c, 0, { value: result, size: 8 });
+  const a = c.f.let(c.get(1));
+  quickOr(c, {
+    condition: () => isOrdinary("single", a),
+    value: () => op(I64, Op.i64_reinterpret_f64, op(F64, Op.f64_promote_f32, asFloat("single", a))),
+    slow: () => call(c.helper("single.widen"), a),
+    put: (value) => setLow(c, 0, { value, size: 8 }),
+  });
 };
 
 const doubleToSingle = (c: Cx) => {
-  const result = c.f.let(call(c.helper("double.narrow"), c.get(1)));
-  commit(c);
-  setLow(c, 0, { value: result, size: 4 });
+  const f = c.f;
+  const a = f.let(c.get(1));
+  const narrow = op(I32, Op.i32_reinterpret_f32, op(F32, Op.f32_demote_f64, asFloat("double", a)));
+  const quick = f.let(extU(narrow));
+  quickOr(c, {
+    condition: () => and(quickMode(c), or(isSafe("single", quick), eqz(shl(a, 1)))),
+    value: () => quick,
+    slow: () => call(c.helper("double.narrow"), a),
+    put: (value) => setLow(c, 0, { value, size: 4 }),
+  });
 };
 
 // --- between MMX and XMM -----------------------------------------------------------------------
@@ -572,7 +687,11 @@ function rowsOf(form: Form): Insn[] {
         `${operation}${suffix}`,
         `${prefix} 0f ${opcode} /r`,
         operands,
-        scalar ? scalarArithmetic(name, operation) : packedArithmetic(name, operation),
+        !scalar
+          ? packedArithmetic(name, operation)
+          : operation === "min" || operation === "max"
+          ? scalarChoice(name, operation)
+          : scalarArithmetic(name, operation),
       )
     ),
     sse(

@@ -40,7 +40,7 @@ import {
 } from "../../wasm/mod.ts";
 import type { Cx } from "../cx.ts";
 import { type Insn, insn } from "../opcode.ts";
-import { CPU, Flag, Reg, S } from "../state.ts";
+import { CPU, CRC_TABLE, Flag, Reg, S } from "../state.ts";
 import { const16, const8, getUnaligned, imm8, iota, sse } from "./access.ts";
 
 const { I32, I64, V128 } = ValType;
@@ -171,16 +171,32 @@ export function stringHelpers(module: ModuleBuilder, helpers: Map<string, FuncBu
   helpers.set("compareBytes", compareFunction(module, bytes));
   helpers.set("compareWords", compareFunction(module, words));
 
+  const makeTable = module.func([]);
+  {
+    const f = makeTable;
+    const byte = f.local(I32, i32(255));
+    f.loop((again) => {
+      const value = f.let(byte);
+      for (let bit = 0; bit < 8; bit++) {
+        const polynomial = and(sub(i32(0), and(value, 1)), 0x82f63b78);
+        f.set(value, xor(shrU(value, 1), polynomial));
+      }
+      f.store32(CPU, shl(byte, 2), value, CRC_TABLE);
+      f.set(byte, sub(byte, 1));
+      f.brIf(again, byte);
+    });
+  }
+
+  // (crc i32, data i64, bytes i32) -> crc
   const crc = module.func([I32, I64, I32], [I32]);
+  // The table's last entry is never zero.
+  crc.if(eqz(load.i32(CPU, i32(0), CRC_TABLE + 1020)), () => crc.call(makeTable));
   const value = crc.let(crc.param(0));
   const data = crc.let(crc.param(1));
   const left = crc.let(crc.param(2));
   crc.loop((again) => {
-    crc.set(value, xor(value, and(wrap(data), 0xff)));
-    for (let bit = 0; bit < 8; bit++) {
-      const polynomial = and(sub(i32(0), and(value, 1)), 0x82f63b78);
-      crc.set(value, xor(shrU(value, 1), polynomial));
-    }
+    const byte = and(xor(value, wrap(data)), 0xff);
+    crc.set(value, xor(shrU(value, 8), load.i32(CPU, shl(byte, 2), CRC_TABLE)));
     crc.set(data, shrU(data, 8));
     crc.set(left, sub(left, 1));
     crc.brIf(again, left);
