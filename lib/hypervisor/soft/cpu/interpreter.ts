@@ -152,6 +152,7 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
         f.unreachable();
         table[(mem ? 4 : 0) + (sizeIndex[size] as number)] = module.tableSlot(f);
         handlers.push({ insn: row, size, mem });
+        module.nameFunc(f, `interpret ${row.mnemonic}${size || ""}${mem ? " mem" : ""}`);
       }
     }
   }
@@ -172,6 +173,7 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
 function exportRuntime(module: ModuleBuilder, runtime: Runtime): RuntimeExports {
   const one = (name: string, func: FuncRef): RuntimeExport => {
     module.exportFunc(name, func);
+    module.nameFunc(func, name);
     return { name, type: func.type };
   };
   const bySize = (name: string, funcs: ReadonlyMap<number, FuncRef>) =>

@@ -29,13 +29,17 @@ import {
   ne,
   Op,
   op,
+  OpFd,
   or,
   rotl,
   select,
   shl,
   shrS,
   shrU,
+  simd,
   sub,
+  v,
+  v128,
   ValType,
   wrap,
   xor,
@@ -659,22 +663,29 @@ function buildCodeSum(module: ModuleBuilder, map: MemoryMap): FuncRef {
       I64,
       load.i64(CPU, add(i32(map.codeMarks), shl(shrU(page, 12), 3))),
     );
-    const acc = f.local(I64, i64(0));
+    // Odd factors: what changes in one lane of one line never cancels out.
+    const lanes = (n: number) => {
+      const bytes = new Uint8Array(16);
+      new Uint32Array(bytes.buffer).fill(n);
+      return v128(bytes);
+    };
+    const factors = [0x9e3779b1, 0x85ebca77, 0xc2b2ae3d, 0x27d4eb2f];
+    const acc = f.local(ValType.V128, lanes(0));
     f.block((done) => {
       f.loop((next) => {
         f.brIf(done, eqz(marks));
         const line = f.let(add(page, shl(wrap(ctz(marks)), 6)));
-        for (let i = 0; i < 64; i += 8) {
-          f.set(
-            acc,
-            mul(xor(rotl(acc, 5), load.i64(RAM, line, i)), i64(0x9e3779b97f4a7c15n)),
-          );
-        }
+        const [a, b, c, d] = factors.map((factor, i) =>
+          v(OpFd.i32x4_mul, load.v128(RAM, line, 16 * i), lanes(factor))
+        ) as [Expr, Expr, Expr, Expr];
+        const sum = v(OpFd.v128_xor, v(OpFd.v128_xor, a, b), v(OpFd.v128_xor, c, d));
+        f.set(acc, v(OpFd.i32x4_mul, v(OpFd.v128_xor, acc, sum), lanes(0x165667b1)));
         f.set(marks, and(marks, sub(marks, 1)));
         f.br(next);
       });
     });
-    f.return(acc);
+    const half = (lane: number) => simd(I64, OpFd.i64x2_extract_lane, [acc], [lane]);
+    f.return(xor(half(0), rotl(half(1), 17)));
     f.unreachable();
   }
   const slot = (ram: Expr) => add(i32(map.codeSums), shl(shrU(ram, 12), 3));

@@ -29,7 +29,8 @@ export function call(func: FuncRef, ...args: Expr[]): Expr {
 
 /** Body of a function under construction; statements are appended in order. */
 export class FuncBuilder implements FuncRef {
-  readonly index: number;
+  /** Place in the module; imports that come later move it. */
+  index: number;
   readonly type: FuncType;
   /** Parameters, in order. */
   readonly params: readonly Local[];
@@ -325,6 +326,7 @@ export class ModuleBuilder {
   #elements: FuncRef[] = [];
   #importedTags = 0;
   #importsTable = false;
+  readonly #names: [FuncRef, string][] = [];
 
   /** Index of a signature. */
   typeIndex(type: FuncType): number {
@@ -345,9 +347,13 @@ export class ModuleBuilder {
     this.#importCount++;
   }
 
-  /** Imports a function. */
+  /**
+   * Imports a function. Functions that have begun already move up by one, so until the last import no
+   * call of them and no export may be written.
+   */
   importFunc(module: string, name: string, type: FuncType): FuncRef {
-    if (this.#funcs.length > 0) throw new TypeError("imports come before functions");
+    if (this.#exportCount > 0) throw new TypeError("imports come before exports");
+    for (const func of this.#funcs) func.index++;
     this.#import(module, name, 0);
     this.#imports.u32(this.typeIndex(type));
     return { index: this.#importedFuncs++, type };
@@ -385,6 +391,11 @@ export class ModuleBuilder {
     const builder = new FuncBuilder(this.#importedFuncs + this.#funcs.length, type);
     this.#funcs.push(builder);
     return builder;
+  }
+
+  /** Names a function for profiles. */
+  nameFunc(func: FuncRef, name: string): void {
+    this.#names.push([func, name]);
   }
 
   /** Exports a function. */
@@ -458,6 +469,20 @@ export class ModuleBuilder {
       s.u32(this.#funcs.length);
       for (const func of this.#funcs) func.finish(s);
     });
+    if (this.#names.length > 0) {
+      section(0, (s) => {
+        s.name("name");
+        const names = new ByteWriter(1024);
+        names.u32(this.#names.length);
+        for (const [func, name] of this.#names.sort(([a], [b]) => a.index - b.index)) {
+          names.u32(func.index);
+          names.name(name);
+        }
+        s.u8(1);
+        s.u32(names.length);
+        s.append(names);
+      });
+    }
     return out.finish();
   }
 }

@@ -7,7 +7,6 @@
 
 import {
   add,
-  eq,
   type FuncBuilder,
   i32,
   type Label,
@@ -33,6 +32,7 @@ const { I32, I64 } = ValType;
 /** Limits of a region. */
 const MAX_BLOCKS = 96;
 const MAX_INSTRUCTIONS = 400;
+const MAX_ENTRIES = 24;
 
 /** A straight piece of code. */
 export interface RegionBlock {
@@ -55,7 +55,11 @@ export interface RegionPlan {
 export type InsnReader = (offset: number) => RegionInsn | undefined;
 
 /** Grows a region from page offset `entry`. */
-export function planRegion(entry: number, read: InsnReader): RegionPlan | undefined {
+export function planRegion(
+  entry: number,
+  options: { read: InsnReader; warm: readonly number[] },
+): RegionPlan | undefined {
+  const { read } = options;
   // First the instructions and where blocks must begin, then the blocks.
   const insns = new Map<number, RegionInsn>();
   const leaders = new Set<number>([entry]);
@@ -92,6 +96,12 @@ export function planRegion(entry: number, read: InsnReader): RegionPlan | undefi
     }
   }
   if (!insns.has(entry)) return undefined;
+  // Where the guest was seen to arrive it may enter.
+  for (const at of options.warm) {
+    if (!insns.has(at) || entries.includes(at) || entries.length >= MAX_ENTRIES) continue;
+    leaders.add(at);
+    entries.push(at);
+  }
   const blocks: RegionBlock[] = [];
   for (const start of [...leaders].sort((x, y) => x - y)) {
     if (!insns.has(start)) continue;
@@ -118,16 +128,19 @@ export function planRegion(entry: number, read: InsnReader): RegionPlan | undefi
 export class Translatability {
   readonly #known = new Map<HandlerInfo, boolean>();
   readonly #excluded: ReadonlySet<Insn>;
+  readonly #runtime: () => Runtime;
 
-  constructor(excluded: ReadonlySet<Insn>) {
+  /** @param runtime Makes what the probes call; none of it is ever run. */
+  constructor(excluded: ReadonlySet<Insn>, runtime: () => Runtime) {
     this.#excluded = excluded;
+    this.#runtime = runtime;
   }
 
   /** True where the instruction can be translated. */
-  ask(info: HandlerInfo, runtime: Runtime): boolean {
+  ask(info: HandlerInfo): boolean {
     let known = this.#known.get(info);
     if (known === undefined) {
-      known = !this.#excluded.has(info.insn) && this.#probe(info, runtime);
+      known = !this.#excluded.has(info.insn) && this.#probe(info, this.#runtime());
       this.#known.set(info, known);
     }
     return known;
@@ -145,25 +158,24 @@ export class Translatability {
   }
 }
 
-/** Emits `plan` as the body of `f`, a function `(record) -> exit`. */
+/** Emits `plan` as the body of `f`, a function `(block) -> exit`. */
 export function emitRegion(
   f: FuncBuilder,
   runtime: Runtime,
   options: {
     plan: RegionPlan;
-    recordOf: (offset: number) => number;
     faultTag: number;
     /** Counts instructions in `S.regionCount`. */
     counts: boolean;
   },
 ): void {
-  const { plan, recordOf, faultTag, counts } = options;
+  const { plan, faultTag, counts } = options;
   const gpr = Array.from({ length: 16 }, () => f.local(I64));
   const flagResult = f.local(I64);
   const flagAux = f.local(I64);
   const ripBase = f.local(I64);
   const stale = f.local(I32);
-  const block = f.local(I32);
+  const block = f.param(0);
   // All registers are loaded; those that nothing uses cost nothing after optimization.
   gpr.forEach((local, n) => f.set(local, load.i64(CPU, i32(0), regOffset(n))));
   f.set(flagResult, load.i64(CPU, i32(0), S.flagResult));
@@ -176,14 +188,6 @@ export function emitRegion(
     f.store64(CPU, i32(0), flagAux, S.flagAux);
   };
   const number = new Map(plan.blocks.map((b, i) => [b.start, i]));
-  // Which entry: the first is the usual one.
-  f.set(block, i32(number.get(plan.entries[0] as number) ?? 0));
-  for (const entry of plan.entries.slice(1)) {
-    f.if(
-      eq(f.param(0), i32(recordOf(entry))),
-      () => f.set(block, i32(number.get(entry) ?? 0)),
-    );
-  }
   f.tryCatch(faultTag, () => {
     f.loop((dispatch) => {
       const frame: RegionFrame = {

@@ -5,10 +5,9 @@
  * @module
  */
 
-import { type FuncRef, ModuleBuilder, type Tag, ValType } from "../../wasm/mod.ts";
+import { type FuncBuilder, i32, ModuleBuilder, type Tag, ValType } from "../../wasm/mod.ts";
 import type { CodeCache, CodePage } from "../code_cache.ts";
-import type { Runtime } from "../cx.ts";
-import type { Interpreter, RuntimeExport } from "../interpreter.ts";
+import type { Interpreter } from "../interpreter.ts";
 import { fastCallRows } from "../integer/fast_calls.ts";
 import { systemRows } from "../integer/system.ts";
 import { Rec, RECORD } from "../state.ts";
@@ -19,12 +18,16 @@ import {
   type RegionPlan,
   Translatability,
 } from "./region.ts";
+import { LazyRuntime } from "./lazy_runtime.ts";
 import type { RegionInsn, WideAddress } from "./region_cx.ts";
 
 const { I32 } = ValType;
 
 /** Samples at one place that make it hot. */
 const HOT = 3;
+
+/** Samples that make a place worth to be translated or entered where its page is translated anyway. */
+const WARM = 1;
 
 /** Table slots for regions. */
 const SLOTS = 1 << 16;
@@ -49,12 +52,22 @@ export interface TranslatorStats {
   /** Places that were hot but hold nothing to translate. */
   refused: number;
   milliseconds: number;
+  modules: number;
+  /** Bytes of these modules. */
+  bytes: number;
 }
 
 /** Translates for one vCPU. */
 export class Translator {
   /** Counters. */
-  readonly stats: TranslatorStats = { regions: 0, instructions: 0, refused: 0, milliseconds: 0 };
+  readonly stats: TranslatorStats = {
+    regions: 0,
+    instructions: 0,
+    refused: 0,
+    milliseconds: 0,
+    modules: 0,
+    bytes: 0,
+  };
   readonly #options: TranslatorOptions;
   readonly #i32: Int32Array;
   readonly #u16: Uint16Array;
@@ -71,7 +84,10 @@ export class Translator {
     this.#i32 = new Int32Array(buffer);
     this.#u16 = new Uint16Array(buffer);
     this.#u8 = new Uint8Array(buffer);
-    this.#translatable = new Translatability(new Set([...systemRows, ...fastCallRows]));
+    this.#translatable = new Translatability(
+      new Set([...systemRows, ...fastCallRows]),
+      () => new LazyRuntime(new ModuleBuilder(), options.interpreter.runtime, false),
+    );
     this.#nextSlot = options.table.length;
     options.table.grow(SLOTS);
     options.code.onDiscard = (slot) => this.#discard(slot);
@@ -96,101 +112,93 @@ export class Translator {
       : undefined;
   }
 
-  /** Translates the region that begins at `offset` of `page`. */
+  /** Translates the region that begins at `offset` of `page`, and others of the page that are warm. */
   translate(page: CodePage, offset: number): boolean {
-    const record = this.#i32[(page.map >>> 2) + offset] as number;
-    if (record === 0 || page.regions.has(record)) return false;
-    const slot = this.#freeSlots.pop() ?? this.#newSlot();
-    if (slot < 0) return false;
     const start = performance.now();
-    const { runtime, module, imports } = this.#begin();
-    const read: InsnReader = (at) => this.#read(page, at, runtime);
-    const plan = planRegion(offset, read);
-    if (plan === undefined) {
-      this.#freeSlots.push(slot);
-      this.stats.refused++;
-      return false;
+    const { interpreter, lockstep } = this.#options;
+    const module = new ModuleBuilder();
+    module.importMemory("e", "cpu", interpreter.cpuMemory);
+    module.importMemory("e", "ram", interpreter.ramMemory);
+    const faultTag = module.importTag("e", "fault");
+    const runtime = new LazyRuntime(module, interpreter.runtime, lockstep);
+    const read: InsnReader = (at) => this.#read(page, at);
+    const regions: { plan: RegionPlan; func: FuncBuilder }[] = [];
+    const warm = [...page.heat].filter(([, count]) => count >= WARM).map(([at]) => at);
+    for (const at of [offset, ...warm]) {
+      const record = this.#recordOf(page, at);
+      if (record === 0 || page.regions.has(record)) continue;
+      if (regions.some(({ plan }) => plan.entries.includes(at))) continue;
+      const plan = planRegion(at, { read, warm });
+      if (plan === undefined) {
+        this.stats.refused++;
+        continue;
+      }
+      const func = module.func([I32], [I32]);
+      emitRegion(func, runtime, { plan, faultTag, counts: lockstep });
+      regions.push({ plan, func });
     }
-    const recordOf = (at: number) => this.#i32[(page.map >>> 2) + at] as number;
-    const f = module.func([I32], [I32]);
-    const { lockstep } = this.#options;
-    emitRegion(f, runtime, { plan, recordOf, faultTag: imports.tag, counts: lockstep });
-    module.exportFunc("region", f);
-    const bytes = module.finish();
-    if (lockstep) this.#bytes.set(slot, bytes);
-    const instance = this.#instantiate(bytes);
-    this.#options.table.set(
-      slot,
-      instance.exports["region"] as unknown as (record: number) => number,
-    );
-    this.#install(page, plan, slot);
-    this.stats.regions++;
-    for (const block of plan.blocks) this.stats.instructions += block.insns.length;
+    if (regions.length > 0) this.#finish(module, page, regions);
     this.stats.milliseconds += performance.now() - start;
-    return true;
+    return regions.length > 0;
+  }
+
+  #recordOf(page: CodePage, offset: number): number {
+    return this.#i32[(page.map >>> 2) + offset] as number;
+  }
+
+  /** Compiles the module and puts its entries in place of the handlers. */
+  #finish(
+    module: ModuleBuilder,
+    page: CodePage,
+    regions: readonly { plan: RegionPlan; func: FuncBuilder }[],
+  ): void {
+    const entries: { offset: number; name: string }[] = [];
+    const seen = new Set<number>();
+    const funcs: [string, FuncBuilder][] = [];
+    for (const { plan, func } of regions) {
+      const name = (page.ram + (plan.entries[0] as number)).toString(16);
+      module.nameFunc(func, `region ${name}`);
+      for (const offset of plan.entries) {
+        const record = this.#recordOf(page, offset);
+        if (seen.has(offset) || record === 0 || page.regions.has(record)) continue;
+        seen.add(offset);
+        const entry = module.func([I32], [I32]);
+        const block = plan.blocks.findIndex((b) => b.start === offset);
+        entry.returnCall(func, i32(block));
+        entry.unreachable();
+        funcs.push([`r${offset}`, entry]);
+        entries.push({ offset, name: `r${offset}` });
+      }
+      this.stats.regions++;
+      for (const block of plan.blocks) this.stats.instructions += block.insns.length;
+    }
+    for (const [name, func] of funcs) module.exportFunc(name, func);
+    const bytes = module.finish();
+    const instance = this.#instantiate(bytes);
+    this.stats.modules++;
+    this.stats.bytes += bytes.length;
+    for (const { offset, name } of entries) {
+      const slot = this.#freeSlots.pop() ?? this.#newSlot();
+      if (slot < 0) return;
+      this.#options.table.set(slot, instance.exports[name] as unknown as () => number);
+      if (this.#options.lockstep) this.#bytes.set(slot, bytes);
+      const record = this.#recordOf(page, offset);
+      page.slots.push(slot);
+      page.regions.set(record, this.#i32[record >>> 2] as number);
+      this.#i32[record >>> 2] = slot;
+    }
   }
 
   #newSlot(): number {
     return this.#nextSlot < this.#options.table.length ? this.#nextSlot++ : -1;
   }
 
-  #install(page: CodePage, plan: RegionPlan, slot: number): void {
-    page.slots.push(slot);
-    for (const entry of plan.entries) {
-      const record = this.#i32[(page.map >>> 2) + entry] as number;
-      if (record === 0 || page.regions.has(record)) continue;
-      page.regions.set(record, this.#i32[record >>> 2] as number);
-      this.#i32[record >>> 2] = slot;
-    }
-  }
-
-  /** Module with the imports of the interpreter's functions. */
-  #begin(): { module: ModuleBuilder; runtime: Runtime; imports: { tag: number } } {
-    const { interpreter, table, lockstep } = this.#options;
-    const module = new ModuleBuilder();
-    module.importMemory("e", "cpu", interpreter.cpuMemory);
-    module.importMemory("e", "ram", interpreter.ramMemory);
-    module.importTable("e", "table", table.length);
-    const tag = module.importTag("e", "fault");
-    const refs = new Map<string, FuncRef>();
-    const bring = (item: RuntimeExport): FuncRef => {
-      let ref = refs.get(item.name);
-      if (ref === undefined) {
-        ref = module.importFunc("i", item.name, item.type);
-        refs.set(item.name, ref);
-      }
-      return ref;
-    };
-    const bySize = (items: ReadonlyMap<number, RuntimeExport>) =>
-      new Map([...items].map(([size, item]) => [size, bring(item)]));
-    const { runtime: exported } = interpreter;
-    const jumpOut = exported.helpers.get("jumpOut");
-    const helpers = new Map<string, FuncRef>();
-    for (const [name, item] of exported.helpers) helpers.set(name, bring(item));
-    return {
-      module,
-      imports: { tag },
-      runtime: {
-        loadSlow: bySize(exported.loadSlow),
-        storeSlow: bySize(exported.storeSlow),
-        modifySlow: bySize(exported.modifySlow),
-        probeWrite: bring(exported.probeWrite),
-        jump: bring(lockstep && jumpOut !== undefined ? jumpOut : exported.jump),
-        raise: bring(exported.raise),
-        host: bring(exported.raise),
-        handlerType: module.typeIndex({ params: [I32], results: [I32] }),
-        helpers,
-      },
-    };
-  }
-
   #instantiate(bytes: Uint8Array<ArrayBuffer>): WebAssembly.Instance {
-    const { cpuMemory, ramMemory, table, tag, exports } = this.#options;
+    const { cpuMemory, ramMemory, tag, exports } = this.#options;
     return new WebAssembly.Instance(new WebAssembly.Module(bytes), {
       e: {
         cpu: cpuMemory,
         ram: ramMemory,
-        table,
         fault: tag as unknown as WebAssembly.ImportValue,
       },
       i: exports as unknown as WebAssembly.ModuleImports,
@@ -198,7 +206,7 @@ export class Translator {
   }
 
   /** The instruction at page offset `offset`, as its records say it. */
-  #read(page: CodePage, offset: number, runtime: Runtime): RegionInsn | undefined {
+  #read(page: CodePage, offset: number): RegionInsn | undefined {
     let record = this.#i32[(page.map >>> 2) + offset] as number;
     if (record === 0) return undefined;
     const { special, handlers } = this.#options.interpreter;
@@ -219,7 +227,7 @@ export class Translator {
       handler = this.#i32[record >>> 2] as number;
     }
     const info = handlers[handler];
-    if (info === undefined || !this.#translatable.ask(info, runtime)) return undefined;
+    if (info === undefined || !this.#translatable.ask(info)) return undefined;
     const h = record >>> 1;
     return {
       offset,
