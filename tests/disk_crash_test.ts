@@ -200,7 +200,7 @@ for (const scene of SCENES) {
       let reached = start;
       let durable = start.slice();
       let since: Change[] = [];
-      const sampled = Math.max(1, Math.floor(file.changes.length / 70));
+      const sampled = Math.max(1, Math.floor(file.changes.length / 40));
       const crashed = folder.file("crashed.qcow2");
       for (const [at, change] of file.changes.entries()) {
         reached = apply(reached, change);
@@ -399,7 +399,7 @@ for (const scene of SCENES) {
       disk.abandon();
       let reached = start;
       const crashed = folder.file("crashed.qcow2");
-      const sampled = Math.max(1, Math.floor(file.changes.length / 100));
+      const sampled = Math.max(1, Math.floor(file.changes.length / 40));
       for (const [at, change] of file.changes.entries()) {
         reached = apply(reached, change);
         const isLast = at === file.changes.length - 1;

@@ -21,26 +21,14 @@ import {
   type WriteZeroesOptions,
 } from "../image.ts";
 import { type ImageFile, zeroSpan } from "../image_file.ts";
-import { ClusterKind, ClusterMap, type MapWriter } from "./cluster_map.ts";
-import { compressedRange, Decompressor } from "./compressed.ts";
-import {
-  AUTOCLEAR_FIELD,
-  Incompatible,
-  INCOMPATIBLE_FIELD,
-  l1EntriesFor,
-  type Qcow2Header,
-  SIZE_FIELD,
-} from "./header.ts";
-import { checkL1Length, loadWritable, readHeader, readL1 } from "./metadata.ts";
+import { ClusterKind, ClusterMap } from "./cluster_map.ts";
+import { Decompressor } from "./compressed.ts";
+import { l1EntriesFor, type Qcow2Header, SIZE_FIELD } from "./header.ts";
+import { readHeader, readL1 } from "./metadata.ts";
 import { RecoveryLog } from "./recovery_log.ts";
-import { Refcounts } from "./refcounts.ts";
-import type { Snapshot } from "./snapshots.ts";
+import { damage, TableWriter } from "./table_writer.ts";
 
 const DEFAULT_CACHE_BYTES = 32 * 2 ** 20;
-/** Clusters that wait for being free before they are freed without a flush. */
-const MAX_PENDING = 65_536;
-/** Most entries of the map that change before there is a chance to commit: those of a slice. */
-const MAX_CHANGES = 512;
 
 /** Settings of {@link Qcow2Image}. */
 export interface Qcow2ImageOptions {
@@ -57,11 +45,6 @@ export interface Qcow2ImageOptions {
   readonly recovery?: Uint8Array | undefined;
 }
 
-/** The parts of an image that only exist where it is written to. */
-interface Writer extends MapWriter {
-  readonly snapshots: readonly Snapshot[];
-}
-
 /** A qcow2 image. */
 export class Qcow2Image implements DiskImage {
   readonly format = "qcow2";
@@ -76,18 +59,13 @@ export class Qcow2Image implements DiskImage {
   readonly #sparse: boolean;
   readonly #map: ClusterMap;
   readonly #decompressor: Decompressor;
-  readonly #writer: Writer | undefined;
+  readonly #writer: TableWriter | undefined;
   readonly #clusterBytes: number;
   readonly #part = new IoVector();
-  readonly #log: RecoveryLog | undefined;
   readonly #composed = new IoVector();
   readonly #padding = new IoVector(1);
   #scratch: MemorySpan | undefined;
-  #pending: number[] = [];
-  /** Those of the pending clusters that held tables. */
-  readonly #retired = new Set<number>();
   #sizeBytes: number;
-  #damage: DiskError | undefined;
   #open = true;
 
   /**
@@ -109,30 +87,27 @@ export class Qcow2Image implements DiskImage {
       this.#clusterBytes = header.clusterBytes;
       this.discardUnitBytes = header.clusterBytes;
       const l1 = readL1(file, header);
-      if (options.recovery !== undefined && !this.readOnly) {
-        this.#log = new RecoveryLog(options.recovery);
-      }
-      const commit = () => this.#writeTables();
-      const corrupt = (message: string): never => this.#corrupt(message);
+      const log = options.recovery === undefined || this.readOnly
+        ? undefined
+        : new RecoveryLog(options.recovery);
       this.#decompressor = new Decompressor(file, header);
       this.#map = new ClusterMap(file, {
         header,
         l1,
         cacheBytes: options.cacheBytes ?? DEFAULT_CACHE_BYTES,
-        log: this.#log,
-        commit,
-        corrupt,
+        log,
+        commit: () => this.#writer?.writeTables(),
+        corrupt: (message) => this.#corrupt(message),
       });
       if (!this.readOnly) {
-        const { refcountTable: table, metadata, snapshots } = loadWritable(file, header, l1);
-        this.#writer = {
-          refcounts: new Refcounts(file, { header, table, metadata, commit, corrupt }),
-          metadata,
-          releaseTable: (cluster) => this.#releaseTable(cluster),
-          snapshots,
-        };
-        this.#clearAutoclear();
-        this.#recover(this.#writer);
+        this.#writer = new TableWriter(file, {
+          header,
+          l1,
+          map: this.#map,
+          log,
+          sparse: options.sparse,
+        });
+        this.#writer.recover();
       }
     } catch (error) {
       this.#release();
@@ -166,17 +141,14 @@ export class Qcow2Image implements DiskImage {
       const wanted = Math.ceil((inCluster + length - done) / this.#clusterBytes);
       const count = this.#map.run(guest, wanted);
       const take = Math.min(length - done, count * this.#clusterBytes - inCluster);
-      this.#checkInPlace(writer, host, count);
+      writer.checkInPlace(host, count);
       this.#file.writeVector(this.#slice(vector, done, take), host + inCluster);
       done += take;
     }
   }
 
   flush(): void {
-    if (this.readOnly) return;
-    if (this.#damage !== undefined) throw this.#damage;
-    this.#commit();
-    this.#file.sync();
+    this.#writer?.flush();
   }
 
   discard(offset: number, lengthBytes: number): void {
@@ -222,7 +194,7 @@ export class Qcow2Image implements DiskImage {
         { code: "EINVAL" },
       );
     }
-    this.#growL1(writer, l1EntriesFor(sizeBytes, this.#clusterBytes));
+    writer.growL1(l1EntriesFor(sizeBytes, this.#clusterBytes));
     // What lies beyond the old end must not show: the rest of its last cluster, or a longer backing file.
     const tail = alignUp(this.#sizeBytes, this.#clusterBytes);
     const backed = Math.max(tail, alignUp(this.#backing?.sizeBytes ?? 0, this.#clusterBytes));
@@ -239,7 +211,7 @@ export class Qcow2Image implements DiskImage {
   close(): void {
     if (!this.#open) return;
     try {
-      if (!this.readOnly && this.#damage === undefined) this.flush();
+      if (this.#writer?.damage === undefined) this.flush();
     } finally {
       this.#release();
     }
@@ -314,7 +286,7 @@ export class Qcow2Image implements DiskImage {
 
   /** Writes clusters that need a new place. @returns how many bytes */
   #writeAllocating(
-    writer: Writer,
+    writer: TableWriter,
     vector: IoVector,
     at: { readonly guest: number; readonly inCluster: number; readonly done: number },
   ): number {
@@ -328,7 +300,7 @@ export class Qcow2Image implements DiskImage {
     const reused = this.#map.kind === ClusterKind.ZeroAllocated && this.#map.copied;
     if (reused) {
       host = this.#map.hostOffset;
-      this.#checkInPlace(writer, host, 1);
+      writer.checkInPlace(host, 1);
     } else {
       const wanted = Math.ceil((inCluster + left) / this.#clusterBytes);
       host = writer.refcounts.allocate(this.#allocatable(guest, wanted)) * this.#clusterBytes;
@@ -347,7 +319,7 @@ export class Qcow2Image implements DiskImage {
       throw error;
     }
     for (let index = 0; index < count; index++) {
-      if (!reused) this.#dropOld(writer, guest + index);
+      if (!reused) writer.dropCluster(guest + index);
       this.#map.setCluster(guest + index, host + index * this.#clusterBytes);
     }
     return take;
@@ -448,25 +420,6 @@ export class Qcow2Image implements DiskImage {
     this.#file.writeVector(this.#padding, offset);
   }
 
-  /** Drops what the entry of `guest` refers to, which is about to be replaced. */
-  #dropOld(writer: Writer, guest: number): void {
-    this.#map.lookup(guest);
-    const { kind, hostOffset, high, low } = this.#map;
-    let first = hostOffset / this.#clusterBytes;
-    let last = first;
-    if (kind === ClusterKind.Compressed) {
-      const { offset, lengthBytes } = compressedRange(high, low, this.header.clusterBits);
-      first = Math.floor(offset / this.#clusterBytes);
-      last = Math.floor((offset + lengthBytes - 1) / this.#clusterBytes);
-    } else if (kind !== ClusterKind.Data && kind !== ClusterKind.ZeroAllocated) {
-      return;
-    }
-    if (writer.metadata.overlap(first, last - first + 1) !== undefined) {
-      this.#corrupt(`cluster ${guest} of the disk is said to lie where metadata is`);
-    }
-    for (let at = first; at <= last; at++) this.#pending.push(at);
-  }
-
   /** Makes a range of bytes read as zeros; its end may lie beyond the disk's, up to the cluster's. */
   #zeroRange(offset: number, lengthBytes: number, unmap: boolean): void {
     if (lengthBytes <= 0) return;
@@ -499,7 +452,7 @@ export class Qcow2Image implements DiskImage {
     zeros.push(zeroSpan(), 0, lengthBytes);
     if (kind === ClusterKind.Data && this.#map.copied) {
       const host = this.#map.hostOffset;
-      this.#checkInPlace(writer, host, 1);
+      writer.checkInPlace(host, 1);
       this.#file.writeVector(zeros, host + inCluster);
     } else {
       this.#writeAllocating(writer, zeros, { guest, inCluster, done: 0 });
@@ -520,7 +473,7 @@ export class Qcow2Image implements DiskImage {
     }
   }
 
-  #zeroCluster(writer: Writer, guest: number, unmap: boolean): void {
+  #zeroCluster(writer: TableWriter, guest: number, unmap: boolean): void {
     const isBacked = this.#backing !== undefined;
     if (this.header.version < 3 && (isBacked || !unmap)) {
       return this.#writeZeroBytes(guest * this.#clusterBytes, this.#clusterBytes);
@@ -532,167 +485,21 @@ export class Qcow2Image implements DiskImage {
       this.#map.setCluster(guest, hostOffset, true);
       return;
     }
-    this.#dropOld(writer, guest);
+    writer.dropCluster(guest);
     this.#map.clearCluster(guest, isBacked);
   }
 
-  #growL1(writer: Writer, entries: number): void {
-    if (entries <= this.#map.l1Entries) return;
-    checkL1Length(this.path, entries, this.#clusterBytes);
-    this.flush();
-    const l1 = this.#map.grownL1(entries);
-    const oldClusters = Math.ceil(this.#map.l1Entries * 8 / this.#clusterBytes);
-    const oldStart = this.#map.l1Offset / this.#clusterBytes;
-    const clusters = Math.ceil(entries * 8 / this.#clusterBytes);
-    const start = writer.refcounts.allocateContiguous(clusters);
-    const offset = start * this.#clusterBytes;
-    try {
-      const padded = new Uint8Array(clusters * this.#clusterBytes);
-      padded.set(l1);
-      this.#file.write(padded, offset);
-      writer.refcounts.writeBack();
-      this.#file.sync();
-      const field = new DataView(new ArrayBuffer(12));
-      field.setUint32(0, entries);
-      field.setBigUint64(4, BigInt(offset));
-      this.#file.write(new Uint8Array(field.buffer), SIZE_FIELD + 12);
-    } catch (error) {
-      for (let at = 0; at < clusters; at++) writer.refcounts.release(start + at);
-      throw error;
-    }
-    this.#map.moveL1(l1, offset);
-    writer.metadata.add(start, clusters);
-    for (let at = 0; at < oldClusters; at++) {
-      this.#releaseTable(oldStart + at);
-    }
-  }
-
-  /** The parts for writing, after what waited too long for being freed. */
-  #writing(): Writer {
-    if (this.#damage !== undefined) throw this.#damage;
+  /** The tables, ready for a change. */
+  #writing(): TableWriter {
     if (this.#writer === undefined) {
       throw new DiskError(`${this.path}: it is opened read-only`, { code: "EROFS" });
     }
-    const isLogFull = this.#log !== undefined && this.#log.room < MAX_CHANGES;
-    if (this.#pending.length > MAX_PENDING || isLogFull) this.#commit();
+    this.#writer.makeReady();
     return this.#writer;
   }
 
-  /** @throws {DiskError} EIO when clusters that guest data goes to hold something else. */
-  #checkInPlace(writer: Writer, host: number, count: number): void {
-    const first = host / this.#clusterBytes;
-    const overlap = writer.metadata.overlap(first, count);
-    if (overlap !== undefined) {
-      this.#corrupt(`a cluster of the disk is said to lie at ${host}, where metadata is`);
-    }
-    const end = host + count * this.#clusterBytes;
-    if (end > alignUp(this.#file.lengthBytes, this.#clusterBytes)) {
-      this.#corrupt(`a cluster of the disk is said to lie at ${host}, beyond the file's end`);
-    }
-  }
-
-  /** Brings the tables to the file and frees what they do not name any more. */
-  #commit(): void {
-    this.#writeTables();
-    this.#releasePending();
-    this.#log?.clear();
-  }
-
-  /** Applies the log of a process that died. What it had begun to free may stay counted. */
-  #recover(writer: Writer): void {
-    const entries = this.#log?.entries ?? [];
-    if (entries.length === 0) return;
-    const inUse = new Set<number>();
-    const fileClusters = Math.ceil(this.#file.lengthBytes / this.#clusterBytes);
-    for (const { guest, high, low } of entries) {
-      this.#map.decode(high, low, guest);
-      const host = this.#map.hostOffset / this.#clusterBytes;
-      const fits = this.#map.kind !== ClusterKind.Compressed && Number.isInteger(guest) &&
-        guest >= 0 && guest * this.#clusterBytes < this.#sizeBytes && host < fileClusters &&
-        (host === 0 || writer.metadata.overlap(host, 1) === undefined);
-      if (!fits) {
-        throw new DiskError(
-          `${this.path}: its recovery log belongs to another image: it puts cluster ${guest} at ` +
-            this.#map.hostOffset,
-          { code: "EINVAL" },
-        );
-      }
-      if (host !== 0) inUse.add(host);
-    }
-    // All of them before tables take what looks free.
-    writer.refcounts.claim(inUse);
-    for (const { guest, high, low } of entries) {
-      this.#map.prepare(guest, writer);
-      this.#map.restore(guest, high, low);
-    }
-    this.#commit();
-  }
-
-  /** Brings the tables to the file. */
-  #writeTables(): void {
-    const writer = this.#writer;
-    if (writer === undefined) return;
-    writer.refcounts.writeBack();
-    if (!this.#map.dirty) return;
-    this.#file.sync();
-    this.#map.writeBack();
-  }
-
-  /** Frees what nothing in the file names any more, after the tables were brought there. */
-  #releasePending(): void {
-    const writer = this.#writer;
-    if (writer === undefined || this.#pending.length === 0) return;
-    this.#file.sync();
-    const pending = this.#pending;
-    this.#pending = [];
-    pending.sort((a, b) => a - b);
-    let start = -1;
-    let end = -1;
-    const punch = () => {
-      if (start < 0 || !this.#sparse) return;
-      this.#file.discard(start * this.#clusterBytes, (end - start) * this.#clusterBytes);
-    };
-    for (const cluster of pending) {
-      if (!writer.refcounts.release(cluster)) continue;
-      if (this.#retired.has(cluster)) writer.metadata.remove(cluster);
-      if (cluster === end) {
-        end++;
-        continue;
-      }
-      punch();
-      start = cluster;
-      end = cluster + 1;
-    }
-    punch();
-    this.#retired.clear();
-    writer.refcounts.writeBack();
-  }
-
-  #releaseTable(cluster: number): void {
-    this.#pending.push(cluster);
-    this.#retired.add(cluster);
-  }
-
-  /** Clears the bits of features whose data are out of date once an image is written to by us. */
-  #clearAutoclear(): void {
-    if (this.header.autoclear === 0n) return;
-    this.#file.write(new Uint8Array(8), AUTOCLEAR_FIELD);
-    this.#file.sync();
-  }
-
-  /** Refuses all writes from now on, and marks the image so that others refuse them, too. */
   #corrupt(message: string): never {
-    const error = new DiskError(
-      `${this.path}: the image is damaged: ${message}; repair it with qemu-img check -r all`,
-    );
-    if (this.#writer !== undefined && this.#damage === undefined) {
-      this.#damage = error;
-      if (this.header.version >= 3) {
-        const field = new DataView(new ArrayBuffer(8));
-        field.setBigUint64(0, this.header.incompatible | Incompatible.Corrupt);
-        this.#file.write(new Uint8Array(field.buffer), INCOMPATIBLE_FIELD);
-      }
-    }
-    throw error;
+    if (this.#writer !== undefined) return this.#writer.corrupt(message);
+    throw damage(this.path, message);
   }
 }
