@@ -26,3 +26,11 @@ export {
 } from "./virtqueue.ts";
 export type { DeviceContext, VirtioDeviceBackend } from "./device.ts";
 export { VhostUserBackend } from "./vhost_user/backend.ts";
+export { ProtocolFeature } from "./vhost_user/protocol.ts";
+export {
+  type Activation,
+  type QueueSetup,
+  VhostUserFrontend,
+  type VhostUserFrontendOptions,
+} from "./vhost_user/frontend.ts";
+export { FrontendState, type InflightRecord, QueueEvents } from "./vhost_user/frontend_state.ts";

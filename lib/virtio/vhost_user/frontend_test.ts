@@ -1,0 +1,314 @@
+import assert from "node:assert/strict";
+import { randomBytes } from "node:crypto";
+import { join } from "node:path";
+import { MIB, setLogLevel } from "../../base/mod.ts";
+import {
+  connectUnix,
+  listOpenFds,
+  PollEvent,
+  Reactor,
+  signalEvent,
+  socketPair,
+} from "../../host/mod.ts";
+import { GuestMemory } from "../../memory/mod.ts";
+import { VhostUserError } from "../errors.ts";
+import { DeviceStatus, Feature } from "../features.ts";
+import { BlockClient } from "../testing/block_client.ts";
+import { BlockRequest, MemoryBlock, type MemoryBlockOptions } from "../testing/memory_block.ts";
+import { hasProgram, TestProgram } from "../testing/programs.ts";
+import { VhostUserBackend } from "./backend.ts";
+import { VhostUserFrontend, type VhostUserFrontendOptions } from "./frontend.ts";
+
+// What back ends refuse, they also log.
+setLogLevel("error");
+
+type Callbacks = Pick<VhostUserFrontendOptions, "onClose" | "onConfigChange" | "onQueueError">;
+
+/** Front end and back end in this thread. */
+class Pair implements Disposable {
+  readonly device: MemoryBlock;
+  readonly backend: VhostUserBackend;
+  readonly options: VhostUserFrontendOptions;
+  readonly #watch: Disposable;
+
+  constructor(reactor: Reactor, callbacks: Callbacks = {}, block: MemoryBlockOptions = {}) {
+    const [near, far] = socketPair("stream");
+    this.device = new MemoryBlock(new Uint8Array(MIB), block);
+    this.backend = new VhostUserBackend(far, this.device);
+    this.#watch = reactor.watch(this.backend.fd, PollEvent.In, () => {
+      if (!this.backend.turn(0)) this[Symbol.dispose]();
+    });
+    this.options = { name: "test", socket: near, reactor, ...callbacks };
+  }
+
+  [Symbol.dispose](): void {
+    this.#watch[Symbol.dispose]();
+    this.backend[Symbol.dispose]();
+  }
+}
+
+function newMemory(): GuestMemory {
+  return GuestMemory.create({ sizeBytes: 8 * MIB, backing: "mmap" });
+}
+
+async function untilTrue(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
+}
+
+Deno.test("both ends in one process: start, requests, reset, start again", async () => {
+  const before = listOpenFds();
+  {
+    using reactor = new Reactor();
+    using pair = new Pair(reactor);
+    using memory = newMemory();
+    using frontend = await VhostUserFrontend.connect(pair.options);
+    assert.equal(frontend.queueCount, 1);
+    assert.notEqual(frontend.features & Feature.Version1, 0n);
+    const config = await frontend.readConfig(0, 60);
+    assert.equal(new DataView(config.buffer).getBigUint64(0, true), BigInt(MIB / 512));
+    await assert.rejects(frontend.readConfig(250, 10), VhostUserError);
+    await assert.rejects(frontend.writeConfig(0, new Uint8Array(1)), { kind: "refused" });
+    const data = randomBytes(4096);
+    for (const features of [frontend.features, frontend.features & ~Feature.RingEventIdx]) {
+      const client = new BlockClient({ memory, reactor, features });
+      const events = frontend.queueEvents(0);
+      using _listening = client.listen(events);
+      await frontend.activate({ features, memory, queues: [client.queue] });
+      assert.equal(pair.device.context?.features, features);
+      await client.write(events, 8, data);
+      assert.deepEqual(await client.read(events, 8, 4096), new Uint8Array(data));
+      const reads = Array.from({ length: 16 }, () => client.read(events, 9, 512));
+      for (const read of await Promise.all(reads)) {
+        assert.deepEqual(read, new Uint8Array(data.subarray(512, 1024)));
+      }
+      const outside = { type: BlockRequest.Read, sector: 1e9, length: 512 };
+      assert.equal((await client.submit(events, outside)).status, 1);
+      await frontend.reset();
+      assert.equal(pair.device.context, undefined);
+    }
+  }
+  // The reactor lets its descriptors go with the next turn of its thread.
+  await untilTrue(() => listOpenFds().length <= before.length);
+});
+
+Deno.test("a queue stops and goes on where it was", async () => {
+  using reactor = new Reactor();
+  using pair = new Pair(reactor);
+  using memory = newMemory();
+  using frontend = await VhostUserFrontend.connect(pair.options);
+  const { features } = frontend;
+  const client = new BlockClient({ memory, reactor, features });
+  const events = frontend.queueEvents(0);
+  using _listening = client.listen(events);
+  await frontend.activate({ features, memory, queues: [client.queue] });
+  await client.read(events, 0, 512);
+  const availableIndex = await frontend.stopQueue(0);
+  assert.equal(availableIndex, 1);
+  const late = client.read(events, 0, 512);
+  await frontend.activate({ features, memory, queues: [{ ...client.queue, availableIndex }] });
+  await late;
+  await frontend.enableQueue(0, false);
+  const later = client.read(events, 0, 512);
+  const { requests } = pair.device;
+  await frontend.readConfig(0, 8);
+  assert.equal(pair.device.requests, requests);
+  await frontend.enableQueue(0, true);
+  await later;
+});
+
+Deno.test("a broken queue is told, and a reset mends it; so is a changed configuration", async () => {
+  using reactor = new Reactor();
+  const broken: number[] = [];
+  let changes = 0;
+  using pair = new Pair(reactor, {
+    onQueueError: (index) => broken.push(index),
+    onConfigChange: () => changes++,
+  });
+  using memory = newMemory();
+  using frontend = await VhostUserFrontend.connect(pair.options);
+  const { features } = frontend;
+  const events = frontend.queueEvents(0);
+  const client = new BlockClient({ memory, reactor, features });
+  await frontend.activate({ features, memory, queues: [client.queue] });
+  client.driver.writeAvailable(0, 0xffff);
+  client.driver.setAvailableIndex(1);
+  signalEvent(events.kick);
+  await untilTrue(() => broken.length > 0);
+  assert.deepEqual(broken, [0]);
+  assert.notEqual(await frontend.status() & DeviceStatus.NeedsReset, 0);
+  await frontend.reset();
+  assert.equal(await frontend.status(), 0);
+  const again = new BlockClient({ memory, reactor, features });
+  using _listening = again.listen(events);
+  await frontend.activate({ features, memory, queues: [again.queue] });
+  await again.read(events, 0, 512);
+  pair.device.context?.configChanged();
+  await untilTrue(() => changes > 0);
+});
+
+Deno.test("what a back end refuses is an error of the front end, which goes on", async () => {
+  using reactor = new Reactor();
+  using pair = new Pair(reactor);
+  using memory = newMemory();
+  using frontend = await VhostUserFrontend.connect(pair.options);
+  const { features } = frontend;
+  const client = new BlockClient({ memory, reactor, features });
+  const far = { ...client.queue, usedRing: 2 ** 40 };
+  await assert.rejects(
+    frontend.activate({ features, memory, queues: [far] }),
+    /test: the back end refuses SetVringKick/,
+  );
+  await frontend.reset();
+  await assert.rejects(
+    frontend.activate({ features: 1n << 50n, memory, queues: [] }),
+    /SetFeatures/,
+  );
+  const events = frontend.queueEvents(0);
+  using _listening = client.listen(events);
+  await frontend.activate({ features, memory, queues: [client.queue] });
+  await client.read(events, 0, 512);
+});
+
+Deno.test("the successor of a back end that was killed answers what it held", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "vmctl-vhost-user-" });
+  try {
+    const socket = join(folder, "socket");
+    const disk = join(folder, "disk");
+    await Deno.writeFile(disk, new Uint8Array(MIB).fill(7));
+    using reactor = new Reactor();
+    using memory = newMemory();
+    let client: BlockClient;
+    let held: Promise<Uint8Array>;
+    let state;
+    {
+      await using program = await TestProgram.start("block_backend", [
+        ...[socket, "--disk", disk, "--stuck-sector", "5"],
+      ]);
+      const { promise: closed, resolve: onClose } = Promise.withResolvers<VhostUserError>();
+      const frontend = await VhostUserFrontend.connect({ name: "disk", socket, reactor, onClose });
+      const { features } = frontend;
+      client = new BlockClient({ memory, reactor, features });
+      const events = frontend.queueEvents(0);
+      using _listening = client.listen(events);
+      await frontend.activate({ features, memory, queues: [client.queue] });
+      await client.read(events, 0, 512);
+      held = client.read(events, 5, 512);
+      // The next one is answered out of order.
+      await client.read(events, 6, 512);
+      await program.kill();
+      const reason = await closed;
+      assert.equal(reason.kind, "closed");
+      assert.match(reason.message, /^disk has closed the connection/);
+      await assert.rejects(frontend.readConfig(0, 8), { kind: "closed" });
+      state = frontend.takeState();
+    }
+    await Deno.remove(socket);
+    await using _program = await TestProgram.start("block_backend", [socket, "--disk", disk]);
+    using frontend = await VhostUserFrontend.connect({ name: "disk", socket, reactor, state });
+    const events = frontend.queueEvents(0);
+    using _listening = client.listen(events);
+    const { features } = frontend;
+    await frontend.activate({ features, memory, queues: [client.queue], resume: true });
+    assert.deepEqual(await held, new Uint8Array(512).fill(7));
+    assert.deepEqual(await client.read(events, 6, 512), new Uint8Array(512).fill(7));
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("a back end that says nothing, or nonsense, is given up", async () => {
+  using reactor = new Reactor();
+  for (const nonsense of [undefined, new Uint8Array(64).fill(0xff)]) {
+    const [near, far] = socketPair("stream");
+    using _far = far;
+    if (nonsense !== undefined) far.sendMessage(nonsense);
+    const options = { name: "mute", socket: near, reactor, timeoutMs: 20 };
+    await assert.rejects(VhostUserFrontend.connect(options), (error: unknown) => {
+      assert.ok(error instanceof VhostUserError);
+      assert.equal(error.kind, nonsense === undefined ? "timeout" : "violation");
+      return true;
+    });
+  }
+});
+
+const noDaemon = hasProgram("qemu-storage-daemon") ? "" : " (skipped: no qemu-storage-daemon)";
+
+Deno.test({
+  name: `our front end uses qemu-storage-daemon's vhost-user-blk${noDaemon}`,
+  ignore: noDaemon !== "",
+  async fn() {
+    const folder = await Deno.makeTempDir({ prefix: "vmctl-vhost-user-" });
+    try {
+      const disk = join(folder, "disk");
+      const content = new Uint8Array(4 * MIB).map((_, index) => (index >>> 9) & 0xff);
+      await Deno.writeFile(disk, content);
+      const exported = join(folder, "export");
+      const daemon = new Deno.Command("qemu-storage-daemon", {
+        args: [
+          ...["--blockdev", `driver=file,node-name=file,filename=${disk}`],
+          ...["--blockdev", "driver=raw,node-name=disk,file=file"],
+          "--export",
+          "type=vhost-user-blk,id=export,node-name=disk,writable=on,num-queues=2," +
+          `addr.type=unix,addr.path=${exported}`,
+        ],
+        stdin: "null",
+        stdout: "null",
+        stderr: "inherit",
+      }).spawn();
+      try {
+        await untilTrue(() => {
+          try {
+            connectUnix(exported, "stream")[Symbol.dispose]();
+            return true;
+          } catch {
+            return false;
+          }
+        });
+        using reactor = new Reactor();
+        using memory = newMemory();
+        const { promise: closed, resolve: onClose } = Promise.withResolvers<VhostUserError>();
+        const options = { name: "daemon", socket: exported, reactor, onClose };
+        using frontend = await VhostUserFrontend.connect(options);
+        assert.equal(frontend.queueCount, 2);
+        const config = await frontend.readConfig(0, 8);
+        assert.equal(new DataView(config.buffer).getBigUint64(0, true), BigInt(4 * MIB / 512));
+        const events = frontend.queueEvents(0);
+        for (let start = 0; start < 2; start++) {
+          const known = Feature.Version1 | Feature.RingEventIdx | Feature.RingIndirectDesc;
+          const features = frontend.features & known;
+          const client = new BlockClient({ memory, reactor, features });
+          using _listening = client.listen(events);
+          await frontend.activate({ features, memory, queues: [client.queue] });
+          const data = randomBytes(65536);
+          await client.write(events, 100, data);
+          content.set(data, 100 * 512);
+          const sectors = [0, 99, 100, 163, 228, 8000];
+          const reads = sectors.map((sector) => client.read(events, sector, 8192));
+          (await Promise.all(reads)).forEach((read, index) => {
+            const at = sectors[index]! * 512;
+            assert.deepEqual(read, content.slice(at, at + 8192));
+          });
+          assert.equal(
+            (await client.submit(events, { type: BlockRequest.Flush, sector: 0 })).status,
+            0,
+          );
+          const outside = { type: BlockRequest.Read, sector: 1e9, length: 512 };
+          assert.equal((await client.submit(events, outside)).status, 1);
+          await frontend.reset();
+        }
+        assert.deepEqual(await Deno.readFile(disk), content);
+        daemon.kill("SIGKILL");
+        assert.equal((await closed).kind, "closed");
+      } finally {
+        try {
+          daemon.kill("SIGKILL");
+        } catch {
+          // It is dead already.
+        }
+        await daemon.status;
+      }
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+});
