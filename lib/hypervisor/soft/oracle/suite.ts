@@ -83,6 +83,9 @@ export function testRows(
   Deno.test({
     name: reason === undefined ? name : `${name} (skipped: ${reason})`,
     ignore: reason !== undefined,
-    fn: () => checkRows(rows, rest),
+    fn() {
+      console.error(`comparing ${rows.length} rows, VMCTL_SEED=${testSeed()}`);
+      checkRows(rows, rest);
+    },
   });
 }

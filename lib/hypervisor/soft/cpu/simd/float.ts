@@ -9,57 +9,47 @@
 import {
   and,
   call,
-  eq,
   eqz,
   type Expr,
   extU,
-  f32,
-  f64,
   i32,
   i64,
   load,
   type Local,
-  ltU,
-  ne,
   Op,
   op,
-  OpFc,
-  opFc,
   OpFd,
   or,
   select,
   shl,
   shrU,
   simd,
-  sub,
   v,
   ValType,
   wrap,
 } from "../../wasm/mod.ts";
 import type { Cx } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
-import { CPU, S } from "../state.ts";
+import { CPU } from "../state.ts";
+import { const32, const64, getX, imm8, setLow, setX, sse } from "./access.ts";
 import {
-  commitMmx,
-  const32,
-  const64,
-  enterMmx,
-  getX,
-  imm8,
-  join64,
-  lane32,
-  lane64,
-  setLow,
-  setM,
-  setX,
-  setZeroing,
-  splat64,
-  sse,
-} from "./access.ts";
+  asFloat,
+  commit,
+  countOf,
+  eachLane,
+  fromLanes,
+  isNormalOrZero,
+  isOrdinary,
+  isSafe,
+  isZero,
+  lane,
+  type Name,
+  quickMode,
+  quickOr,
+  widthOf,
+} from "./lanes.ts";
 
 const { I32, I64, F32, F64 } = ValType;
-
-type Name = "single" | "double";
 
 interface Native {
   readonly scalar: readonly [single: number, double: number];
@@ -75,52 +65,7 @@ const natives: Readonly<Record<string, Native>> = {
   div: { scalar: [Op.f32_div, Op.f64_div], packed: [0xe7, 0xf3], zeroFrom: "first" },
 };
 
-/** MXCSR as after reset, with the precision flag set; other flags may be set. */
-function quickMode(c: Cx): Expr {
-  return eq(and(c.s32(S.mxcsr), 0xffe0), i32(0x1fa0));
-}
-
-const widthOf = (name: Name) => name === "single" ? 4 : 8;
-
-/** i64 of lane `i` of `value`. */
-function lane(name: Name, value: Expr, i: number): Expr {
-  return name === "single" ? extU(lane32(value, i)) : lane64(value, i);
-}
-
-/** A vector of lanes in i64. */
-function fromLanes(name: Name, lanes: readonly Expr[]): Expr {
-  const [a, b, c, d] = lanes;
-  if (a === undefined || b === undefined) throw new TypeError("a vector has two or four lanes");
-  if (name === "double") return join64(a, b);
-  if (c === undefined || d === undefined) throw new TypeError("a vector has two or four lanes");
-  return join64(or(a, shl(b, 32)), or(c, shl(d, 32)));
-}
-
-const countOf = (name: Name) => name === "single" ? 4 : 2;
-
-/** Records exceptions; before the destination is written. */
-function commit(c: Cx): void {
-  c.f.if(c.s32(S.fpFlags), () => c.f.call(c.helper("sseCommit"), c.rec));
-}
-
 // --- arithmetic --------------------------------------------------------------------------------
-
-function isNormalOrZero(name: Name, bits: Local): Expr {
-  return name === "single"
-    ? or(ne(and(bits, i64(0x7f80_0000)), i64(0)), eqz(and(bits, i64(0x7fff_ffff))))
-    : or(ne(and(bits, i64(0x7ff0_0000_0000_0000n)), i64(0)), eqz(shl(bits, 1)));
-}
-
-function isZero(name: Name, bits: Local): Expr {
-  return name === "single" ? eqz(and(bits, i64(0x7fff_ffff))) : eqz(shl(bits, 1));
-}
-
-/** True where the exponent is that of a normal number, and not the smallest: no underflow. */
-function isSafe(name: Name, bits: Local): Expr {
-  return name === "single"
-    ? ltU(sub(and(wrap(shrU(bits, 23)), 0xff), 2), i32(0xfd))
-    : ltU(sub(and(wrap(shrU(bits, 52)), 0x7ff), 2), i32(0x7fd));
-}
 
 function nativeScalar(name: Name, code: number, args: readonly Expr[]): Expr {
   return name === "single"
@@ -165,11 +110,6 @@ function scalarArithmetic(name: Name, operation: string): (c: Cx) => void {
       slow,
     );
   };
-}
-
-/** Applies lane function `helper` to each pair of lanes. */
-function eachLane(c: Cx, name: Name, lanes: (i: number) => Expr): Local[] {
-  return Array.from({ length: countOf(name) }, (_, i) => c.f.let(lanes(i)));
 }
 
 /** All lanes of `condition` (all ones or zeros) hold. */
@@ -251,34 +191,6 @@ function isPositive(name: Name, bits: Expr): Expr {
   return eqz(shrU(bits, name === "single" ? 31 : 63));
 }
 
-/** A result by WebAssembly's own means where `condition` holds, else by a lane function. */
-function quickOr(
-  c: Cx,
-  how: {
-    condition: () => Expr;
-    value: () => Expr;
-    slow: () => Expr;
-    put: (value: Expr) => void;
-  },
-): void {
-  c.f.if(
-    how.condition(),
-    () => how.put(c.f.let(how.value())),
-    () => {
-      const result = c.f.let(how.slow());
-      commit(c);
-      how.put(result);
-    },
-  );
-}
-
-/** `bits` as a float. */
-function asFloat(name: Name, bits: Expr): Expr {
-  return name === "single"
-    ? op(F32, Op.f32_reinterpret_i32, wrap(bits))
-    : op(F64, Op.f64_reinterpret_i64, bits);
-}
-
 const compareOps = {
   single: { lt: Op.f32_lt, eq: Op.f32_eq },
   double: { lt: Op.f64_lt, eq: Op.f64_eq },
@@ -298,19 +210,6 @@ function scalarChoice(name: Name, operation: "min" | "max"): (c: Cx) => void {
       put: (value) => setLow(c, 0, { value, size: widthOf(name) }),
     });
   };
-}
-
-/** True for zeros and normal numbers: no denormal, infinity or NaN. */
-function isOrdinary(name: Name, bits: Local): Expr {
-  return name === "single"
-    ? or(
-      ltU(sub(and(wrap(shrU(bits, 23)), 0xff), 1), i32(0xfe)),
-      eqz(and(bits, i64(0x7fff_ffff))),
-    )
-    : or(
-      ltU(sub(and(wrap(shrU(bits, 52)), 0x7ff), 1), i32(0x7fe)),
-      eqz(shl(bits, 1)),
-    );
 }
 
 /** Lane function of one operand on every lane of operand 1. */
@@ -451,189 +350,6 @@ function flagsCompare(name: Name, signaling: number): (c: Cx) => void {
   };
 }
 
-// --- conversions -------------------------------------------------------------------------------
-
-/** From a general register or integer memory. */
-function fromGeneral(name: Name): (c: Cx) => void {
-  return (c) => {
-    const f = c.f;
-    const size = c.operandSize(1);
-    const value = f.let(
-      size === 4 ? op(I64, Op.i64_extend32_s, c.get(1)) : c.get(1),
-    );
-    if (name === "double" && size === 4) {
-      // Always exact.
-      const exact = op(F64, Op.f64_convert_i64_s, value);
-      setLow(c, 0, { value: op(I64, Op.i64_reinterpret_f64, exact), size: 8 });
-      return;
-    }
-    const native = name === "single"
-      ? extU(op(I32, Op.i32_reinterpret_f32, op(F32, Op.f32_convert_i64_s, value)))
-      : op(I64, Op.i64_reinterpret_f64, op(F64, Op.f64_convert_i64_s, value));
-    quickOr(c, {
-      condition: () => quickMode(c),
-      value: () => native,
-      slow: () => call(c.helper(`${name}.fromInteger`), value),
-      put: (value) => setLow(c, 0, { value, size: widthOf(name) }),
-    });
-  };
-}
-
-/** Rounding mode argument: as MXCSR says, or towards zero. */
-const AS_SET = 4;
-const TRUNCATE = 3;
-
-function toGeneral(name: Name, mode: number): (c: Cx) => void {
-  return (c) => {
-    const f = c.f;
-    const bits = c.operandSize(0) * 8;
-    const a = f.let(c.get(1));
-    const result = f.local(I64);
-    const type = name === "single" ? F32 : F64;
-    const [abs, nearest, lt] = name === "single"
-      ? [Op.f32_abs, Op.f32_nearest, Op.f32_lt]
-      : [Op.f64_abs, Op.f64_nearest, Op.f64_lt];
-    const limit = name === "single" ? f32(2 ** (bits - 1)) : f64(2 ** (bits - 1));
-    const value = asFloat(name, a);
-    // Rounding to nearest can reach the limit from below.
-    const rounded = f.local(type, mode === TRUNCATE ? value : op(type, nearest, value));
-    quickOr(c, {
-      condition: () => and(quickMode(c), op(I32, lt, op(type, abs, rounded), limit)),
-      value: () =>
-        opFc(
-          I64,
-          name === "single" ? OpFc.i64_trunc_sat_f32_s : OpFc.i64_trunc_sat_f64_s,
-          rounded,
-        ),
-      slow: () => call(c.helper(`${name}.toInteger`), a, i32(bits), i32(mode)),
-      put: (value) => f.set(result, value),
-    });
-    c.set(0, result);
-  };
-}
-
-function toDword(c: Cx, name: Name, at: { value: Expr; i: number; mode: number }): Expr {
-  const value = lane(name, at.value, at.i);
-  return and(
-    call(c.helper(`${name}.toInteger`), value, i32(32), i32(at.mode)),
-    i64(0xffff_ffff),
-  );
-}
-
-/** Signed dword `i` of `value` as i64. */
-function dword(value: Expr, i: number): Expr {
-  return op(I64, Op.i64_extend_i32_s, lane32(value, i));
-}
-
-function singlesToDwords(mode: number): (c: Cx) => void {
-  return (c) => {
-    const a = getX(c, 1);
-    const lanes = eachLane(c, "single", (i) => toDword(c, "single", { value: a, i, mode }));
-    commit(c);
-    setX(c, 0, fromLanes("single", lanes));
-  };
-}
-
-function doublesToDwords(mode: number): (c: Cx) => void {
-  return (c) => {
-    const a = getX(c, 1);
-    const lanes = eachLane(c, "double", (i) => toDword(c, "double", { value: a, i, mode }));
-    commit(c);
-    setZeroing(c, 0, pairOf(lanes));
-  };
-}
-
-/** Two dwords in i64 as one. */
-function pairOf(lanes: readonly Expr[]): Expr {
-  const [low, high] = lanes;
-  if (low === undefined || high === undefined) throw new TypeError("two lanes are joined");
-  return or(low, shl(high, 32));
-}
-
-/** Dword `i` of an i64, sign-extended. */
-function half(value: Expr, i: number): Expr {
-  return op(I64, Op.i64_extend32_s, i === 0 ? value : shrU(value, 32));
-}
-
-const dwordsToSingles = (c: Cx) => {
-  const a = getX(c, 1);
-  const lanes = eachLane(c, "single", (i) => call(c.helper("single.fromInteger"), dword(a, i)));
-  commit(c);
-  setX(c, 0, fromLanes("single", lanes));
-};
-
-const dwordsToDoubles = (c: Cx) => {
-  setX(c, 0, v(0xfe, splat64(c.get(1)))); // f64x2.convert_low_i32x4_s
-};
-
-const singlesToDoubles = (c: Cx) => {
-  const a = c.f.let(c.get(1));
-  const low = c.f.let(call(c.helper("single.widen"), and(a, i64(0xffff_ffff))));
-  const high = c.f.let(call(c.helper("single.widen"), shrU(a, 32)));
-  commit(c);
-  setX(c, 0, join64(low, high));
-};
-
-const doublesToSingles = (c: Cx) => {
-  const a = getX(c, 1);
-  const lanes = eachLane(c, "double", (i) => call(c.helper("double.narrow"), lane64(a, i)));
-  commit(c);
-  setZeroing(c, 0, pairOf(lanes));
-};
-
-const singleToDouble = (c: Cx) => {
-  const a = c.f.let(c.get(1));
-  quickOr(c, {
-    condition: () => isOrdinary("single", a),
-    value: () => op(I64, Op.i64_reinterpret_f64, op(F64, Op.f64_promote_f32, asFloat("single", a))),
-    slow: () => call(c.helper("single.widen"), a),
-    put: (value) => setLow(c, 0, { value, size: 8 }),
-  });
-};
-
-const doubleToSingle = (c: Cx) => {
-  const f = c.f;
-  const a = f.let(c.get(1));
-  const narrow = op(I32, Op.i32_reinterpret_f32, op(F32, Op.f32_demote_f64, asFloat("double", a)));
-  const quick = f.let(extU(narrow));
-  quickOr(c, {
-    condition: () => and(quickMode(c), or(isSafe("single", quick), eqz(shl(a, 1)))),
-    value: () => quick,
-    slow: () => call(c.helper("double.narrow"), a),
-    put: (value) => setLow(c, 0, { value, size: 4 }),
-  });
-};
-
-// --- between MMX and XMM -----------------------------------------------------------------------
-
-// From memory they leave the x87 alone.
-const mmxToSingles = (c: Cx) => {
-  if (!c.isMemory(1)) enterMmx(c);
-  const a = c.f.let(c.get(1));
-  if (!c.isMemory(1)) commitMmx(c);
-  const lanes = [0, 1].map((i) => c.f.let(call(c.helper("single.fromInteger"), half(a, i))));
-  commit(c);
-  setLow(c, 0, { value: pairOf(lanes), size: 8 });
-};
-
-const mmxToDoubles = (c: Cx) => {
-  if (!c.isMemory(1)) enterMmx(c);
-  const value = c.f.let(splat64(c.get(1)));
-  setX(c, 0, v(0xfe, value)); // f64x2.convert_low_i32x4_s
-  if (!c.isMemory(1)) commitMmx(c);
-};
-
-function toMmx(name: Name, mode: number): (c: Cx) => void {
-  return (c) => {
-    enterMmx(c);
-    const value = name === "single" ? c.f.let(splat64(c.get(1))) : getX(c, 1);
-    commitMmx(c);
-    const lanes = [0, 1].map((i) => c.f.let(toDword(c, name, { value, i, mode })));
-    commit(c);
-    setM(c, 0, c.f.let(pairOf(lanes)));
-  };
-}
-
 // --- approximations ----------------------------------------------------------------------------
 
 /** RCPPS and RSQRTPS: no exceptions, denormals are zeros. */
@@ -744,27 +460,4 @@ export const floatRows: readonly Insn[] = [
   sse("rsqrtss", "f3 0f 52 /r", "Vd Wd", (c) => approximate(c, "rsqrt", true)),
   sse("rcpps", "np 0f 53 /r", "Vx Wx", (c) => approximate(c, "rcp", false)),
   sse("rcpss", "f3 0f 53 /r", "Vd Wd", (c) => approximate(c, "rcp", true)),
-
-  sse("cvtsi2ss", "f3 0f 2a /r", "Vd Ey", fromGeneral("single")),
-  sse("cvtsi2sd", "f2 0f 2a /r", "Vq Ey", fromGeneral("double")),
-  sse("cvttss2si", "f3 0f 2c /r", "Gy Wd", toGeneral("single", TRUNCATE)),
-  sse("cvttsd2si", "f2 0f 2c /r", "Gy Wq", toGeneral("double", TRUNCATE)),
-  sse("cvtss2si", "f3 0f 2d /r", "Gy Wd", toGeneral("single", AS_SET)),
-  sse("cvtsd2si", "f2 0f 2d /r", "Gy Wq", toGeneral("double", AS_SET)),
-  sse("cvtss2sd", "f3 0f 5a /r", "Vq Wd", singleToDouble),
-  sse("cvtsd2ss", "f2 0f 5a /r", "Vd Wq", doubleToSingle),
-  sse("cvtps2pd", "np 0f 5a /r", "Vx Wq", singlesToDoubles),
-  sse("cvtpd2ps", "66 0f 5a /r", "Vx Wx", doublesToSingles),
-  sse("cvtdq2ps", "np 0f 5b /r", "Vx Wx", dwordsToSingles),
-  sse("cvtps2dq", "66 0f 5b /r", "Vx Wx", singlesToDwords(AS_SET)),
-  sse("cvttps2dq", "f3 0f 5b /r", "Vx Wx", singlesToDwords(TRUNCATE)),
-  sse("cvtdq2pd", "f3 0f e6 /r", "Vx Wq", dwordsToDoubles),
-  sse("cvtpd2dq", "f2 0f e6 /r", "Vx Wx", doublesToDwords(AS_SET)),
-  sse("cvttpd2dq", "66 0f e6 /r", "Vx Wx", doublesToDwords(TRUNCATE)),
-  sse("cvtpi2ps", "np 0f 2a /r", "Vq Qq", mmxToSingles),
-  sse("cvtpi2pd", "66 0f 2a /r", "Vx Qq", mmxToDoubles),
-  sse("cvttps2pi", "np 0f 2c /r", "Pq Wq", toMmx("single", TRUNCATE)),
-  sse("cvttpd2pi", "66 0f 2c /r", "Pq Wx", toMmx("double", TRUNCATE)),
-  sse("cvtps2pi", "np 0f 2d /r", "Pq Wq", toMmx("single", AS_SET)),
-  sse("cvtpd2pi", "66 0f 2d /r", "Pq Wx", toMmx("double", AS_SET)),
 ];

@@ -10,6 +10,7 @@ import type { Insn } from "../opcode.ts";
 import { registerEnvironment, registerX87Helpers } from "../x87/mod.ts";
 import { buildSoftFloat } from "../x87/softfloat.ts";
 import { controlRows } from "./control.ts";
+import { conversionRows } from "./convert.ts";
 import { floatRows } from "./float.ts";
 import { registerApproximations, registerLanes } from "./float_lanes.ts";
 import { registerSimdHelpers } from "./helpers.ts";
@@ -23,6 +24,7 @@ export const simdRows: readonly Insn[] = [
   ...integerRows,
   ...stringRows,
   ...floatRows,
+  ...conversionRows,
   ...controlRows,
 ];
 
