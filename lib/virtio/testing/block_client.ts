@@ -25,6 +25,8 @@ export interface BlockClientOptions {
   readonly memory: GuestMemory;
   readonly reactor: Reactor;
   readonly features: bigint;
+  /** Guest physical address from which on it uses memory; 0 where absent. */
+  readonly address?: number;
 }
 
 /** What came of a request. */
@@ -45,7 +47,7 @@ export class BlockClient {
   constructor(options: BlockClientOptions) {
     this.#options = options;
     this.driver = new MockDriver(DeviceMemory.of(options.memory), {
-      address: RINGS,
+      address: (options.address ?? 0) + RINGS,
       size: SIZE,
       eventIdx: (options.features & Feature.RingEventIdx) !== 0n,
     });
@@ -85,7 +87,7 @@ export class BlockClient {
     const { memory } = this.#options;
     const { type, sector, data = new Uint8Array(0), length = 0 } = request;
     const slot = this.#nextSlot++ % 16;
-    const at = REQUESTS + slot * REQUEST_BYTES;
+    const at = (this.#options.address ?? 0) + REQUESTS + slot * REQUEST_BYTES;
     memory.writeU32(at, type);
     memory.writeU32(at + 4, 0);
     memory.writeU64(at + 8, BigInt(sector));

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { MIB, setLogLevel } from "../../base/mod.ts";
+import { GIB, MIB, setLogLevel } from "../../base/mod.ts";
 import {
   connectUnix,
   listOpenFds,
@@ -114,6 +114,27 @@ Deno.test("a queue stops and goes on where it was", async () => {
   assert.equal(pair.device.requests, requests);
   await frontend.enableQueue(0, true);
   await later;
+});
+
+Deno.test("rings and buffers above 4 GiB, and memory that is a wasm memory", async () => {
+  const memories = [
+    { sizeBytes: 6 * GIB, backing: "mmap", at: 5 * GIB },
+    { sizeBytes: 16 * MIB, backing: "wasm", at: 0 },
+  ] as const;
+  for (const { sizeBytes, backing, at } of memories) {
+    using reactor = new Reactor();
+    using pair = new Pair(reactor);
+    using memory = GuestMemory.create({ sizeBytes, backing });
+    using frontend = await VhostUserFrontend.connect(pair.options);
+    const { features } = frontend;
+    const client = new BlockClient({ memory, reactor, features, address: at });
+    const events = frontend.queueEvents(0);
+    using _listening = client.listen(events);
+    await frontend.activate({ features, memory, queues: [client.queue] });
+    const data = randomBytes(4096);
+    await client.write(events, 8, data);
+    assert.deepEqual(await client.read(events, 8, 4096), new Uint8Array(data));
+  }
 });
 
 Deno.test("a broken queue is told, and a reset mends it; so is a changed configuration", async () => {

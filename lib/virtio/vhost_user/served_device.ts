@@ -8,7 +8,7 @@
 import { log } from "../../base/mod.ts";
 import {
   Epoll,
-  type Fd,
+  Fd,
   type FdLike,
   PollEvent,
   setNonblocking,
@@ -102,7 +102,11 @@ export class ServedDevice implements Disposable {
 
   /** Whether a queue waits for its turn. */
   get pending(): boolean {
-    return this.#vrings.some((vring) => vring.pending);
+    const vrings = this.#vrings;
+    for (let index = 0; index < vrings.length; index++) {
+      if (vrings[index]!.pending) return true;
+    }
+    return false;
   }
 
   /** The front end sets the device status; 0 is a reset. */
@@ -179,9 +183,18 @@ export class ServedDevice implements Disposable {
       throw refused(`queue ${index}: expected a kick descriptor, polling is not supported`);
     }
     this.#dropKick(vring);
-    vring.kick = owned.dup();
-    this.#epoll.add(vring.kick, PollEvent.In, 1 + index);
-    if (vring.queue === undefined) this.#start(vring);
+    {
+      using kick = owned.dup();
+      this.#epoll.add(kick, PollEvent.In, 1 + index);
+      vring.kick = Fd.adopt(kick.take());
+    }
+    if (vring.queue !== undefined) return;
+    try {
+      this.#start(vring);
+    } catch (error) {
+      this.#dropKick(vring);
+      throw error;
+    }
   }
 
   /** Enables or disables a queue. */
