@@ -94,8 +94,9 @@ class Run {
     };
     // The workers take a while to attach, in which this thread has nothing else to do.
     await Promise.all([team.boot(assembly.entry), accompany()]);
-    machine.run(assembly);
+    // The terminal is ready before the guest's first word.
     this.#connect(assembly, { reactor, inputs });
+    machine.run(assembly);
     inputs.use(new PlatformTimers(assembly.platform));
     return await machine.ended;
   }
