@@ -20,9 +20,10 @@ export class RingMemory {
   readonly memory: DeviceMemory;
   readonly #guards: Uint8Array[] = [];
 
-  constructor(areas: readonly RingArea[]) {
+  /** @param shared whether other workers can have the buffer */
+  constructor(areas: readonly RingArea[], shared = false) {
     const total = areas.reduce((sum, area) => sum + area.sizeBytes + PAGE, PAGE);
-    const all = new Uint8Array(total);
+    const all = new Uint8Array(shared ? new SharedArrayBuffer(total) : new ArrayBuffer(total));
     let at = PAGE;
     this.#guards.push(all.subarray(0, PAGE));
     this.memory = new DeviceMemory(areas.map(({ guestAddress, sizeBytes }) => {

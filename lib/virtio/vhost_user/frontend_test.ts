@@ -190,6 +190,40 @@ Deno.test("what a back end refuses is an error of the front end, which goes on",
   await client.read(events, 0, 512);
 });
 
+Deno.test("many requests at once to another process, compared with a model", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "vmctl-vhost-user-" });
+  try {
+    const socket = join(folder, "socket");
+    await using _program = await TestProgram.start("block_backend", [socket, "--size-mib", "1"]);
+    using reactor = new Reactor();
+    using memory = newMemory();
+    using frontend = await VhostUserFrontend.connect({ name: "disk", socket, reactor });
+    const model = new Uint8Array(MIB);
+    for (const features of [frontend.features, frontend.features & ~Feature.RingEventIdx]) {
+      const client = new BlockClient({ memory, reactor, features });
+      const events = frontend.queueEvents(0);
+      using _listening = client.listen(events);
+      await frontend.activate({ features, memory, queues: [client.queue] });
+      // Each of them works on a part of the disk of its own.
+      const work = async (part: number) => {
+        for (let count = 0; count < 100; count++) {
+          const sector = part * 128 + (count * 7) % 100;
+          const data = randomBytes(512 * (1 + count % 8));
+          model.set(data, sector * 512);
+          await client.write(events, sector, data);
+          const begin = part * 128;
+          const read = await client.read(events, begin, 0x1_0000);
+          assert.deepEqual(read, model.slice(begin * 512, (begin + 128) * 512));
+        }
+      };
+      await Promise.all(Array.from({ length: 12 }, (_, part) => work(part)));
+      await frontend.reset();
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
 Deno.test("the successor of a back end that was killed answers what it held", async () => {
   const folder = await Deno.makeTempDir({ prefix: "vmctl-vhost-user-" });
   try {
