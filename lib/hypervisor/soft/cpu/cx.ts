@@ -263,8 +263,12 @@ export class Cx {
     );
   }
 
+  /** Called where code that may fault on a slow path begins; statements may be added. */
+  protected beforeSlow(): void {}
+
   /** The slow path of a store. */
   protected storeSlowly(address: Expr, value: Expr, size: number): void {
+    this.beforeSlow();
     this.f.call(this.slow(this.runtime.storeSlow, size), address, value, this.rec);
   }
 
@@ -286,6 +290,7 @@ export class Cx {
         f.set(value, loadSized(size, RAM, ram));
       },
       () => {
+        this.beforeSlow();
         f.set(value, call(this.slow(this.runtime.modifySlow, size), address, this.rec));
         f.set(ram, i32(-1));
       },
@@ -398,13 +403,20 @@ export class Cx {
   load(address: Local, size: number): Local {
     const f = this.f;
     const entry = f.let(this.#tlbEntry(address));
-    return f.let(
-      cond(
-        eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.read)),
-        loadSized(size, RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address))),
-        call(this.slow(this.runtime.loadSlow, size), address, this.rec),
-      ),
+    const value = f.local(ValType.I64);
+    f.if(
+      eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.read)),
+      () =>
+        f.set(
+          value,
+          loadSized(size, RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address))),
+        ),
+      () => {
+        this.beforeSlow();
+        f.set(value, call(this.slow(this.runtime.loadSlow, size), address, this.rec));
+      },
     );
+    return value;
   }
 
   /** Stores the low `size` (1, 2, 4, 8) bytes of `value` at linear `address`. */
@@ -438,6 +450,7 @@ export class Cx {
       eq(this.#pageOf(address, 16), load.i64(CPU, entry, TlbField.read)),
       () => f.set(value, load.v128(RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)))),
       () => {
+        this.beforeSlow();
         const low = f.let(call(this.slow(this.runtime.loadSlow, 8), address, this.rec));
         const high = f.let(call(this.slow(this.runtime.loadSlow, 8), add(address, 8), this.rec));
         this.setS64(S.scratch, low);
@@ -457,6 +470,7 @@ export class Cx {
       eq(this.#pageOf(address, 16), load.i64(CPU, entry, TlbField.write)),
       () => f.storeV128(RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)), v),
       () => {
+        this.beforeSlow();
         f.call(this.runtime.probeWrite, address, i32(16), this.rec);
         f.storeV128(CPU, i32(0), v, S.scratch);
         this.storeSlowly(address, this.s64(S.scratch), 8);
@@ -481,7 +495,10 @@ export class Cx {
       this.size === 8
         ? ne(shrS(shl(rip, 16), 16), rip)
         : ne(and(this.s32(S.codeTag), CodeMode.segmented), i32(0)),
-      () => this.f.call(this.helper("checkTarget"), rip, this.rec),
+      () => {
+        this.beforeSlow();
+        this.f.call(this.helper("checkTarget"), rip, this.rec);
+      },
     );
   }
 
@@ -517,6 +534,7 @@ export class Cx {
 
   /** Raises exception `vector`, with an error code where one is given. Does not come back. */
   raise(vector: number, error?: Expr): void {
+    this.beforeSlow();
     this.f.call(
       this.runtime.raise,
       i32(vector),
@@ -578,11 +596,21 @@ export class Cx {
     this.setS64(S.flagAux, this.#aux(borrows, size));
   }
 
+  /** Flags of INC (`step` 1) and DEC (-1): as of an addition or subtraction of 1, but CF stays. */
+  flagsStep(a: Expr, at: { result: Expr; size: number; step: 1 | -1 }): void {
+    const cf = this.f.let(this.cf());
+    if (at.step === 1) this.flagsAdd(a, i64(1), at);
+    else this.flagsSub(a, i64(1), at);
+    this.setCarry(cf);
+  }
+
   /** Keeps CF (i64, 0 or 1), takes OF (i64, 0 or 1) and AF bit 3 (i64 with only bit 3), and the result. */
   flagsWith(result: Expr, flags: { cf: Expr; of: Expr; af?: Expr; size: number }): void {
     this.setS64(S.flagResult, signExtend(result, flags.size));
     const cf = this.f.let(flags.cf);
-    const cfof = or(shl(cf, 63), shl(xor64(cf, flags.of), 62));
+    const cfof = flags.of === flags.cf
+      ? shl(cf, 63)
+      : or(shl(cf, 63), shl(xor64(cf, flags.of), 62));
     this.setS64(S.flagAux, flags.af === undefined ? cfof : or(cfof, flags.af));
   }
 
@@ -620,6 +648,10 @@ export class Cx {
   zf(): Expr {
     return eq(this.s64(S.flagResult), i64(0));
   }
+  /** Whether SF and OF differ (signed "less"), as i32. */
+  less(): Expr {
+    return ne(xor64(this.sf(), this.of()), i64(0));
+  }
   /** SF as i64 0 or 1. */
   sf(): Expr {
     return and(xor64(shrU(this.s64(S.flagResult), 63), this.s64(S.flagAux)), 1);
@@ -646,6 +678,11 @@ export class Cx {
   /** The six arithmetic flags in RFLAGS layout, as i64. */
   arithFlags(): Expr {
     return call(this.helper("arithFlags"));
+  }
+
+  /** High half of the product of two i64, each used more than once. */
+  mulHigh(signed: boolean, a: Local, b: Local): Expr {
+    return call(this.helper(signed ? "mulHighS" : "mulHighU"), a, b);
   }
 
   /** A registered helper function. */

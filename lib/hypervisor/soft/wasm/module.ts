@@ -44,6 +44,11 @@ export class FuncBuilder implements FuncRef {
     this.params = type.params.map((t, i) => new Local(t, i));
   }
 
+  /** How many blocks are open here. */
+  get depth(): number {
+    return this.#depth;
+  }
+
   /** Parameter `i`. */
   param(i: number): Local {
     const p = this.params[i];

@@ -142,10 +142,7 @@ function incDec(step: 1 | -1): Semantics {
     const a = c.f.let(c.modify(0));
     const r = c.f.let(add(a, step));
     c.set(0, r);
-    const cf = c.f.let(c.cf());
-    if (step === 1) c.flagsAdd(a, i64(1), { result: r, size });
-    else c.flagsSub(a, i64(1), { result: r, size });
-    c.setCarry(cf);
+    c.flagsStep(a, { result: r, size, step });
   };
 }
 rows.push(
@@ -173,9 +170,7 @@ rows.push(
 
 /** CF and OF of a multiplication; SF by the low half, the others as processors leave them. */
 function mulFlags(c: Cx, low: Expr, over: Expr): void {
-  const o = c.f.let(over);
-  c.flagsWith(low, { cf: o, of: o, size: c.operandSize(0) });
-  // OF = CF: flagsWith got both.
+  c.flagsWith(low, { cf: over, of: over, size: c.operandSize(0) });
 }
 
 const mulU: Semantics = (c) => {
@@ -184,7 +179,7 @@ const mulU: Semantics = (c) => {
   const a = c.f.let(c.reg(Reg.rax, size));
   const low = c.f.let(mul(a, b));
   if (size === 8) {
-    const high = c.f.let(call(c.helper("mulHighU"), a, b));
+    const high = c.f.let(c.mulHigh(false, a, b));
     c.setReg(Reg.rax, low, 8);
     c.setReg(Reg.rdx, high, 8);
     mulFlags(c, low, extU(ne(high, i64(0))));
@@ -205,7 +200,7 @@ const mulS: Semantics = (c) => {
   const a = c.f.let(signExtend(c.reg(Reg.rax, size), size));
   const low = c.f.let(mul(a, b));
   if (size === 8) {
-    const high = c.f.let(call(c.helper("mulHighS"), a, b));
+    const high = c.f.let(c.mulHigh(true, a, b));
     c.setReg(Reg.rax, low, 8);
     c.setReg(Reg.rdx, high, 8);
     mulFlags(c, low, extU(ne(high, shrS(low, 63))));
@@ -227,11 +222,10 @@ function imul(x: number, y: number): Semantics {
     const a = c.f.let(signExtend(c.get(x), size));
     const low = c.f.let(mul(a, b));
     const over = size === 8
-      ? ne(call(c.helper("mulHighS"), a, b), shrS(low, 63))
+      ? ne(c.mulHigh(true, a, b), shrS(low, 63))
       : ne(low, signExtend(low, size));
-    const o = c.f.let(extU(over));
     c.set(0, low);
-    mulFlags(c, low, o);
+    mulFlags(c, low, extU(over));
   };
 }
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { eqz, type Expr, i64, ne, or, wrap, xor } from "../../wasm/mod.ts";
+import { eqz, type Expr, or, wrap } from "../../wasm/mod.ts";
 import type { Cx } from "../cx.ts";
 
 /** Suffixes by condition number. */
@@ -48,8 +48,8 @@ function even(c: Cx, n: number): Expr {
     case 10:
       return wrap(c.pf());
     case 12:
-      return ne(xor(c.sf(), c.of()), i64(0));
+      return c.less();
     default:
-      return or(c.zf(), ne(xor(c.sf(), c.of()), i64(0)));
+      return or(c.zf(), c.less());
   }
 }

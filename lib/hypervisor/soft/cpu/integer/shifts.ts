@@ -7,6 +7,7 @@
 
 import {
   and,
+  constantOf,
   type Expr,
   i64,
   type Local,
@@ -34,8 +35,13 @@ function count(c: Cx): Local {
 
 /** Body with a count that is not zero; a zero count changes nothing but still writes memory's access. */
 function whenCount(c: Cx, body: (a: Local, n: Local) => void): void {
+  const known = constantOf(c.get(1));
   const n = count(c);
   const a = c.f.let(c.modify(0));
+  if (known !== undefined && (known & (c.operandSize(0) === 8 ? 63n : 31n)) !== 0n) {
+    body(a, n);
+    return;
+  }
   c.f.if(ne(n, i64(0)), () => body(a, n), () => {
     if (c.operandSize(0) === 4 && !c.isMemory(0)) c.set(0, a);
   });

@@ -19,6 +19,7 @@ import type { Runtime } from "../cx.ts";
 import type { HandlerInfo } from "../host_context.ts";
 import type { Insn } from "../opcode.ts";
 import { CPU, regOffset, S } from "../state.ts";
+import { LazyFlags, overwritesFlags } from "./lazy_flags.ts";
 import {
   ProbeCx,
   RegionCx,
@@ -79,7 +80,6 @@ export function planRegion(
           leaders.add(target);
           work.push(target);
         }
-        leaders.add(insn.next);
       }
       const ends = insn.insn.words.has("end");
       if (ends) {
@@ -198,6 +198,11 @@ export function emitRegion(
         stale,
         block,
         dispatch,
+        flags: new LazyFlags(),
+        flagsDeadAt: (offset) => {
+          const at = number.get(offset);
+          return at !== undefined && overwritesFlags((plan.blocks[at] as RegionBlock).insns);
+        },
         blockAt: (offset) => number.get(offset) ?? -1,
         spill,
         written,
@@ -267,20 +272,21 @@ function emitBlock(
     });
     const c = last as RegionCx;
     if (at.insn.words.has("end")) break;
-    if (c.stores) {
-      f.if(frame.stale, () => {
-        f.store32(CPU, i32(0), i32(0), S.codeChanged);
-        c.jump(add(frame.ripBase, at.next));
-      });
-    }
+    if (c.stores) c.leaveWhereStale();
   }
   if (!block.falls) {
     f.unreachable();
+    frame.flags.pending = undefined;
     return;
   }
   // Falls into the block that follows here, where that is the one behind.
-  if (following?.start === block.end) return;
+  if (following?.start === block.end) {
+    if (!frame.flagsDeadAt(block.end)) frame.flags.settle(true);
+    frame.flags.pending = undefined;
+    return;
+  }
   last?.goTo(block.end);
+  frame.flags.pending = undefined;
 }
 
 /** Registers that any instruction of the region may write. */

@@ -8,7 +8,9 @@
 import {
   add,
   and,
+  eqz,
   type Expr,
+  extU,
   type FuncBuilder,
   type FuncRef,
   geS,
@@ -17,15 +19,22 @@ import {
   type Label,
   load,
   type Local,
+  ltS,
+  ltU,
+  mul,
   or,
   shl,
+  shrS,
   shrU,
+  signExtend,
   sub,
+  wrap,
   zeroExtend,
 } from "../../wasm/mod.ts";
 import { Cx, type Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
 import { CPU, Exit, S } from "../state.ts";
+import { defersFlags, keep, type LazyFlags, passesFlags, type PendingFlags } from "./lazy_flags.ts";
 
 /** An instruction as its record says it. */
 export interface RegionInsn {
@@ -74,6 +83,9 @@ export interface RegionFrame {
   readonly block: Local;
   /** Top of the loop that dispatches to blocks. */
   readonly dispatch: Label;
+  readonly flags: LazyFlags;
+  /** True where the block that begins at page offset does not look at the flags that it finds. */
+  flagsDeadAt(offset: number): boolean;
   /** Block that begins at page offset, or -1. */
   blockAt(offset: number): number;
   /** Writes changed locals back to the state. */
@@ -81,6 +93,8 @@ export interface RegionFrame {
   /** Notes that register `n` is written. */
   readonly written: Set<number>;
 }
+
+const LOW = 0xffffffffn;
 
 /** Number of the general register whose slot is at `slot`, or -1. */
 function gprOf(slot: number): number {
@@ -92,6 +106,10 @@ export class RegionCx extends Cx {
   readonly #at: RegionInsn;
   readonly #frame: RegionFrame;
   readonly #end: Label;
+  /** True where flags are noted instead of computed. */
+  readonly #defers: boolean;
+  /** Open blocks where every path through the instruction comes by. */
+  readonly #depth: number;
   /** True where a store of this instruction may have changed code. */
   stores = false;
 
@@ -109,6 +127,18 @@ export class RegionCx extends Cx {
     this.#at = options.at;
     this.#frame = options.frame;
     this.#end = options.end;
+    this.#depth = f.depth;
+    this.#defers = defersFlags(options.at);
+    // Others may compute flags on some of their paths only, or call what may fault.
+    if (!this.#defers && !passesFlags(options.at)) this.#frame.flags.settle(true);
+  }
+
+  #settle(): void {
+    this.#frame.flags.settle(this.f.depth === this.#depth);
+  }
+
+  protected override beforeSlow(): void {
+    this.#settle();
   }
 
   override s64(offset: number): Expr {
@@ -245,6 +275,7 @@ export class RegionCx extends Cx {
 
   override jump(rip: Expr): void {
     const target = this.f.let(rip);
+    this.#settle();
     this.#frame.spill();
     super.jump(target);
   }
@@ -258,7 +289,19 @@ export class RegionCx extends Cx {
     this.jump(this.rip());
   }
 
+  /** Behind the instruction: leaves where it changed code. */
+  leaveWhereStale(): void {
+    const { f } = this;
+    f.if(this.#frame.stale, () => {
+      this.#frame.flags.settle(false);
+      f.store32(CPU, i32(0), i32(0), S.codeChanged);
+      this.#frame.spill();
+      super.jump(add(this.#frame.ripBase, this.#at.next));
+    });
+  }
+
   override leave(exit: number): void {
+    this.#settle();
     this.#frame.spill();
     super.leave(exit);
   }
@@ -280,6 +323,7 @@ export class RegionCx extends Cx {
       this.jump(add(this.#frame.ripBase, target));
       return;
     }
+    if (!this.#frame.flagsDeadAt(target)) this.#settle();
     if (target <= this.#at.offset) {
       // A loop: let others in from time to time.
       const fuel = f.let(sub(this.s32(S.fuel), 1));
@@ -296,7 +340,148 @@ export class RegionCx extends Cx {
     f.br(this.#frame.dispatch);
   }
 
+  // --- flags -------------------------------------------------------------------------------------
+
+  /** What is noted, or undefined where flags must be read from their locals, which are right then. */
+  #noted(...kinds: readonly PendingFlags["kind"][]): PendingFlags | undefined {
+    const { flags } = this.#frame;
+    if (flags.pending === undefined || flags.emitting) return undefined;
+    if (kinds.includes(flags.pending.kind)) return flags.pending;
+    this.#settle();
+    return undefined;
+  }
+
+  #note(note: PendingFlags): void {
+    this.#frame.flags.pending = note;
+  }
+
+  /** True where flags must be computed right here. */
+  get #direct(): boolean {
+    return !this.#defers || this.#frame.flags.emitting;
+  }
+
+  override flagsLogic(result: Expr, size: number): void {
+    if (this.#direct) {
+      super.flagsLogic(result, size);
+      return;
+    }
+    const r = keep(this.f, result);
+    const emit = () => super.flagsLogic(r, size);
+    this.#note({ kind: "logic", a: r, b: r, result: r, size, emit });
+  }
+
+  override flagsAdd(a: Expr, b: Expr, at: { result: Expr; size: number }): void {
+    if (this.#direct) {
+      super.flagsAdd(a, b, at);
+      return;
+    }
+    const [x, y, result] = [keep(this.f, a), keep(this.f, b), keep(this.f, at.result)];
+    const { size } = at;
+    const emit = () => super.flagsAdd(x, y, { result, size });
+    const kind = this.insn.mnemonic === "add" ? "add" : "result";
+    this.#note({ kind, a: x, b: y, result, size, emit });
+  }
+
+  override flagsSub(a: Expr, b: Expr, at: { result: Expr; size: number }): void {
+    if (this.#direct) {
+      super.flagsSub(a, b, at);
+      return;
+    }
+    const [x, y, result] = [keep(this.f, a), keep(this.f, b), keep(this.f, at.result)];
+    const { size } = at;
+    const emit = () => super.flagsSub(x, y, { result, size });
+    const kind = this.insn.mnemonic === "sbb" ? "result" : "sub";
+    this.#note({ kind, a: x, b: y, result, size, emit });
+  }
+
+  override flagsStep(a: Expr, at: { result: Expr; size: number; step: 1 | -1 }): void {
+    if (this.#direct) {
+      super.flagsStep(a, at);
+      return;
+    }
+    // CF is that of the note before, or of the locals.
+    const before = this.#frame.flags.pending;
+    const [x, result] = [keep(this.f, a), keep(this.f, at.result)];
+    const emit = () => {
+      before?.emit();
+      super.flagsStep(x, { ...at, result });
+    };
+    this.#note({ kind: "result", a: x, b: x, result, size: at.size, emit });
+  }
+
+  override flagsWith(
+    result: Expr,
+    flags: { cf: Expr; of: Expr; af?: Expr; size: number },
+  ): void {
+    if (this.#direct) {
+      super.flagsWith(result, flags);
+      return;
+    }
+    // CF and OF are expressions of locals that are set once, so they may wait.
+    const r = keep(this.f, result);
+    const emit = () => super.flagsWith(r, flags);
+    this.#note({ kind: "result", a: r, b: r, result: r, size: flags.size, emit });
+  }
+
+  override setCarryOverflow(cf: Expr, of: Expr): void {
+    if (this.#direct) {
+      super.setCarryOverflow(cf, of);
+      return;
+    }
+    this.#settle();
+    super.setCarryOverflow(cf, of);
+  }
+
+  override cf(): Expr {
+    const p = this.#noted("add", "sub", "logic");
+    if (p === undefined) return super.cf();
+    if (p.kind === "logic") return i64(0);
+    const at = p.size;
+    return extU(
+      p.kind === "sub" ? ltU(high(p.a, at), high(p.b, at)) : ltU(high(p.result, at), high(p.a, at)),
+    );
+  }
+
+  override of(): Expr {
+    return this.#noted("logic") === undefined ? super.of() : i64(0);
+  }
+
+  override zf(): Expr {
+    const p = this.#noted("add", "sub", "logic", "result");
+    return p === undefined ? super.zf() : eqz(high(p.result, p.size));
+  }
+
+  override sf(): Expr {
+    const p = this.#noted("add", "sub", "logic", "result");
+    return p === undefined ? super.sf() : shrU(signExtend(p.result, p.size), 63);
+  }
+
+  override pf(): Expr {
+    this.#noted();
+    return super.pf();
+  }
+
+  override less(): Expr {
+    const p = this.#noted("sub", "logic");
+    if (p === undefined) return super.less();
+    const at = p.size;
+    return p.kind === "sub"
+      ? ltS(high(p.a, at), high(p.b, at))
+      : wrap(shrU(signExtend(p.result, at), 63));
+  }
+
+  override mulHigh(signed: boolean, a: Local, b: Local): Expr {
+    const f = this.f;
+    const [a0, a1] = [f.let(and(a, LOW)), f.let(shrU(a, 32))];
+    const [b0, b1] = [f.let(and(b, LOW)), f.let(shrU(b, 32))];
+    const mid1 = f.let(add(mul(a1, b0), shrU(mul(a0, b0), 32)));
+    const mid2 = f.let(add(mul(a0, b1), and(mid1, LOW)));
+    const product = add(add(mul(a1, b1), shrU(mid1, 32)), shrU(mid2, 32));
+    return signed ? sub(sub(product, and(shrS(a, 63), b)), and(shrS(b, 63), a)) : product;
+  }
+
   override arithFlags(): Expr {
+    this.#settle();
     this.#flagsToState();
     return super.arithFlags();
   }
@@ -315,6 +500,11 @@ export class RegionCx extends Cx {
   override host(_id: number): void {
     throw new Untranslatable(this.insn.mnemonic);
   }
+}
+
+/** The low `size` bytes at the top of an integer, for comparisons. */
+function high(value: Expr, size: number): Expr {
+  return size === 8 ? value : size === 4 ? wrap(value) : shl(value, 64 - 8 * size);
 }
 
 /** An instruction that regions leave to the interpreter. */
