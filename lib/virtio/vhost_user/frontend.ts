@@ -105,7 +105,7 @@ export class VhostUserFrontend implements Disposable {
     this.name = options.name;
     this.#options = options;
     const socket = typeof options.socket === "string"
-      ? connectUnix(options.socket, "stream")
+      ? connectUnix(options.socket, "stream", { nonblock: true })
       : options.socket;
     this.#state = options.state ?? new FrontendState();
     this.#connection = new Connection(socket, {
