@@ -114,11 +114,15 @@ engineTest(
   "another user runs a guest",
   async (engine) => {
     await using place = await Place.create();
+    const runDirectory = join(place.folder, "run");
+    await Deno.mkdir(runDirectory);
+    await Deno.chown(runDirectory, NOBODY, NOBODY);
     const output = await runCommand(place.program, {
       args: place.guest(engine),
       uid: NOBODY,
       gid: NOBODY,
       clearEnv: true,
+      env: { XDG_RUNTIME_DIR: runDirectory },
       cwd: "/",
     });
     assert.equal(output, "it runs\n");
