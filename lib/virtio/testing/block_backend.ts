@@ -1,7 +1,7 @@
 /**
  * A program that serves a {@link MemoryBlock}: `block_backend.ts SOCKET [--size-mib N] [--disk FILE]
- * [--stuck-sector N] [--connections N]`. It says "ready" when the socket can be connected to, and ends
- * when its last front end has gone.
+ * [--stuck-sector N] [--connections N]`. It says "ready" when the socket can be connected to, "stuck" when it
+ * holds a request for ever, and ends when its last front end has gone.
  *
  * @module
  */
@@ -38,6 +38,7 @@ function main(): void {
     if (socket === undefined) return;
     const device = new MemoryBlock(disk, {
       stuckSector: Number(values["stuck-sector"]),
+      onStuck: () => console.log("stuck"),
       queueCount: Number(values.queues),
     });
     using backend = new VhostUserBackend(socket, device);

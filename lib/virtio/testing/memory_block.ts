@@ -26,8 +26,10 @@ const ID = new TextEncoder().encode("memory block\0\0\0\0\0\0\0\0");
 /** Settings of a {@link MemoryBlock}. */
 export interface MemoryBlockOptions {
   readonly queueCount?: number;
-  /** Chains that are taken and never given back, as by a device that hangs. */
+  /** Requests that begin there are taken and never given back, as by a device that hangs. */
   readonly stuckSector?: number;
+  /** Told of each of them. */
+  readonly onStuck?: () => void;
 }
 
 /** A disk over `bytes`. */
@@ -42,12 +44,14 @@ export class MemoryBlock implements VirtioDeviceBackend {
   requests = 0;
   readonly #disk: Uint8Array;
   readonly #stuckSector: number;
+  readonly #onStuck: (() => void) | undefined;
   #context: DeviceContext | undefined;
 
   constructor(disk: Uint8Array, options: MemoryBlockOptions = {}) {
     this.#disk = disk;
     this.queueCount = options.queueCount ?? 1;
     this.#stuckSector = options.stuckSector ?? -1;
+    this.#onStuck = options.onStuck;
     const view = new DataView(this.config.buffer);
     view.setBigUint64(0, BigInt(disk.byteLength / SECTOR_BYTES), true);
     view.setUint32(12, 126, true);
@@ -69,6 +73,7 @@ export class MemoryBlock implements VirtioDeviceBackend {
     if (queue === undefined) return;
     for (let chain; (chain = queue.pop()) !== undefined;) {
       if (chain.readable.lengthBytes >= 16 && chain.readable.readU32(8) === this.#stuckSector) {
+        this.#onStuck?.();
         continue;
       }
       queue.push(chain.head, this.#serve(chain));

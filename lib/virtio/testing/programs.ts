@@ -19,9 +19,12 @@ export function hasProgram(program: string): boolean {
 /** A program of this folder in a process of its own; killed when disposed. */
 export class TestProgram implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
+  readonly #reader: ReadableStreamDefaultReader<string>;
+  #output = "";
 
   private constructor(child: Deno.ChildProcess) {
     this.#child = child;
+    this.#reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
   }
 
   /** Starts the module `name` of this folder, and waits until it says "ready". */
@@ -35,12 +38,18 @@ export class TestProgram implements AsyncDisposable {
       stdout: "piped",
       stderr: "inherit",
     }).spawn();
-    const reader = child.stdout.getReader();
-    const { value } = await reader.read();
-    await reader.cancel();
-    const said = new TextDecoder().decode(value);
-    if (!said.startsWith("ready")) throw new Error(`${name}: expected "ready", got "${said}"`);
-    return new TestProgram(child);
+    const program = new TestProgram(child);
+    await program.said("ready");
+    return program;
+  }
+
+  /** Waits until it has said `text`. */
+  async said(text: string): Promise<void> {
+    while (!this.#output.includes(text)) {
+      const { done, value } = await this.#reader.read();
+      if (done) throw new Error(`expected "${text}" of the program, got "${this.#output}"`);
+      this.#output += value;
+    }
   }
 
   /** How it ended. */
@@ -57,6 +66,7 @@ export class TestProgram implements AsyncDisposable {
       if (!(error instanceof TypeError)) throw error;
     }
     await this.#child.status;
+    await this.#reader.cancel();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -37,6 +37,8 @@ import {
   requestName,
 } from "./protocol.ts";
 
+/** Messages have 8 bits for the index of a queue. */
+const MAX_QUEUES = 256;
 const DEFAULT_TIMEOUT_MS = 10_000;
 /**
  * User addresses are guest addresses and this: they name the same memory, are never 0, and tell nothing
@@ -100,6 +102,7 @@ export class VhostUserFrontend implements Disposable {
   #protocolFeatures = 0n;
   #queueCount: number | undefined;
   #requests: Disposable | undefined;
+  #connected = false;
 
   private constructor(options: VhostUserFrontendOptions) {
     this.name = options.name;
@@ -114,7 +117,8 @@ export class VhostUserFrontend implements Disposable {
       timeoutMs: options.timeoutMs ?? DEFAULT_TIMEOUT_MS,
       onClose: (error) => {
         this.#unwatch();
-        options.onClose?.(error);
+        // Before, it is connect() that fails.
+        if (this.#connected) options.onClose?.(error);
       },
     });
   }
@@ -129,6 +133,7 @@ export class VhostUserFrontend implements Disposable {
     const frontend = new VhostUserFrontend(options);
     try {
       await frontend.#negotiate();
+      frontend.#connected = true;
       return frontend;
     } catch (error) {
       // The state stays the caller's for another try.
@@ -293,7 +298,8 @@ export class VhostUserFrontend implements Disposable {
     this.#protocolFeatures = wanted;
     if (this.#has(ProtocolFeature.BackendReq)) await this.#openRequestChannel();
     if (this.#has(ProtocolFeature.Mq)) {
-      this.#queueCount = Number(await this.#number(Request.GetQueueNum));
+      const count = await this.#number(Request.GetQueueNum);
+      this.#queueCount = Math.min(Number(count), MAX_QUEUES);
     }
   }
 

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
+import fc from "fast-check";
 import { GIB, MIB, setLogLevel } from "../../base/mod.ts";
 import {
   connectUnix,
@@ -284,6 +285,43 @@ Deno.test("a back end that says nothing, or nonsense, is given up", async () => 
       return true;
     });
   }
+});
+
+Deno.test("whatever a back end answers, connecting to it ends", async () => {
+  using reactor = new Reactor();
+  const word = fc.oneof(fc.nat(3), fc.constantFrom(5, 8, 16, 20, 24, 2 ** 30, 2 ** 32 - 1));
+  const answer = fc.oneof(
+    {
+      weight: 4,
+      arbitrary: fc.constantFrom(1, 15, 17, 21).map((request) => [request, 5, 8, 1, 0]),
+    },
+    fc.array(word, { maxLength: 8 }),
+  );
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(answer, { maxLength: 5 }),
+      fc.bigInt(0n, 2n ** 64n - 1n),
+      async (answers, features) => {
+        const [near, far] = socketPair("stream");
+        using socket = far;
+        const first = [1, 5, 8, Number(features & 0xffff_ffffn), Number(features >> 32n)];
+        for (const words of [first, ...answers]) {
+          socket.sendMessage(new Uint8Array(Uint32Array.from(words).buffer));
+        }
+        socket.shutdown("write");
+        let told = 0;
+        const options = { name: "fuzz", socket: near, reactor, onClose: () => told++ };
+        try {
+          using frontend = await VhostUserFrontend.connect(options);
+          assert.ok((frontend.queueCount ?? 0) <= 256);
+        } catch (error) {
+          assert.ok(error instanceof VhostUserError, String(error));
+          assert.equal(told, 0);
+        }
+      },
+    ),
+    { numRuns: 300 },
+  );
 });
 
 const noDaemon = hasProgram("qemu-storage-daemon") ? "" : " (skipped: no qemu-storage-daemon)";

@@ -42,10 +42,19 @@ done
 wait
 echo fourth $(md5sum </dev/vda)
 `;
-const WRITE_FOR_A_WHILE = `
+/** Where the third part of {@link WRITE_IN_PARTS} hangs with the first back end. */
+const STUCK_SECTOR = (2 * 512 + 5) * 8;
+const PAGES = 40;
+const WRITE_IN_PARTS = `
+write_part() {
+  for page in $(seq 0 ${PAGES - 1}); do
+    dd if=/bin/busybox of=/dev/vda bs=4k skip=$page seek=$(($1 * 512 + page)) count=1 \\
+      conv=fsync 2>/dev/null
+  done
+}
 echo begin
 for part in 0 1 2 3; do
-  dd if=/bin/busybox of=/dev/vda bs=512 seek=$((part * 4096)) count=3000 oflag=direct 2>/dev/null &
+  write_part $part &
 done
 wait
 echo end $(md5sum </dev/vda)
@@ -169,14 +178,17 @@ Deno.test({
       await Deno.writeFile(path, disk);
       const socket = join(folder, "socket");
       const args = [socket, "--disk", path, "--queues", "2"];
-      let program = await TestProgram.start("block_backend", args);
+      let program = await TestProgram.start("block_backend", [
+        ...[...args, "--stuck-sector", String(STUCK_SECTOR)],
+      ]);
       let restarts = 0;
       const { console, complaints } = await runGuest(guest, {
         folder,
         socket,
-        script: WRITE_FOR_A_WHILE,
+        script: WRITE_IN_PARTS,
         chardev: ",reconnect=1",
         async onBegin() {
+          await program.said("stuck");
           await program.kill();
           await Deno.remove(socket);
           program = await TestProgram.start("block_backend", args);
@@ -186,7 +198,7 @@ Deno.test({
       await program.kill();
       const busybox = await readFile(guest.busybox);
       for (const part of [0, 1, 2, 3]) {
-        disk.set(busybox.subarray(0, 3000 * 512), part * 4096 * 512);
+        disk.set(busybox.subarray(0, PAGES * 4096), part * 512 * 4096);
       }
       assert.equal(restarts, 1);
       const sum = /end ([0-9a-f]{32})/.exec(console)?.[1];

@@ -266,6 +266,8 @@ export class ServedDevice implements Disposable {
     for (let index = 0; index < vrings.length; index++) {
       const vring = vrings[index]!;
       if (vring.pending) this.#serve(vring);
+      // Devices also take chains from callbacks of their own.
+      else if (vring.queue?.fault !== undefined) this.#notify(vring);
     }
   }
 
