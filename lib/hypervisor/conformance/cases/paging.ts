@@ -448,6 +448,34 @@ export const PAGING_TESTS: readonly GuestTest[] = [
     },
   },
   {
+    name: "paging: an instruction across two pages whose second is exchanged again and again",
+    run(m) {
+      const tables = m.startLong();
+      installFaultHandler64(m);
+      tables.map(LOW, FREE);
+      tables.map(LOW + 0x1000n, FREE + 0x5000);
+      // mov eax, imm32 begins 3 bytes before the end; ret.
+      m.memory.writeFrom(FREE + 0xffd, Uint8Array.of(0xb8, 1, 0));
+      m.memory.writeFrom(FREE + 0x5000, Uint8Array.of(5, 0, 0xc3));
+      m.memory.writeFrom(FREE + 0x6000, Uint8Array.of(6, 0, 0xc3));
+      const entry = tables.entryAddress(LOW + 0x1000n);
+      m.load(64, (a) => {
+        a.mov("rbx", LOW + 0xffdn).mov("rcx", entry).mov("edi", 4).label("loop");
+        a.call("rbx").out(Port.Report, "eax").call("rbx").out(Port.Report, "eax");
+        a.xor(at("rcx", { size: 4 }), 0x3000).invlpg(at("rbx", { disp: 0x20 })).dec("edi");
+        a.jcc("ne", "loop").mov("rax", "cr3").xor(at("rcx", { size: 4 }), 0x3000);
+        a.mov("cr3", "rax").call("rbx").out(Port.Report, "eax");
+        // A store to the second page counts too.
+        a.mov(at("rbx", { disp: 3, size: 1 }), 7).call("rbx").out(Port.Report, "eax");
+        a.out(Port.Done, "al");
+      });
+      m.run();
+      const [five, six] = [0x5_0001, 0x6_0001];
+      const seven = 0x7_0001;
+      assert.deepEqual(m.io.reports, [five, five, six, six, five, five, six, six, six, seven]);
+    },
+  },
+  {
     name: "paging: code at the end of a page runs on into the next",
     run(m) {
       const tables = m.startLong();

@@ -6,7 +6,7 @@
  */
 
 import type { Interpreter } from "./interpreter.ts";
-import { AddressKind, type Decoder, DecodeStatus } from "./decoder.ts";
+import { AddressKind, type Decoder, DecodeStatus, MAX_INSTRUCTION } from "./decoder.ts";
 import {
   CodeMode,
   ITLB,
@@ -47,6 +47,8 @@ export interface CodePage {
   readonly regions: Map<number, number>;
   /** Table slots of the page's regions. */
   slots: number[];
+  /** Guards of instructions that reach from the page before into this one. */
+  readonly crossings: Set<number>;
 }
 
 /** What decoding at an address came to. */
@@ -56,6 +58,9 @@ export enum DecodeResult {
   /** The instruction reaches into the next page. */
   Crosses,
 }
+
+/** Records of an instruction across pages: guard, address, instruction, continuation. */
+const CROSSING_RECORDS = 4;
 
 /** Instructions decoded ahead at a time. */
 const RUN = 64;
@@ -75,6 +80,8 @@ export class CodeCache {
   readonly #byRam = new Map<number, CodePage[]>();
   readonly #protect: (ram: number) => void;
   readonly #seal: (ram: number) => void;
+  /** Bytes of an instruction across pages. */
+  readonly #crossing = new Uint8Array(MAX_INSTRUCTION + 1);
   #mapTop: number;
   #arenaTop: number;
   /** Decoded instructions, invalidated pages, flushes: for statistics. */
@@ -128,6 +135,7 @@ export class CodeCache {
       heat: new Map(),
       regions: new Map(),
       slots: [],
+      crossings: new Set(),
     };
     this.#byMap[(page.map - this.#regions.maps) / PAGE_MAP] = page;
     this.#mapTop += PAGE_MAP;
@@ -216,6 +224,9 @@ export class CodeCache {
         for (let at = ranges[i] as number; at < end; at += RECORD) this.#i32[at >>> 2] = refetch;
       }
       page.ranges = [];
+      // They stay where they are, as records of another page link to them, and let nothing pass.
+      for (const guard of page.crossings) this.#i32[(guard + Rec.link) >>> 2] = 0;
+      page.crossings.clear();
       this.#discardRegions(page);
       this.#i32.fill(0, page.map >>> 2, (page.map + PAGE_MAP) >>> 2);
     }
@@ -246,7 +257,7 @@ export class CodeCache {
       const status = this.#decoder.decode(this.#ram, page.ram + at, { end, mode: page.mode });
       if (status === DecodeStatus.Truncated) {
         if (n === 0) return DecodeResult.Crosses;
-        record = this.#special(record, { handler: special.refetch, offset: at });
+        record = this.#special(record, { handler: special.goTo, offset: at });
         break;
       }
       const first = record;
@@ -279,6 +290,56 @@ export class CodeCache {
     if (!hadCode) this.#protect(page.ram);
     this.#seal(page.ram);
     return DecodeResult.Ready;
+  }
+
+  /** True where `record` is the guard of an instruction that reaches into the next page. */
+  isCrossing(record: number): boolean {
+    return this.#i32[record >>> 2] === this.#interpreter.special.crossing;
+  }
+
+  /**
+   * Decodes the 64-bit instruction at `offset` of `page` that reaches into `next`, behind a guard that
+   * lets it run only while `next` is what follows. Neither page may have been thrown away.
+   */
+  decodeCrossing(page: CodePage, offset: number, next: CodePage): void {
+    const { special } = this.#interpreter;
+    const inPage = 4096 - offset;
+    const bytes = this.#crossing;
+    for (let i = 0; i < bytes.length; i++) {
+      const ram = i < inPage ? page.ram + offset + i : next.ram + i - inPage;
+      bytes[i] = this.#ram[ram] as number;
+    }
+    const known = this.#i32[(page.map >>> 2) + offset] as number;
+    const guard = known === 0 ? this.#arenaTop : known;
+    if (known === 0) {
+      this.#arenaTop += CROSSING_RECORDS * RECORD;
+      page.ranges.push(guard, this.#arenaTop);
+      this.#i32[(page.map >>> 2) + offset] = guard;
+    }
+    let record = this.#special(guard, { handler: special.crossing, offset, link: next.map });
+    const status = this.#decoder.decode(bytes, 0, { end: bytes.length, mode: page.mode });
+    if (status === DecodeStatus.Ok) {
+      record = this.#write(record, { offset, mode: page.mode, page: undefined });
+      this.#special(record, { handler: special.goTo, offset: offset + this.#decoder.length });
+    } else {
+      const handler = status === DecodeStatus.Invalid ? special.invalid : special.tooLong;
+      this.#special(record, { handler, offset });
+    }
+    next.crossings.add(guard);
+    this.#mark(page.ram, offset, 4095);
+    this.#mark(next.ram, 0, MAX_INSTRUCTION - 1);
+    this.decoded++;
+  }
+
+  /** Marks bytes `first` to `last` of the page at `ram` as decoded code. */
+  #mark(ram: number, first: number, last: number): void {
+    const marks = (this.#regions.codeMarks >>> 3) + ram / 4096;
+    const before = this.#u64[marks] as bigint;
+    let mark = before;
+    for (let line = first >>> 6; line <= last >>> 6; line++) mark |= 1n << BigInt(line);
+    this.#u64[marks] = mark;
+    if (before === 0n) this.#protect(ram);
+    this.#seal(ram);
   }
 
   /**

@@ -419,6 +419,7 @@ export function buildControl(
     f.return(pageMap);
     f.unreachable();
   }
+  helpers.set("findCode", findCode);
 
   const jump = module.func([I64], [I32]);
   {

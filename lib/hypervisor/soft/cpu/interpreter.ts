@@ -24,8 +24,10 @@ import {
   ne,
   or,
   select,
+  shrU,
   sub,
   ValType,
+  wrap,
 } from "../wasm/mod.ts";
 import { callIndex } from "../wasm/mod.ts";
 import { Cx, type Runtime } from "./cx.ts";
@@ -34,7 +36,7 @@ import type { HandlerInfo } from "./host_context.ts";
 import { buildDelivery } from "./system/fast_delivery.ts";
 import { buildMmu, type Imports, type MemoryMap } from "./mmu.ts";
 import { type Insn, insn } from "./opcode.ts";
-import { CPU, Exit, Rec, S, SegAttr, SegField, Vector } from "./state.ts";
+import { CPU, Exit, ITLB, ITLB_ENTRIES, Rec, S, SegAttr, SegField, Vector } from "./state.ts";
 
 const { I32, I64, F64 } = ValType;
 
@@ -50,6 +52,8 @@ export interface SpecialHandlers {
   readonly goTo: number;
   /** Leaves with Exit.Resume; `rip` is page offset `off`. */
   readonly stop: number;
+  /** Goes on only where the page map at `link` is that of the next page; else leaves with Exit.Lookup. */
+  readonly crossing: number;
   /** The code is stale: leaves with Exit.Lookup at this instruction. */
   readonly refetch: number;
   /** #UD. */
@@ -284,6 +288,21 @@ function buildSpecial(module: ModuleBuilder, runtime: Runtime): SpecialHandlers 
       c.setS64(S.rip, c.rip());
       c.leave(Exit.Resume);
       c.end();
+    }),
+    crossing: make((c) => {
+      const next = c.f.let(add(c.s64(S.ripBase), 4096));
+      const entry = c.f.let(
+        add(i32(ITLB), and(wrap(shrU(next, 12 - 4)), (ITLB_ENTRIES - 1) << 4)),
+      );
+      const pageMap = cond(
+        eq(or(next, extU(c.s32(S.codeTag))), load.i64(CPU, entry)),
+        load.i32(CPU, entry, 8),
+        call(c.helper("findCode"), next),
+      );
+      c.f.if(ne(pageMap, load.i32(CPU, c.rec, Rec.link)), () => {
+        c.setS64(S.rip, c.rip());
+        c.leave(Exit.Lookup);
+      });
     }),
     refetch: make((c) => {
       c.setS64(S.rip, c.rip());

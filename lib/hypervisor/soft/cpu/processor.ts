@@ -592,9 +592,30 @@ export class Processor {
     if (this.#exports.codeIntact(ram) === 0) this.code.invalidate(ram >>> 12);
     const page = this.code.page(ram - offset, codeTag & ~CodeMode.user);
     this.#enterTlb(linear, codeTag, page);
-    if (cpu.get32(page.map + offset * 4) !== 0) return Exit.Resume;
-    if (this.code.decode(page, offset) === DecodeResult.Ready) return Exit.Resume;
+    const record = cpu.get32(page.map + offset * 4);
+    if (record === 0) {
+      if (this.code.decode(page, offset) === DecodeResult.Ready) return Exit.Resume;
+    } else if (!this.code.isCrossing(record)) return Exit.Resume;
+    if ((codeTag & ~CodeMode.user) === CodeMode.bits64 && !this.#decodeCrossing(linear, page)) {
+      return Exit.Fault;
+    }
     return this.#runScratch(linear, { page, stop: false });
+  }
+
+  /** Keeps the instruction at `linear`, which reaches into the next page; false for a fault there. */
+  #decodeCrossing(linear: bigint, page: CodePage): boolean {
+    const { code } = this;
+    const codeTag = this.cpu.get32(S.codeTag);
+    const nextLinear = BigInt.asUintN(64, (linear & ~0xfffn) + 0x1000n);
+    const nextRam = this.#fetchAddress(nextLinear);
+    if (nextRam < 0) return false;
+    if (this.#exports.codeIntact(nextRam) === 0) code.invalidate(nextRam >>> 12);
+    const next = code.page(nextRam & ~4095, page.mode);
+    // Making room for the next page may have thrown this one away.
+    if (code.pageOfMap(page.map) !== page) return true;
+    this.#enterTlb(nextLinear, codeTag, next);
+    code.decodeCrossing(page, Number(linear & 0xfffn), next);
+    return true;
   }
 
   #enterTlb(linear: bigint, codeTag: number, page: CodePage): void {

@@ -24,7 +24,7 @@ import type { RegionInsn, WideAddress } from "./region_cx.ts";
 const { I32 } = ValType;
 
 /** Samples at one place that make it hot. */
-const HOT = 3;
+const HOT = 6;
 
 /** Samples that make a place worth to be translated or entered where its page is translated anyway. */
 const WARM = 1;
