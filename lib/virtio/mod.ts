@@ -25,7 +25,7 @@ export {
   type VirtqueueSettings,
 } from "./virtqueue.ts";
 export type { DeviceContext, VirtioDeviceBackend } from "./device.ts";
-export { VhostUserBackend } from "./vhost_user/backend.ts";
+export { VhostUserBackend, type VhostUserBackendOptions } from "./vhost_user/backend.ts";
 export { ProtocolFeature } from "./vhost_user/protocol.ts";
 export {
   type Activation,

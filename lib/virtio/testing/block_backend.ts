@@ -28,6 +28,7 @@ function main(): void {
       "stuck-sector": { type: "string", default: "-1" },
       connections: { type: "string", default: "1" },
       queues: { type: "string", default: "1" },
+      "spin-us": { type: "string", default: "0" },
     },
   });
   const disk = openDisk(values.disk, Number(values["size-mib"]));
@@ -41,7 +42,9 @@ function main(): void {
       onStuck: () => console.log("stuck"),
       queueCount: Number(values.queues),
     });
-    using backend = new VhostUserBackend(socket, device);
+    using backend = new VhostUserBackend(socket, device, {
+      spinNs: Number(values["spin-us"]) * 1000,
+    });
     backend.run();
     console.error(`${device.requests} requests`);
   }

@@ -2,7 +2,7 @@
  * How many requests a second go through a vring, between this process as the driver and a back end in
  * another one: ours over a disk in memory, and qemu-storage-daemon's over its null device.
  *
- * `deno run -A vring_bench.ts [--seconds N] [--depth N] [--poll] [--bytes N]`
+ * `deno run -A vring_bench.ts [--seconds N] [--depth N] [--poll] [--bytes N] [--spin-us N]`
  *
  * @module
  */
@@ -145,6 +145,7 @@ async function main(): Promise<void> {
       depth: { type: "string", default: "32" },
       bytes: { type: "string", default: "512" },
       poll: { type: "boolean", default: false },
+      "spin-us": { type: "string", default: "0" },
     },
   });
   const options = {
@@ -156,7 +157,9 @@ async function main(): Promise<void> {
   const folder = await Deno.makeTempDir({ prefix: "vmctl-vring-" });
   try {
     const socket = join(folder, "ours");
-    await using _program = await TestProgram.start("block_backend", [socket]);
+    await using _program = await TestProgram.start("block_backend", [
+      ...[socket, "--spin-us", values["spin-us"]],
+    ]);
     console.log("vmctl", await benchVring(socket, options));
     if (!hasProgram("qemu-storage-daemon")) return;
     const exported = join(folder, "qemu");

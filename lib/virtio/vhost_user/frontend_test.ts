@@ -195,7 +195,9 @@ Deno.test("many requests at once to another process, compared with a model", asy
   const folder = await Deno.makeTempDir({ prefix: "vmctl-vhost-user-" });
   try {
     const socket = join(folder, "socket");
-    await using _program = await TestProgram.start("block_backend", [socket, "--size-mib", "1"]);
+    await using _program = await TestProgram.start("block_backend", [
+      ...[socket, "--size-mib", "1", "--spin-us", "50"],
+    ]);
     using reactor = new Reactor();
     using memory = newMemory();
     using frontend = await VhostUserFrontend.connect({ name: "disk", socket, reactor });
