@@ -41,6 +41,7 @@ import { type Insn, sizeOf } from "./opcode.ts";
 import {
   CodeMode,
   CPU,
+  FuelCost,
   RAM,
   Rec,
   RECORD,
@@ -363,7 +364,7 @@ export class Cx {
   /** Direct branch: to the linked record where it is in this page, else by {@link Rec.imm}. */
   branch(): void {
     const f = this.f;
-    const fuel = f.let(sub(this.s32(S.fuel), 1));
+    const fuel = f.let(sub(this.s32(S.fuel), FuelCost.branch));
     const link = f.let(load.i32(CPU, this.rec, Rec.link));
     f.if(and(ne(link, i32(0)), geS(fuel, i32(0))), () => {
       this.setS32(S.fuel, fuel);

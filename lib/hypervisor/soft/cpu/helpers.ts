@@ -45,6 +45,7 @@ import {
   CodeMode,
   CPU,
   Exit,
+  FuelCost,
   ITLB,
   ITLB_ENTRIES,
   Rec,
@@ -425,7 +426,7 @@ export function buildControl(
   {
     const f = jump;
     const rip = f.param(0);
-    const fuel = f.let(sub(state32(S.fuel), 1));
+    const fuel = f.let(sub(state32(S.fuel), FuelCost.jump));
     f.store32(CPU, i32(0), fuel, S.fuel);
     f.if(ltS(fuel, i32(0)), () => {
       f.store64(CPU, i32(0), rip, S.rip);

@@ -22,6 +22,7 @@ import {
   Exit,
   FIXED_END,
   Flag,
+  FuelCost,
   ITLB,
   ITLB_ENTRIES,
   ITLB_ENTRY,
@@ -42,8 +43,8 @@ import { Lockstep } from "./translator/lockstep.ts";
 import { type Tier, TierPolicy } from "./translator/tier.ts";
 import { Translator } from "./translator/translator.ts";
 
-/** Branches between looks at timers and requests. */
-const FUEL = 1000;
+/** Fuel between looks at timers and requests, see FuelCost. */
+const FUEL = 6000;
 /** Page maps and records kept, in bytes. */
 const MAPS_BYTES = 6144 * PAGE_MAP;
 const ARENA_BYTES = 96 << 20;
@@ -126,6 +127,8 @@ export class Processor {
   readonly #tier: TierPolicy;
   /** Compares regions with the interpreter, in tests. */
   readonly lockstep: Lockstep | undefined;
+  /** Fuel to go on with, 0 for a new load. */
+  #fuelLeft = 0;
   #waiting = false;
   #nmiPending = false;
   /** Data breakpoints that the running instruction hit. */
@@ -335,9 +338,17 @@ export class Processor {
       if (oneMore || trap || debug || this.#tier.stepsAside()) exit = this.#step({ trap, debug });
       else if (this.lockstep !== undefined) exit = this.#compare(this.lockstep);
       else {
-        cpu.set32(S.fuel, this.#tier.nextFuel());
+        // Fuel goes on where code was only looked up: what often is would else never be sampled.
+        cpu.set32(S.fuel, this.#fuelLeft > 0 ? this.#fuelLeft : this.#tier.nextFuel());
+        this.#fuelLeft = 0;
         exit = this.#exports.run();
-        if (exit === Exit.Lookup) exit = this.#lookup();
+        if (exit === Exit.Lookup) {
+          exit = this.#lookup();
+          // The jump that failed will be paid for again.
+          if (exit === Exit.Resume || exit === Exit.Lookup) {
+            this.#fuelLeft = cpu.get32(S.fuel) + FuelCost.jump;
+          }
+        }
       }
       switch (exit) {
         case Exit.Fuel:
@@ -709,7 +720,9 @@ export class Processor {
     }
     cpu.set64(S.ripBase, cpu.get64(S.rip) - BigInt(offset));
     cpu.set32(S.pageMap, page.map);
-    cpu.set32(S.fuel, how.stop ? 0 : FUEL);
+    // Going on with what was left: a loop around here would else be looked at in one place only.
+    if (how.stop) cpu.set32(S.fuel, 0);
+    else if (cpu.get32(S.fuel) <= 0) cpu.set32(S.fuel, 1);
     const exit = this.#exports.runRecord(SCRATCH_RECORDS);
     return exit;
   }

@@ -71,7 +71,7 @@ export const S = {
   flagAux: 0x0a0,
   /** i32: RFLAGS without CF, PF, AF, ZF, SF, OF; bit 1 is set. */
   flagOther: 0x0a8,
-  /** i32: branches left before generated code returns to look around. */
+  /** i32: what is left (see FuelCost) before generated code returns to look around. */
   fuel: 0x0ac,
   /** i32: other workers set bit 0 (interrupt work) and bit 1 (leave run()), see Mailbox. */
   mailbox: 0x0b0,
@@ -307,6 +307,13 @@ export const Rec = {
 
 /** Bytes of a page map: an i32 record address per byte of a page. */
 export const PAGE_MAP = 4096 * 4;
+
+/**
+ * What control transfers take from the fuel, about as many as they take time: branches of the
+ * interpreter with what leads to them, jumps through the instruction TLB. Branches back within
+ * translated code take 1. So samples of the guest fall where its time goes.
+ */
+export const FuelCost = { branch: 8, jump: 4 } as const;
 
 /** Why generated code came back to TypeScript. */
 export enum Exit {

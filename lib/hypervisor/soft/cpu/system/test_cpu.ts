@@ -12,7 +12,18 @@ import { SoftEvents } from "../../events.ts";
 import { SoftIrqChip } from "../../irqchip/mod.ts";
 import type { HostContext } from "../host_context.ts";
 import { cpuLayout, createCpuMemory, Processor } from "../processor.ts";
-import { CodeMode, Exit, ITLB, ITLB_ENTRIES, ITLB_ENTRY, Reg, S, Seg, SegAttr } from "../state.ts";
+import {
+  CodeMode,
+  Exit,
+  FuelCost,
+  ITLB,
+  ITLB_ENTRIES,
+  ITLB_ENTRY,
+  Reg,
+  S,
+  Seg,
+  SegAttr,
+} from "../state.ts";
 import { setSegment } from "./access.ts";
 import { loadFlags, updateMode } from "./mode.ts";
 
@@ -119,7 +130,7 @@ export class TestCpu implements Disposable {
     processor.code.invalidate(physical >>> 12);
     for (let n = 0; n < 10; n++) {
       // The jump to the first instruction counts too.
-      cpu.set32(S.fuel, jumps);
+      cpu.set32(S.fuel, jumps * FuelCost.jump);
       const exit: Exit = cpu.exports.run();
       if (exit !== Exit.Lookup || cpu.get64(S.rip) !== rip) return exit;
       const page = processor.code.page(physical & ~0xfff, cpu.get32(S.codeTag) & ~CodeMode.user);

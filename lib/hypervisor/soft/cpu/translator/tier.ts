@@ -5,6 +5,8 @@
  * @module
  */
 
+import { FuelCost } from "../state.ts";
+
 /** How code gets from the interpreter to the translator. */
 export type Tier = "auto" | "interpreter" | "translator-forced" | "random" | "lockstep";
 
@@ -32,17 +34,21 @@ export function tierOfEnvironment(): Tier {
 export class TierPolicy {
   #state = 0x2545f491;
 
-  /** @param fuel Branches between looks around, where nothing else is asked for. */
+  /** @param fuel Fuel between looks around (see FuelCost), where nothing else is asked for. */
   constructor(readonly tier: Tier, readonly fuel: number) {}
 
-  /** Branches until generated code comes back. */
+  /** Fuel until generated code comes back. */
   nextFuel(): number {
     switch (this.tier) {
       case "translator-forced":
-        return 1;
+        return FuelCost.jump;
       case "random":
+        return FuelCost.jump + this.#draw(60 * FuelCost.jump);
       case "lockstep":
         return 1 + this.#draw(60);
+      case "auto":
+        // By chance, so that samples of a loop show all of it.
+        return (this.fuel >> 1) + this.#draw(this.fuel);
       default:
         return this.fuel;
     }
