@@ -263,6 +263,20 @@ function placeDescriptors({ fds, program, report }: Preparation): ScriptStep[] {
   return steps;
 }
 
+/** Signals that those who start vmctl commonly ignore. */
+const inheritedSignals = [
+  "SIGHUP",
+  "SIGINT",
+  "SIGQUIT",
+  "SIGPIPE",
+  "SIGTERM",
+  "SIGTSTP",
+  "SIGTTIN",
+  "SIGTTOU",
+  "SIGUSR1",
+  "SIGUSR2",
+] as const;
+
 /** No capabilities, no privileges by other programs, default signals, the filter. */
 function renounce({ filter }: JailSpec): ScriptStep[] {
   const steps = [
@@ -271,8 +285,11 @@ function renounce({ filter }: JailSpec): ScriptStep[] {
     ]),
     setCapabilities(0n),
     step("prctl(PR_SET_NO_NEW_PRIVS)", "prctl", [flags("PR_SET_NO_NEW_PRIVS"), 1, 0, 0, 0]),
-    // The runtime ignores SIGPIPE, which a new program would inherit.
-    step("rt_sigaction of SIGPIPE", "rt_sigaction", [flags("SIGPIPE"), new Uint8Array(32), 0, 8]),
+    // What is ignored stays so in a new program: SIGPIPE by the runtime, SIGINT and SIGQUIT by a shell
+    // that starts something in the background.
+    ...inheritedSignals.map((signal) =>
+      step(`rt_sigaction of ${signal}`, "rt_sigaction", [flags(signal), new Uint8Array(32), 0, 8])
+    ),
     step("rt_sigprocmask", "rt_sigprocmask", [flags("SIG_SETMASK"), new Uint8Array(8), 0, 8]),
   ];
   if (filter !== undefined) {
