@@ -263,19 +263,9 @@ function placeDescriptors({ fds, program, report }: Preparation): ScriptStep[] {
   return steps;
 }
 
-/** Signals that those who start vmctl commonly ignore. */
-const inheritedSignals = [
-  "SIGHUP",
-  "SIGINT",
-  "SIGQUIT",
-  "SIGPIPE",
-  "SIGTERM",
-  "SIGTSTP",
-  "SIGTTIN",
-  "SIGTTOU",
-  "SIGUSR1",
-  "SIGUSR2",
-] as const;
+/** All signals that can be handled, those that the C library keeps for itself too. */
+const signals = Array.from({ length: 64 }, (_, index) => index + 1)
+  .filter((signal) => signal !== 9 && signal !== 19);
 
 /** No capabilities, no privileges by other programs, default signals, the filter. */
 function renounce({ filter }: JailSpec): ScriptStep[] {
@@ -286,9 +276,9 @@ function renounce({ filter }: JailSpec): ScriptStep[] {
     setCapabilities(0n),
     step("prctl(PR_SET_NO_NEW_PRIVS)", "prctl", [flags("PR_SET_NO_NEW_PRIVS"), 1, 0, 0, 0]),
     // What is ignored stays so in a new program: SIGPIPE by the runtime, SIGINT and SIGQUIT by a shell
-    // that starts something in the background.
-    ...inheritedSignals.map((signal) =>
-      step(`rt_sigaction of ${signal}`, "rt_sigaction", [flags(signal), new Uint8Array(32), 0, 8])
+    // that starts something in the background, others by whoever is further up.
+    ...signals.map((signal) =>
+      step(`rt_sigaction of signal ${signal}`, "rt_sigaction", [signal, new Uint8Array(32), 0, 8])
     ),
     step("rt_sigprocmask", "rt_sigprocmask", [flags("SIG_SETMASK"), new Uint8Array(8), 0, 8]),
   ];
