@@ -85,7 +85,8 @@ engineTest(
       "as many descriptors as before",
       () => facts().descriptors <= before.descriptors,
     );
-    assert.deepEqual(facts(), before);
+    // Before, the last request's connection may still have been open.
+    assert.equal(facts().memfds, before.memfds);
     assert.equal(await bench.request("vm", "Exit"), "Ok");
     assert.equal((await vm.end()).code, 0);
   },
