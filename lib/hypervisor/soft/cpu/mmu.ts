@@ -23,6 +23,7 @@ import {
   i64,
   load,
   loadSized,
+  ltS,
   ltU,
   type ModuleBuilder,
   mul,
@@ -53,6 +54,7 @@ import {
   ITLB_END,
   ITLB_ENTRIES,
   ITLB_ENTRY,
+  PseudoRecord,
   RAM,
   Rec,
   Reg,
@@ -395,9 +397,13 @@ function buildWalk(
 function nonCanonicalVector(): Expr {
   const record = state32(S.record);
   const base = load.i32_16u(CPU, record, Rec.base);
-  const stack = or(
-    or(eq(base, i32(regOffset(Reg.rsp))), eq(base, i32(regOffset(Reg.rbp)))),
-    eq(load.i32_16u(CPU, record, Rec.seg), i32(segOffset(Seg.SS))),
+  const stack = cond(
+    ltS(record, i32(0)),
+    and(record, PseudoRecord.stack),
+    or(
+      or(eq(base, i32(regOffset(Reg.rsp))), eq(base, i32(regOffset(Reg.rbp)))),
+      eq(load.i32_16u(CPU, record, Rec.seg), i32(segOffset(Seg.SS))),
+    ),
   );
   return select(stack, i32(Vector.SS), i32(Vector.GP));
 }

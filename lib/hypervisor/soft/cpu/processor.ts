@@ -28,6 +28,7 @@ import {
   ITLB_ENTRY,
   Mailbox,
   PAGE_MAP,
+  pseudoOffset,
   Rec,
   S,
   SCRATCH_RECORDS,
@@ -550,9 +551,10 @@ export class Processor {
   /** Address of the instruction that faulted. */
   #faultRip(): bigint {
     const cpu = this.cpu;
-    return cpu.get32(S.faultRipSet) !== 0
-      ? cpu.get64(S.rip)
-      : cpu.get64(S.ripBase) + BigInt(cpu.u16[(cpu.get32(S.record) + Rec.off) >>> 1] as number);
+    if (cpu.get32(S.faultRipSet) !== 0) return cpu.get64(S.rip);
+    const record = cpu.get32(S.record);
+    const offset = record < 0 ? pseudoOffset(record) : cpu.u16[(record + Rec.off) >>> 1] as number;
+    return BigInt.asUintN(64, cpu.get64(S.ripBase) + BigInt(offset));
   }
 
   #setFault(vector: number, error?: number): number {

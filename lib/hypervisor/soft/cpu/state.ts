@@ -305,6 +305,24 @@ export const Rec = {
   link: 28,
 } as const;
 
+/**
+ * What stands for a record in translated code, which knows no record addresses and so may be kept
+ * longer than they last: bit 31, whether the instruction addresses the stack, and its offset from
+ * `S.ripBase` as a signed number of 24 bits.
+ */
+export const PseudoRecord = { mark: 0x8000_0000 | 0, stack: 1 << 24, offsetBits: 24 } as const;
+
+/** Makes a pseudo record, see {@link PseudoRecord}. */
+export function pseudoRecord(offset: number, stack: boolean): number {
+  const mask = (1 << PseudoRecord.offsetBits) - 1;
+  return PseudoRecord.mark | (stack ? PseudoRecord.stack : 0) | (offset & mask);
+}
+
+/** Offset from `S.ripBase` of the instruction that pseudo record `record` (negative) stands for. */
+export function pseudoOffset(record: number): number {
+  return record << (32 - PseudoRecord.offsetBits) >> (32 - PseudoRecord.offsetBits);
+}
+
 /** Bytes of a page map: an i32 record address per byte of a page. */
 export const PAGE_MAP = 4096 * 4;
 

@@ -4,11 +4,11 @@
  * @module
  */
 
-import { add, and, eqz, i64, load, ne, select, sub } from "../../wasm/mod.ts";
+import { add, and, eqz, i64, ne, select, sub } from "../../wasm/mod.ts";
 import { eq, i32, or } from "../../wasm/mod.ts";
 import type { Cx } from "../cx.ts";
 import { Extra, type Insn, insn, type Semantics } from "../opcode.ts";
-import { CPU, Rec, Reg, S } from "../state.ts";
+import { CPU, Reg, S } from "../state.ts";
 import { Host } from "../host_calls.ts";
 import { interruptReturn } from "../system/fast_iret.ts";
 import { condition, conditions } from "./conditions.ts";
@@ -58,7 +58,7 @@ rows.push(
 const ret = (extra: boolean): Semantics => (c) => {
   const target = c.f.let(c.peek(c.size));
   c.checkTarget(target);
-  const more = extra ? and(load.i64(CPU, c.rec, Rec.imm), 0xffff) : i64(0);
+  const more = extra ? and(c.get(0), 0xffff) : i64(0);
   if (c.size === 8) c.dropStack64(more);
   else c.f.call(c.helper("dropStack"), add(more, c.size));
   c.jump(target);

@@ -14,6 +14,7 @@ import {
   eq,
   eqz,
   type Expr,
+  extS,
   extU,
   type FuncRef,
   gtU,
@@ -21,6 +22,7 @@ import {
   i64,
   load,
   type Local,
+  ltS,
   ltU,
   type ModuleBuilder,
   ne,
@@ -39,6 +41,7 @@ import {
   CodeMode,
   CPU,
   Flag,
+  PseudoRecord,
   RAM,
   Rec,
   Reg,
@@ -100,13 +103,23 @@ export function buildDelivery(
     cond(
       state32(S.faultRipSet),
       state64(S.rip),
-      add(state64(S.ripBase), load.i64_16u(CPU, state32(S.record), Rec.off)),
+      add(state64(S.ripBase), offsetOf(state32(S.record))),
     ),
   );
   const how = or(state32(S.faultHasError), Deliver.fault);
   f.return(call(deliver, vector, state32(S.faultError), how, rip));
   f.unreachable();
   return f;
+}
+
+/** Page offset (i64) of the instruction of `record`, or what a pseudo record says. */
+function offsetOf(record: Expr): Expr {
+  const unused = 32 - PseudoRecord.offsetBits;
+  return cond(
+    ltS(record, i32(0)),
+    extS(shrS(shl(record, unused), unused)),
+    load.i64_16u(CPU, record, Rec.off),
+  );
 }
 
 function buildFast(module: ModuleBuilder, find: FuncRef, arithFlags: FuncRef): FuncRef {

@@ -33,7 +33,7 @@ import {
 } from "../../wasm/mod.ts";
 import { Cx, type Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
-import { CPU, Exit, S } from "../state.ts";
+import { CPU, Exit, pseudoRecord, Rec, Reg, regOffset, S, Seg, segOffset } from "../state.ts";
 import { defersFlags, keep, type LazyFlags, passesFlags, type PendingFlags } from "./lazy_flags.ts";
 
 /** An instruction as its record says it. */
@@ -42,8 +42,6 @@ export interface RegionInsn {
   readonly offset: number;
   /** Page offset of the next instruction. */
   readonly next: number;
-  /** Address of the record (of the main one, where an address record stands in front). */
-  readonly record: number;
   readonly insn: Insn;
   readonly size: number;
   readonly mem: boolean;
@@ -51,7 +49,9 @@ export interface RegionInsn {
   readonly b: number;
   readonly base: number;
   readonly index: number;
+  readonly seg: number;
   readonly scale: number;
+  readonly extra: number;
   readonly disp: number;
   readonly immLow: number;
   readonly immHigh: number;
@@ -122,7 +122,7 @@ export class RegionCx extends Cx {
       insn: options.at.insn,
       size: options.at.size,
       mem: options.at.mem,
-      rec: i32(options.at.record),
+      rec: i32(pseudoRecord(options.at.offset, addressesStack(options.at))),
     });
     this.#at = options.at;
     this.#frame = options.frame;
@@ -231,6 +231,27 @@ export class RegionCx extends Cx {
 
   protected override immediate(): Expr {
     return i64(imm64(this.#at));
+  }
+
+  override rec16(field: number): Expr {
+    switch (field) {
+      case Rec.a:
+        return i32(this.#at.a);
+      case Rec.b:
+        return i32(this.#at.b);
+      case Rec.base:
+        return i32(this.#at.base);
+      case Rec.index:
+        return i32(this.#at.index);
+      case Rec.seg:
+        return i32(this.#at.seg);
+      default:
+        throw new TypeError(`${this.insn.mnemonic}: field ${field} of a record`);
+    }
+  }
+
+  override extra(): Expr {
+    return i32(this.#at.extra);
   }
 
   override rip(): Expr {
@@ -505,6 +526,12 @@ export class RegionCx extends Cx {
 /** The low `size` bytes at the top of an integer, for comparisons. */
 function high(value: Expr, size: number): Expr {
   return size === 8 ? value : size === 4 ? wrap(value) : shl(value, 64 - 8 * size);
+}
+
+/** True where addresses that are not canonical raise #SS, see `nonCanonicalVector`. */
+function addressesStack(at: RegionInsn): boolean {
+  return at.base === regOffset(Reg.rsp) || at.base === regOffset(Reg.rbp) ||
+    at.seg === segOffset(Seg.SS);
 }
 
 /** An instruction that regions leave to the interpreter. */

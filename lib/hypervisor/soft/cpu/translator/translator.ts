@@ -5,7 +5,14 @@
  * @module
  */
 
-import { type FuncBuilder, i32, ModuleBuilder, type Tag, ValType } from "../../wasm/mod.ts";
+import {
+  type FuncBuilder,
+  i32,
+  type MemoryImport,
+  ModuleBuilder,
+  type Tag,
+  ValType,
+} from "../../wasm/mod.ts";
 import type { CodeCache, CodePage } from "../code_cache.ts";
 import type { Interpreter } from "../interpreter.ts";
 import { fastCallRows } from "../integer/fast_calls.ts";
@@ -31,6 +38,9 @@ const WARM = 1;
 
 /** Table slots for regions. */
 const SLOTS = 1 << 16;
+
+/** Regions do not depend on how large the memories are. */
+const ANY_MEMORY: MemoryImport = { minPages: 1, maxPages: 65536, shared: true };
 
 /** What the translator works with. */
 export interface TranslatorOptions {
@@ -117,8 +127,8 @@ export class Translator {
     const start = performance.now();
     const { interpreter, lockstep } = this.#options;
     const module = new ModuleBuilder();
-    module.importMemory("e", "cpu", interpreter.cpuMemory);
-    module.importMemory("e", "ram", interpreter.ramMemory);
+    module.importMemory("e", "cpu", ANY_MEMORY);
+    module.importMemory("e", "ram", ANY_MEMORY);
     const faultTag = module.importTag("e", "fault");
     const runtime = new LazyRuntime(module, interpreter.runtime, lockstep);
     const read: InsnReader = (at) => this.#read(page, at);
@@ -156,8 +166,7 @@ export class Translator {
     const seen = new Set<number>();
     const funcs: [string, FuncBuilder][] = [];
     for (const { plan, func } of regions) {
-      const name = (page.ram + (plan.entries[0] as number)).toString(16);
-      module.nameFunc(func, `region ${name}`);
+      module.nameFunc(func, `region ${(plan.entries[0] as number).toString(16)}`);
       for (const offset of plan.entries) {
         const record = this.#recordOf(page, offset);
         if (seen.has(offset) || record === 0 || page.regions.has(record)) continue;
@@ -232,7 +241,6 @@ export class Translator {
     return {
       offset,
       next: this.#u16[h + (Rec.next >>> 1)] as number,
-      record,
       insn: info.insn,
       size: info.size,
       mem: info.mem,
@@ -240,7 +248,9 @@ export class Translator {
       b: this.#u16[h + (Rec.b >>> 1)] as number,
       base: this.#u16[h + (Rec.base >>> 1)] as number,
       index: this.#u16[h + (Rec.index >>> 1)] as number,
+      seg: this.#u16[h + (Rec.seg >>> 1)] as number,
       scale: this.#u8[record + Rec.scale] as number,
+      extra: this.#u8[record + Rec.extra] as number,
       disp: this.#i32[(record + Rec.disp) >>> 2] as number,
       immLow: this.#i32[(record + Rec.imm) >>> 2] as number,
       immHigh: this.#i32[(record + Rec.imm + 4) >>> 2] as number,
