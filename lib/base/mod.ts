@@ -28,6 +28,20 @@ export {
   isPowerOfTwo,
 } from "./bytes.ts";
 export {
+  arrayOf,
+  boolean,
+  exactObject,
+  excerpt,
+  isObject,
+  type JsonObject,
+  noData,
+  ShapeError,
+  string,
+  unsigned,
+  type Variant,
+  variant,
+} from "./shape.ts";
+export {
   getLogLevel,
   isLogLevel,
   log,

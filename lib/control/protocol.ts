@@ -5,17 +5,18 @@
  * @module
  */
 
-import { ControlError } from "./errors.ts";
 import {
   arrayOf,
   boolean,
   exactObject,
   excerpt,
   noData,
+  ShapeError,
   string,
   unsigned,
   variant,
-} from "./shape.ts";
+} from "../base/mod.ts";
+import { ControlError } from "./errors.ts";
 
 /** Largest request in bytes; a longer packet is refused. */
 export const MAX_REQUEST_BYTES = 64 * 1024;
@@ -197,7 +198,7 @@ export function encodeMessage(message: VmRequest | VmResponse): Uint8Array<Array
  * @throws {ControlError} when it is not UTF-8, not JSON, or not a request as `VmRequest` states it.
  */
 export function parseRequest(packet: Uint8Array): VmRequest {
-  return toRequest(parseJson(packet, "request"));
+  return asControlError(() => toRequest(parseJson(packet, "request")));
 }
 
 /**
@@ -206,7 +207,20 @@ export function parseRequest(packet: Uint8Array): VmRequest {
  * @throws {ControlError} when it is not UTF-8, not JSON, or not an externally tagged variant.
  */
 export function parseResponse(packet: Uint8Array): VmResponse {
-  const value = parseJson(packet, "answer");
+  return asControlError(() => toResponse(parseJson(packet, "answer")));
+}
+
+/** What `read` gives; a wrong shape is this layer's error. */
+function asControlError<T>(read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof ShapeError)) throw error;
+    throw new ControlError(error.message);
+  }
+}
+
+function toResponse(value: unknown): VmResponse {
   const { name, data } = variant(value, "answer");
   switch (name) {
     case "Ok":

@@ -5,3 +5,4 @@
  */
 
 export * from "./platform/mod.ts";
+export * from "./control/mod.ts";

@@ -5,7 +5,12 @@
  * @module
  */
 
-import { ControlError } from "./errors.ts";
+import { VmctlError } from "./errors.ts";
+
+/** A JSON text of a peer that is not what it has to be. */
+export class ShapeError extends VmctlError {
+  override readonly name: string = "ShapeError";
+}
 
 /** An object of a JSON text. */
 export type JsonObject = { readonly [key: string]: unknown };
@@ -28,16 +33,16 @@ export function excerpt(value: unknown): string {
 /** An object with exactly the keys of `keys`. */
 export function exactObject(value: unknown, keys: readonly string[], at: string): JsonObject {
   if (!isObject(value)) {
-    throw new ControlError(
+    throw new ShapeError(
       `${at}: expected an object with ${keys.join(", ")}, got ${excerpt(value)}`,
     );
   }
   for (const key of keys) {
-    if (!Object.hasOwn(value, key)) throw new ControlError(`${at}: missing field ${key}`);
+    if (!Object.hasOwn(value, key)) throw new ShapeError(`${at}: missing field ${key}`);
   }
   for (const key of Object.keys(value)) {
     if (!keys.includes(key)) {
-      throw new ControlError(
+      throw new ShapeError(
         `${at}: unknown field ${excerpt(key)}, expected ${keys.join(", ") || "none"}`,
       );
     }
@@ -48,7 +53,7 @@ export function exactObject(value: unknown, keys: readonly string[], at: string)
 /** A whole number from 0 to `max`. */
 export function unsigned(value: unknown, at: string, max = Number.MAX_SAFE_INTEGER): number {
   if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 0 || value > max) {
-    throw new ControlError(
+    throw new ShapeError(
       `${at}: expected a whole number from 0 to ${max}, got ${excerpt(value)}`,
     );
   }
@@ -58,7 +63,7 @@ export function unsigned(value: unknown, at: string, max = Number.MAX_SAFE_INTEG
 /** A boolean. */
 export function boolean(value: unknown, at: string): boolean {
   if (typeof value !== "boolean") {
-    throw new ControlError(`${at}: expected true or false, got ${excerpt(value)}`);
+    throw new ShapeError(`${at}: expected true or false, got ${excerpt(value)}`);
   }
   return value;
 }
@@ -66,10 +71,10 @@ export function boolean(value: unknown, at: string): boolean {
 /** A string of at most `maxLength` UTF-16 units without NUL. */
 export function string(value: unknown, at: string, maxLength = 4096): string {
   if (typeof value !== "string") {
-    throw new ControlError(`${at}: expected a string, got ${excerpt(value)}`);
+    throw new ShapeError(`${at}: expected a string, got ${excerpt(value)}`);
   }
   if (value.length > maxLength || value.includes("\0")) {
-    throw new ControlError(`${at}: expected at most ${maxLength} characters without NUL`);
+    throw new ShapeError(`${at}: expected at most ${maxLength} characters without NUL`);
   }
   return value;
 }
@@ -77,7 +82,7 @@ export function string(value: unknown, at: string, maxLength = 4096): string {
 /** An array of exactly `length` values. */
 export function arrayOf(value: unknown, length: number, at: string): readonly unknown[] {
   if (!Array.isArray(value) || value.length !== length) {
-    throw new ControlError(`${at}: expected an array of ${length}, got ${excerpt(value)}`);
+    throw new ShapeError(`${at}: expected an array of ${length}, got ${excerpt(value)}`);
   }
   return value;
 }
@@ -99,7 +104,7 @@ export function variant(value: unknown, at: string): Variant {
       return { name, data: value[name] ?? undefined };
     }
   }
-  throw new ControlError(
+  throw new ShapeError(
     `${at}: expected a name or an object of one key, got ${excerpt(value)}`,
   );
 }
@@ -107,7 +112,7 @@ export function variant(value: unknown, at: string): Variant {
 /** Refuses data beside a variant that is only a name. */
 export function noData(from: Variant, at: string): void {
   if (from.data !== undefined) {
-    throw new ControlError(`${at}: expected nothing, got ${excerpt(from.data)}`);
+    throw new ShapeError(`${at}: expected nothing, got ${excerpt(from.data)}`);
   }
 }
 
