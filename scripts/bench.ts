@@ -9,13 +9,14 @@ import { parseArgs } from "node:util";
 import { build, DEFAULT_OUTPUT, isStale } from "./build/build.ts";
 import type { Bench } from "./bench/bench.ts";
 import { bootBench } from "./bench/boot.ts";
+import { engineBench } from "./bench/engine.ts";
 import { portExitBench } from "./bench/port_exit.ts";
 import { json, type NamedResult, ratio, table } from "./bench/report.ts";
 import { startBench } from "./bench/start.ts";
 
-const BENCHES: readonly Bench[] = [bootBench, portExitBench, startBench];
+const BENCHES: readonly Bench[] = [bootBench, engineBench, portExitBench, startBench];
 
-const USAGE = `usage: deno task bench [--json] [--runs N] [--strict] [NAME...]
+const USAGE = `usage: deno task bench [--json] [--runs N] [--strict] [NAME [PART...]]...
 
 ${BENCHES.map(({ name, summary }) => `  ${name.padEnd(10)} ${summary}`).join("\n")}
 
@@ -27,7 +28,8 @@ What is measured is dist/vmctl, built where it is stale, or the executable that 
 `;
 
 interface Settings {
-  readonly benches: readonly Bench[];
+  /** With the parts that are asked for, none for all. */
+  readonly benches: ReadonlyMap<Bench, ReadonlySet<string>>;
   readonly runs: number | undefined;
   readonly json: boolean;
   readonly strict: boolean;
@@ -49,17 +51,25 @@ function parseCommandLine(): Settings | "help" {
   if (runs !== undefined && !(Number.isInteger(runs) && runs > 0)) {
     throw new TypeError(`--runs: expected a positive whole number, got "${values.runs}"`);
   }
-  for (const name of positionals) {
-    if (!BENCHES.some((bench) => bench.name === name)) {
-      throw new TypeError(
-        `"${name}": expected one of ${BENCHES.map((bench) => bench.name).join(", ")}`,
-      );
+  const benches = chooseBenches(positionals);
+  return { benches, runs, json: values.json, strict: values.strict };
+}
+
+/** Benchmarks and their parts, by the names on the command line; all where there is none. */
+function chooseBenches(names: readonly string[]): Map<Bench, Set<string>> {
+  const chosen = new Map<Bench, Set<string>>();
+  let last: Bench | undefined;
+  for (const name of names) {
+    const bench = BENCHES.find((bench) => bench.name === name);
+    // A name after a benchmark that has such a part means the part.
+    if (last?.parts?.includes(name)) chosen.get(last)?.add(name);
+    else if (bench !== undefined) chosen.set(last = bench, new Set());
+    else {
+      const expected = [...BENCHES.map(({ name }) => name), ...last?.parts ?? []];
+      throw new TypeError(`"${name}": expected one of ${expected.join(", ")}`);
     }
   }
-  const benches = positionals.length === 0
-    ? BENCHES
-    : BENCHES.filter(({ name }) => positionals.includes(name));
-  return { benches, runs, json: values.json, strict: values.strict };
+  return chosen.size > 0 ? chosen : new Map(BENCHES.map((bench) => [bench, new Set()]));
 }
 
 function hostFacts(): Record<string, unknown> {
@@ -82,10 +92,11 @@ async function bench(settings: Settings): Promise<number> {
   const results: NamedResult[] = [];
   let failed = false;
   try {
-    for (const { name, run } of settings.benches) {
+    for (const [{ name, run }, parts] of settings.benches) {
+      const { runs } = settings;
       const progress = (message: string) => console.error(message);
       try {
-        results.push({ name, ...(await run({ vmctl, runs: settings.runs, folder, progress })) });
+        results.push({ name, ...(await run({ vmctl, runs, parts, folder, progress })) });
       } catch (error) {
         failed = true;
         console.error(error);

@@ -32,6 +32,8 @@ export interface BenchContext {
   readonly vmctl: string;
   /** How often to repeat each measurement, the benchmark's own choice where absent. */
   readonly runs: number | undefined;
+  /** Which of the benchmark's parts to measure; all where it is empty. */
+  readonly parts: ReadonlySet<string>;
   /** A folder for temporary files, removed afterwards. */
   readonly folder: string;
   /** Says what is going on, for people who wait. */
@@ -43,6 +45,8 @@ export interface Bench {
   readonly name: string;
   /** One line for the usage message. */
   readonly summary: string;
+  /** Parts that can be asked for one by one. */
+  readonly parts?: readonly string[];
   run(context: BenchContext): Promise<BenchResult>;
 }
 
