@@ -56,6 +56,8 @@ Deno.test("every command has help with examples, without colors in a pipe", asyn
     ["config", "check"],
     ["config", "show"],
     ["config", "schema"],
+    ["device"],
+    ["device", "block"],
     ["policy"],
     ["policy", "check"],
     ["policy", "compile"],

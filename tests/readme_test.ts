@@ -45,7 +45,7 @@ Deno.test("the commands and options in the README exist", async () => {
   assert.ok(commands.length > 5);
   for (const line of commands) {
     const [command = "", ...words] = line.replace(/ #.*/, "").split(/\s+/).slice(1);
-    const group = ["config", "disk", "policy"].includes(command) ? words.slice(0, 1) : [];
+    const group = ["config", "device", "disk", "policy"].includes(command) ? words.slice(0, 1) : [];
     const { code, stdout } = await runVmctl([command, ...group, "--help"]);
     assert.equal(code, 0, line);
     for (const option of words.filter((word) => /^--?[a-z]/.test(word))) {

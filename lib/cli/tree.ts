@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type OptionTable, RUN_OPTIONS } from "../config/mod.ts";
+import { BLOCK, type OptionTable, RUN_OPTIONS } from "../config/mod.ts";
 import { type Command, group, leaf, type Positional } from "./command.ts";
 
 const JSON_OPTION = { type: { kind: "boolean" }, help: "print JSON" } as const;
@@ -85,6 +85,43 @@ export const COMPILE_OPTIONS = {
 export const EXPLAIN_OPTIONS = {
   json: JSON_OPTION,
   violation: VIOLATION_OPTION,
+} as const satisfies OptionTable;
+
+const MOST_FDS = 2 ** 20;
+
+/** Options of all `device` commands. */
+export const DEVICE_OPTIONS = {
+  "socket-path": {
+    type: { kind: "path" },
+    valueName: "PATH",
+    help: "listen for front ends there, and serve one after another",
+  },
+  "fd": {
+    type: { kind: "integer", min: 0, max: MOST_FDS },
+    valueName: "N",
+    help: "serve the front end at the other end of descriptor N, a connected stream socket",
+  },
+  "settings": {
+    type: { kind: "string" },
+    valueName: "JSON",
+    help: "the device as a VMM has opened it, instead of options of its own",
+  },
+  "resource-fd": {
+    type: { kind: "list", item: { kind: "integer", min: 0, max: MOST_FDS } },
+    valueName: "N",
+    help: "descriptor that belongs to the settings; in order, may be repeated",
+  },
+} as const satisfies OptionTable;
+/** Options of `device block`. */
+export const BLOCK_DEVICE_OPTIONS = {
+  "path": {
+    type: BLOCK,
+    short: "b",
+    aliases: ["block"],
+    valueName: "IMAGE,…",
+    help: "the disk",
+  },
+  ...DEVICE_OPTIONS,
 } as const satisfies OptionTable;
 
 const KERNEL: Positional = {
@@ -320,6 +357,25 @@ const DISKS: readonly Command[] = [
   }),
 ];
 
+const DEVICES = group("device", [
+  leaf({
+    name: "block",
+    help: "serve a disk image",
+    options: BLOCK_DEVICE_OPTIONS,
+    examples: [{
+      help: "a disk for whoever connects",
+      command: "vmctl device block --socket-path disk.sock --path disk.qcow2",
+    }],
+    run: async (input) => await (await import("./commands/device.ts")).serveBlock(input),
+  }),
+], {
+  help: "serve a virtio device to a VMM by vhost-user",
+  examples: [{
+    help: "a disk that only can be read",
+    command: "vmctl device block --socket-path disk.sock --path disk.img,ro",
+  }],
+});
+
 /** The shells that completions are made for. */
 export const SHELLS = ["bash", "zsh", "fish"] as const;
 
@@ -350,7 +406,7 @@ const DOCTOR = leaf({
 /** `vmctl` itself. */
 export const ROOT: Command = group(
   "vmctl",
-  [RUN, ...CONTROL, ...DISKS, DOCTOR, CONFIG, POLICY, COMPLETIONS],
+  [RUN, ...CONTROL, ...DISKS, DEVICES, DOCTOR, CONFIG, POLICY, COMPLETIONS],
   {
     help: "Virtual machine monitor for Linux guests, with or without hardware virtualization",
     examples: [

@@ -4,5 +4,6 @@
  * @module
  */
 
+export * from "./frame/mod.ts";
 export * from "./platform/mod.ts";
 export * from "./control/mod.ts";

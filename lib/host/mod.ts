@@ -120,6 +120,7 @@ export {
   Signal,
   tgkill,
 } from "./signal.ts";
+export { catchSignals } from "./signal_event.ts";
 export { monotonicNs, realtimeNs, threadCpuNs } from "./clock.ts";
 export {
   getegid,

@@ -8,10 +8,13 @@ import { log } from "../../base/mod.ts";
 import {
   Epoll,
   type Fd,
+  type FdLike,
   monotonicNs,
   PollEvent,
   setNonblocking,
   type UnixSocket,
+  type Watch,
+  type WatchCallback,
 } from "../../host/mod.ts";
 import type { VirtioDeviceBackend } from "../device.ts";
 import { VhostUserError } from "../errors.ts";
@@ -62,6 +65,13 @@ export class VhostUserBackend implements Disposable {
   /** Readable when {@link turn} has something to do, for those who have a loop of their own. */
   get fd(): Fd {
     return this.#epoll.fd;
+  }
+
+  /**
+   * Calls back when `fd` is ready, from {@link turn}; for what the thread waits for besides the front end.
+   */
+  watch(fd: FdLike, events: number, callback: WatchCallback): Watch {
+    return this.#served.watch(fd, events, callback);
   }
 
   /** Whether the front end is there. */

@@ -246,6 +246,19 @@ export class ServedDevice implements Disposable {
     }
   }
 
+  /** Calls back when `fd` is ready. */
+  watch(fd: FdLike, events: number, callback: WatchCallback): Watch {
+    const token = this.#nextToken++;
+    this.#epoll.add(fd, events, token);
+    this.#watches.set(token, callback);
+    return {
+      setEvents: (wanted) => this.#epoll.modify(fd, wanted, token),
+      [Symbol.dispose]: () => {
+        if (this.#watches.delete(token)) this.#epoll.remove(fd);
+      },
+    };
+  }
+
   /** Handles that the descriptor with `token` is ready. */
   dispatch(token: number, events: number): void {
     if (token >= FIRST_WATCH_TOKEN) {
@@ -303,7 +316,7 @@ export class ServedDevice implements Disposable {
         const vring = served.#vrings[index];
         if (vring !== undefined) vring.pending = vring.enabled && vring.queue !== undefined;
       },
-      watch: (fd, events, callback) => served.#watch(fd, events, callback),
+      watch: (fd, events, callback) => served.watch(fd, events, callback),
       configChanged: () => served.#tellConfigChanged(),
     };
   }
@@ -438,18 +451,6 @@ export class ServedDevice implements Disposable {
     this.#epoll.remove(vring.kick);
     vring.kick.close();
     vring.kick = undefined;
-  }
-
-  #watch(fd: FdLike, events: number, callback: WatchCallback): Watch {
-    const token = this.#nextToken++;
-    this.#epoll.add(fd, events, token);
-    this.#watches.set(token, callback);
-    return {
-      setEvents: (wanted) => this.#epoll.modify(fd, wanted, token),
-      [Symbol.dispose]: () => {
-        if (this.#watches.delete(token)) this.#epoll.remove(fd);
-      },
-    };
   }
 }
 

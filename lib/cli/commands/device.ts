@@ -1,0 +1,71 @@
+/**
+ * `vmctl device TYPE`: a device in a process of its own.
+ *
+ * @module
+ */
+
+import type { DecodedOptions } from "../../config/mod.ts";
+import {
+  type DeviceKind,
+  deviceKind,
+  listenForFrontEnds,
+  type ServableDevice,
+  serveDevice,
+} from "../../devices/mod.ts";
+import { catchSignals, Signal, validateInheritedFd } from "../../host/mod.ts";
+import type { CommandInput } from "../command.ts";
+import { CommandError } from "../errors.ts";
+import type { BLOCK_DEVICE_OPTIONS, DEVICE_OPTIONS } from "../tree.ts";
+
+type DeviceOptions = DecodedOptions<typeof DEVICE_OPTIONS>;
+
+/** Serves a disk. */
+export async function serveBlock(
+  { options }: CommandInput<typeof BLOCK_DEVICE_OPTIONS>,
+): Promise<number> {
+  return serve(await deviceKind("block"), options, options.path);
+}
+
+/** @param own the kind's own options, where they were given */
+function serve<Own>(kind: DeviceKind<Own>, options: DeviceOptions, own: Own | undefined): number {
+  const { fd, "socket-path": path } = options;
+  if ((fd === undefined) === (path === undefined)) {
+    throw new CommandError("expected one of --socket-path and --fd");
+  }
+  using device = makeDevice(kind, options, own);
+  // Never closed: the handlers stay until the process ends.
+  const signals = catchSignals([Signal.Interrupt, Signal.Terminate, Signal.Hangup]);
+  const control = [{ fd: signals, receive: () => false }];
+  if (fd !== undefined) {
+    serveDevice(device, { frontEnds: { socket: validateInheritedFd(fd) }, control });
+  } else if (path !== undefined) {
+    using listening = listenForFrontEnds(path);
+    serveDevice(device, { frontEnds: listening, control });
+  }
+  return 0;
+}
+
+function makeDevice<Own>(
+  kind: DeviceKind<Own>,
+  options: DeviceOptions,
+  own: Own | undefined,
+): ServableDevice {
+  const { settings, "resource-fd": numbers = [] } = options;
+  if (settings === undefined) {
+    if (own === undefined) throw new CommandError(`expected the ${kind.name} device's options`);
+    using opened = kind.open(own);
+    return kind.make(opened.settings, opened.fds);
+  }
+  if (own !== undefined) {
+    throw new CommandError("expected --settings or the device's own options, got both");
+  }
+  return kind.make(parseSettings(settings), numbers.map((number) => validateInheritedFd(number)));
+}
+
+function parseSettings(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new CommandError("--settings: expected JSON", { cause });
+  }
+}

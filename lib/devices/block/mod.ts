@@ -1,0 +1,8 @@
+/**
+ * The virtio block device.
+ *
+ * @module
+ */
+
+export { BlockDevice, type BlockDeviceOptions } from "./block_device.ts";
+export { BLOCK_DEVICE, type BlockOptions } from "./kind.ts";

@@ -1,0 +1,17 @@
+/**
+ * The frame around virtio devices: how they are opened in one process and served in another.
+ *
+ * @module
+ */
+
+export type { DeviceKind, Json, OpenedDevice, ServableDevice } from "./device_kind.ts";
+export { DeviceError } from "./errors.ts";
+export { DEVICE_KINDS, deviceKind, type DeviceKindName, requireDeviceKind } from "./registry.ts";
+export {
+  type DeviceControl,
+  type DeviceListener,
+  type FrontEnds,
+  listenForFrontEnds,
+  serveDevice,
+  type ServeOptions,
+} from "./serve.ts";
