@@ -101,6 +101,11 @@ export const DEVICE_OPTIONS = {
     valueName: "N",
     help: "serve the front end at the other end of descriptor N, a connected stream socket",
   },
+  "control-fd": {
+    type: { kind: "integer", min: 0, max: MOST_FDS },
+    valueName: "N",
+    help: "descriptor N is the control channel to the VMM, a connected seqpacket socket",
+  },
   "settings": {
     type: { kind: "string" },
     valueName: "JSON",

@@ -28,19 +28,19 @@ export async function serveBlock(
 
 /** @param own the kind's own options, where they were given */
 function serve<Own>(kind: DeviceKind<Own>, options: DeviceOptions, own: Own | undefined): number {
-  const { fd, "socket-path": path } = options;
+  const { fd, "socket-path": path, "control-fd": controlFd } = options;
   if ((fd === undefined) === (path === undefined)) {
     throw new CommandError("expected one of --socket-path and --fd");
   }
   using device = makeDevice(kind, options, own);
+  const control = controlFd === undefined ? undefined : validateInheritedFd(controlFd);
   // Never closed: the handlers stay until the process ends.
-  const signals = catchSignals([Signal.Interrupt, Signal.Terminate, Signal.Hangup]);
-  const control = [{ fd: signals, receive: () => false }];
+  const stop = catchSignals([Signal.Interrupt, Signal.Terminate, Signal.Hangup]);
   if (fd !== undefined) {
-    serveDevice(device, { frontEnds: { socket: validateInheritedFd(fd) }, control });
+    serveDevice(device, { frontEnds: { socket: validateInheritedFd(fd) }, control, stop });
   } else if (path !== undefined) {
     using listening = listenForFrontEnds(path);
-    serveDevice(device, { frontEnds: listening, control });
+    serveDevice(device, { frontEnds: listening, control, stop });
   }
   return 0;
 }

@@ -12,8 +12,9 @@ import {
   DeviceType,
   type Pieces,
 } from "../../virtio/mod.ts";
-import type { Json, ServableDevice } from "../frame/device_kind.ts";
-import { DeviceError } from "../frame/errors.ts";
+import type { DeviceReply } from "../control/device_end.ts";
+import type { DeviceRequest } from "../control/messages.ts";
+import type { ServableDevice } from "../frame/device_kind.ts";
 import {
   blockConfig,
   blockFeatures,
@@ -97,16 +98,16 @@ export class BlockDevice implements ServableDevice {
     if (!this.#image.readOnly) this.config[ConfigField.Writeback] = 1;
   }
 
-  /** `{"resize": bytes}` makes the disk larger or, where the format can, smaller. */
-  control(request: Json): Json {
-    const sizeBytes = (request as { readonly resize?: Json } | null)?.resize;
-    if (typeof sizeBytes !== "number") {
-      throw new DeviceError(`block: unknown request ${JSON.stringify(request)}`);
+  /** Makes the disk larger or, where the format can, smaller, and tells the driver. */
+  control(request: DeviceRequest, reply: DeviceReply): void {
+    if (request.name !== "resize") {
+      reply.refuse(`${request.name} is nothing for a disk`);
+      return;
     }
-    this.#image.resize(sizeBytes);
+    this.#image.resize(request.data.sizeBytes);
     setCapacity(this.config, this.#image, this.#options.blockBytes);
     this.#context?.configChanged();
-    return null;
+    reply.answer(null);
   }
 
   [Symbol.dispose](): void {

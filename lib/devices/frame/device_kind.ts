@@ -7,6 +7,7 @@
 
 import type { Fd } from "../../host/mod.ts";
 import type { VirtioDeviceBackend } from "../../virtio/mod.ts";
+import type { ControllableDevice } from "../control/device_end.ts";
 
 /** What JSON can hold. */
 export type Json = null | boolean | number | string | readonly Json[] | {
@@ -24,15 +25,8 @@ export interface OpenedDevice extends Disposable {
   readonly fds: readonly Fd[];
 }
 
-/** A device that can be served, and told things while it is. */
-export interface ServableDevice extends VirtioDeviceBackend, Disposable {
-  /**
-   * Does what the VMM asks for, such as `{"resize": 1048576}`; the result is the answer.
-   *
-   * @throws {VmctlError} with the reason, for the VMM.
-   */
-  control?(request: Json): Json;
-}
+/** A device that can be served, and may be told things while it is. */
+export interface ServableDevice extends VirtioDeviceBackend, ControllableDevice, Disposable {}
 
 /** A kind of device. */
 export interface DeviceKind<Options = never> {

@@ -8,7 +8,6 @@ export type { DeviceKind, Json, OpenedDevice, ServableDevice } from "./device_ki
 export { DeviceError } from "./errors.ts";
 export { DEVICE_KINDS, deviceKind, type DeviceKindName, requireDeviceKind } from "./registry.ts";
 export {
-  type DeviceControl,
   type DeviceListener,
   type FrontEnds,
   listenForFrontEnds,

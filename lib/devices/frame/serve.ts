@@ -14,20 +14,14 @@ import {
   listenUnix,
   poll,
   PollEvent,
+  setNonblocking,
   type UnixListener,
   UnixSocket,
 } from "../../host/mod.ts";
 import { VhostUserBackend, VhostUserError } from "../../virtio/mod.ts";
+import { DeviceControlServer } from "../control/device_end.ts";
 import type { ServableDevice } from "./device_kind.ts";
 import { DeviceError } from "./errors.ts";
-
-/** What a device listens to besides its front end. */
-export interface DeviceControl {
-  /** Readable where {@link receive} has something to do. */
-  readonly fd: FdLike;
-  /** Handles what is there; false ends the device. */
-  receive(device: ServableDevice): boolean;
-}
 
 /** Where front ends come from. */
 export type FrontEnds =
@@ -39,34 +33,47 @@ export type FrontEnds =
 /** Settings of {@link serveDevice}. */
 export interface ServeOptions {
   readonly frontEnds: FrontEnds;
-  readonly control?: readonly DeviceControl[];
+  /** The device's end of its control channel, taken over: SOCK_SEQPACKET. Its end is the device's. */
+  readonly control?: Fd | undefined;
+  /** Ends the device once it is readable. */
+  readonly stop?: FdLike | undefined;
   /** As that of `VhostUserBackendOptions`. */
   readonly spinNs?: number;
 }
 
+/** What a device listens to besides its front end. */
+interface SideChannel {
+  readonly fd: FdLike;
+  /** Handles what is there; false ends the device. */
+  receive(): boolean;
+}
+
 /**
- * Serves `device`, which stays the caller's, until the only front end has gone, or a {@link DeviceControl}
- * ends it.
+ * Serves `device`, which stays the caller's, until the only front end has gone, the VMM has closed the
+ * control channel, or `stop` is readable.
  *
  * @throws {VhostUserError} where the only front end breaks the rules; of several, the next may come.
+ * @throws {DeviceControlError} where the VMM breaks the rules of the control channel.
  */
 export function serveDevice(device: ServableDevice, options: ServeOptions): void {
-  const { frontEnds, control = [] } = options;
+  const { frontEnds, control, stop, spinNs = 0 } = options;
+  if (control !== undefined) setNonblocking(control, true);
+  using server = control === undefined
+    ? undefined
+    : new DeviceControlServer(new UnixSocket(control), device);
+  const sides: SideChannel[] = [];
+  if (server !== undefined) sides.push(server);
+  if (stop !== undefined) sides.push({ fd: stop, receive: () => false });
+  const serveOne = (socket: UnixSocket) => serveFrontEnd(device, socket, { sides, spinNs });
   if ("socket" in frontEnds) {
-    serveOne(device, new UnixSocket(frontEnds.socket), options);
+    serveOne(new UnixSocket(frontEnds.socket));
     return;
   }
-  const { listener } = frontEnds;
   for (;;) {
-    const ready = poll([listener, ...control].map(({ fd }) => ({ fd, events: PollEvent.In })));
-    for (const [index, part] of control.entries()) {
-      if (ready[index + 1] !== 0 && !part.receive(device)) return;
-    }
-    if (ready[0] === 0) continue;
-    const socket = listener.accept();
-    if (socket === undefined) continue;
+    const socket = nextFrontEnd(frontEnds.listener, sides);
+    if (socket === undefined) return;
     try {
-      if (!serveOne(device, socket, options)) return;
+      if (!serveOne(socket)) return;
     } catch (error) {
       if (!(error instanceof VhostUserError)) throw error;
       log.error(`${device.name}: ${describeError(error)}`);
@@ -74,14 +81,33 @@ export function serveDevice(device: ServableDevice, options: ServeOptions): void
   }
 }
 
-/** @returns false where a {@link DeviceControl} ended it */
-function serveOne(device: ServableDevice, socket: UnixSocket, options: ServeOptions): boolean {
-  const { control = [], spinNs = 0 } = options;
+/** Waits for a front end; undefined where the device is ended instead. */
+function nextFrontEnd(
+  listener: UnixListener,
+  sides: readonly SideChannel[],
+): UnixSocket | undefined {
+  for (;;) {
+    const ready = poll([listener, ...sides].map(({ fd }) => ({ fd, events: PollEvent.In })));
+    for (const [index, side] of sides.entries()) {
+      if (ready[index + 1] !== 0 && !side.receive()) return undefined;
+    }
+    if (ready[0] === 0) continue;
+    const socket = listener.accept();
+    if (socket !== undefined) return socket;
+  }
+}
+
+/** @returns false where a {@link SideChannel} ended it */
+function serveFrontEnd(
+  device: ServableDevice,
+  socket: UnixSocket,
+  { sides, spinNs }: { readonly sides: readonly SideChannel[]; readonly spinNs: number },
+): boolean {
   using backend = new VhostUserBackend(socket, device, { spinNs });
   let goesOn = true;
-  for (const part of control) {
-    backend.watch(part.fd, PollEvent.In, () => {
-      if (!part.receive(device)) goesOn = false;
+  for (const side of sides) {
+    backend.watch(side.fd, PollEvent.In, () => {
+      if (!side.receive()) goesOn = false;
     });
   }
   while (goesOn && backend.turn(-1));
