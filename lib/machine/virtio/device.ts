@@ -1,0 +1,42 @@
+/**
+ * What the machine needs to know of a virtio device. Every one is a vhost-user back end, and the machine
+ * does not care where it runs: it takes a connected socket, however that came about.
+ *
+ * @module
+ */
+
+import type { UnixSocket } from "../../host/mod.ts";
+
+/** A back end that has been reached. Disposing it waits until what was started for it has ended. */
+export interface BackendLink extends AsyncDisposable {
+  /** A connected stream, which the machine takes over; closing it ends the back end. */
+  readonly socket: UnixSocket;
+  /**
+   * Resolves when the back end has ended, with the reason for the log, such as `killed by SIGSYS`. Absent
+   * where only the socket tells.
+   */
+  readonly ended?: Promise<string>;
+}
+
+/** A virtio device of a VM. */
+export interface VirtioDevice {
+  /** Who it is, for messages and the state, such as `block device vda`. */
+  readonly name: string;
+  /** Its type (of `DeviceType`). */
+  readonly deviceType: number;
+  /**
+   * How many queues the guest may see; where absent, what the back end says, or what devices of the type
+   * usually have.
+   */
+  readonly queueCount?: number;
+  /** Most descriptors of a queue, a power of two; 256 where absent. */
+  readonly queueSize?: number;
+  /**
+   * Starts the back end, or connects to one that is there. All devices of a VM are launched before any
+   * is waited for. Called again after the back end's death where devices are restarted.
+   *
+   * @param signal ends the attempt: the VM ends
+   * @throws {VmctlError} where it cannot be reached.
+   */
+  launch(signal: AbortSignal): Promise<BackendLink>;
+}
