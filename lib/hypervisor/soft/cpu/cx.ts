@@ -513,7 +513,7 @@ export class Cx {
     const target = record.type === ValType.I32 ? this.f.let(record) : record;
     this.f.returnCallIndirect(
       this.runtime.handlerType,
-      load.i32(CPU, target, Rec.handler),
+      load.i32_16u(CPU, target, Rec.handler),
       target,
     );
   }

@@ -457,7 +457,7 @@ export function buildControl(
       f.store32(CPU, i32(0), pageMap, S.pageMap);
       f.store64(CPU, i32(0), sub(rip, extU(offset)), S.ripBase);
       f.if(record, () => {
-        f.returnCallIndirect(handlerType, load.i32(CPU, record, Rec.handler), record);
+        f.returnCallIndirect(handlerType, load.i32_16u(CPU, record, Rec.handler), record);
       });
     });
     f.store64(CPU, i32(0), rip, S.rip);

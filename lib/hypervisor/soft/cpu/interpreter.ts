@@ -344,7 +344,7 @@ function buildRun(
   one.tryCatch(parts.imports.faultTag, () => {
     one.callIndirect(
       parts.handlerType,
-      load.i32(CPU, one.param(0), Rec.handler),
+      load.i32_16u(CPU, one.param(0), Rec.handler),
       one.param(0),
     );
     one.return();

@@ -278,8 +278,10 @@ export const WalkFlag = {
 export const RECORD = 32;
 /** Offsets in a record. */
 export const Rec = {
-  /** i32: slot of the handler in table 0. */
+  /** u16: slot of the handler in table 0. */
   handler: 0,
+  /** u16: where the handler is a region, the number of its block that begins here; else 0. */
+  block: 2,
   /** u16: offset of the instruction in its page. */
   off: 4,
   /** u16: offset of the next instruction (up to 4096 + 14). */

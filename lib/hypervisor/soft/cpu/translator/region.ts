@@ -18,7 +18,7 @@ import {
 import type { Runtime } from "../cx.ts";
 import type { HandlerInfo } from "../host_context.ts";
 import type { Insn } from "../opcode.ts";
-import { CPU, regOffset, S } from "../state.ts";
+import { CPU, Rec, regOffset, S } from "../state.ts";
 import { LazyFlags, overwritesFlags } from "./lazy_flags.ts";
 import {
   ProbeCx,
@@ -158,7 +158,7 @@ export class Translatability {
   }
 }
 
-/** Emits `plan` as the body of `f`, a function `(block) -> exit`. */
+/** Emits `plan` as the body of `f`, a function `(record) -> exit`; the record names the block to begin with. */
 export function emitRegion(
   f: FuncBuilder,
   runtime: Runtime,
@@ -175,7 +175,7 @@ export function emitRegion(
   const flagAux = f.local(I64);
   const ripBase = f.local(I64);
   const stale = f.local(I32);
-  const block = f.param(0);
+  const block = f.local(I32, load.i32_16u(CPU, f.param(0), Rec.block));
   // All registers are loaded; those that nothing uses cost nothing after optimization.
   gpr.forEach((local, n) => f.set(local, load.i64(CPU, i32(0), regOffset(n))));
   f.set(flagResult, load.i64(CPU, i32(0), S.flagResult));

@@ -7,7 +7,6 @@
 
 import {
   type FuncBuilder,
-  i32,
   type MemoryImport,
   ModuleBuilder,
   type Tag,
@@ -36,8 +35,8 @@ const HOT = 6;
 /** Samples that make a place worth to be translated or entered where its page is translated anyway. */
 const WARM = 1;
 
-/** Table slots for regions. */
-const SLOTS = 1 << 16;
+/** Slots of the table, as records name them in 16 bits; those behind the handlers are for regions. */
+const TABLE_SLOTS = 1 << 16;
 
 /** Regions do not depend on how large the memories are. */
 const ANY_MEMORY: MemoryImport = { minPages: 1, maxPages: 65536, shared: true };
@@ -99,7 +98,7 @@ export class Translator {
       () => new LazyRuntime(new ModuleBuilder(), options.interpreter.runtime, false),
     );
     this.#nextSlot = options.table.length;
-    options.table.grow(SLOTS);
+    options.table.grow(TABLE_SLOTS - options.table.length);
     options.code.onDiscard = (slot) => this.#discard(slot);
   }
 
@@ -118,7 +117,7 @@ export class Translator {
   /** The module of the region in `record`'s place, where it is kept; undefined where there is no region. */
   bytesOf(page: CodePage, record: number): Uint8Array | undefined {
     return page.regions.has(record)
-      ? this.#bytes.get(this.#i32[record >>> 2] as number)
+      ? this.#bytes.get(this.#u16[record >>> 1] as number)
       : undefined;
   }
 
@@ -162,39 +161,29 @@ export class Translator {
     page: CodePage,
     regions: readonly { plan: RegionPlan; func: FuncBuilder }[],
   ): void {
-    const entries: { offset: number; name: string }[] = [];
-    const seen = new Set<number>();
-    const funcs: [string, FuncBuilder][] = [];
-    for (const { plan, func } of regions) {
+    regions.forEach(({ plan, func }, i) => {
       module.nameFunc(func, `region ${(plan.entries[0] as number).toString(16)}`);
-      for (const offset of plan.entries) {
-        const record = this.#recordOf(page, offset);
-        if (seen.has(offset) || record === 0 || page.regions.has(record)) continue;
-        seen.add(offset);
-        const entry = module.func([I32], [I32]);
-        const block = plan.blocks.findIndex((b) => b.start === offset);
-        entry.returnCall(func, i32(block));
-        entry.unreachable();
-        funcs.push([`r${offset}`, entry]);
-        entries.push({ offset, name: `r${offset}` });
-      }
+      module.exportFunc(`r${i}`, func);
       this.stats.regions++;
       for (const block of plan.blocks) this.stats.instructions += block.insns.length;
-    }
-    for (const [name, func] of funcs) module.exportFunc(name, func);
+    });
     const bytes = module.finish();
     const instance = this.#instantiate(bytes);
     this.stats.modules++;
     this.stats.bytes += bytes.length;
-    for (const { offset, name } of entries) {
+    for (const [i, { plan }] of regions.entries()) {
       const slot = this.#freeSlots.pop() ?? this.#newSlot();
       if (slot < 0) return;
-      this.#options.table.set(slot, instance.exports[name] as unknown as () => number);
+      this.#options.table.set(slot, instance.exports[`r${i}`] as unknown as () => number);
       if (this.#options.lockstep) this.#bytes.set(slot, bytes);
-      const record = this.#recordOf(page, offset);
       page.slots.push(slot);
-      page.regions.set(record, this.#i32[record >>> 2] as number);
-      this.#i32[record >>> 2] = slot;
+      for (const offset of plan.entries) {
+        const record = this.#recordOf(page, offset);
+        if (record === 0 || page.regions.has(record)) continue;
+        const block = plan.blocks.findIndex((b) => b.start === offset);
+        page.regions.set(record, this.#i32[record >>> 2] as number);
+        this.#i32[record >>> 2] = slot | (block << 16);
+      }
     }
   }
 
