@@ -33,14 +33,22 @@ export interface FetchOptions {
   readonly cacheDir?: string | undefined;
   /** Ends the tools that run. */
   readonly signal?: AbortSignal | undefined;
+  /** Which of Debian's kernels: that for virtual machines (default) or that for all machines. */
+  readonly flavour?: KernelFlavour | undefined;
 }
+
+/** A kernel that Debian ships. */
+export type KernelFlavour = "cloud" | "full";
 
 /** A guest could not be fetched; the message says what to do. */
 export class FetchError extends Error {
   override name = "FetchError";
 }
 
-const KERNEL_METAPACKAGE = "linux-image-cloud-amd64";
+const KERNEL_METAPACKAGES: Record<KernelFlavour, string> = {
+  cloud: "linux-image-cloud-amd64",
+  full: "linux-image-amd64",
+};
 const BUSYBOX_PACKAGE = "busybox-static";
 const WORK_PREFIX = "fetch-";
 const NEEDED_TOOLS = ["apt-get", "apt-cache", "apt-config", "dpkg-deb"];
@@ -51,7 +59,8 @@ const NEEDED_TOOLS = ["apt-get", "apt-cache", "apt-config", "dpkg-deb"];
  * @throws {FetchError} on a host without Debian's tools, without network, or when a package is missing.
  */
 export async function fetchGuest(options: FetchOptions = {}): Promise<Guest> {
-  const cacheDir = options.cacheDir ?? defaultCacheDir();
+  const cacheDir = options.cacheDir ??
+    guestCacheDir(options.flavour === "full" ? "guest-full" : "guest");
   if (!options.refresh) {
     const cached = await readCached(cacheDir);
     if (cached) return cached;
@@ -96,12 +105,12 @@ export async function tryFetchGuest(options: FetchOptions = {}): Promise<Guest |
   }
 }
 
-/** `vmctl/guest` in the user's cache folder (XDG Base Directory Specification). */
-function defaultCacheDir(): string {
+/** Folder `vmctl/NAME` in the user's cache folder (XDG Base Directory Specification). */
+export function guestCacheDir(name: string): string {
   const configured = Deno.env.get("XDG_CACHE_HOME");
   // The specification has relative paths ignored.
   const base = configured && isAbsolute(configured) ? configured : join(homedir(), ".cache");
-  return join(base, "vmctl", "guest");
+  return join(base, "vmctl", name);
 }
 
 function requireDebian(): void {
@@ -157,10 +166,11 @@ async function fetchInto(cacheDir: string, work: string, options: FetchOptions):
 
   progress("reading the package lists");
   const warnings = await apt.update();
-  const kernelPackage = findKernelPackage(await apt.show(KERNEL_METAPACKAGE));
+  const metapackage = KERNEL_METAPACKAGES[options.flavour ?? "cloud"];
+  const kernelPackage = findKernelPackage(await apt.show(metapackage));
   if (!kernelPackage) {
     throw new FetchError(
-      `expected the package ${KERNEL_METAPACKAGE} in the sources of /etc/apt, found none` +
+      `expected the package ${metapackage} in the sources of /etc/apt, found none` +
         (warnings ? `; apt-get update said:\n${warnings}` : ""),
     );
   }
@@ -171,7 +181,7 @@ async function fetchInto(cacheDir: string, work: string, options: FetchOptions):
   const tree = join(work, "tree");
   await mkdir(tree);
   for (const archive of archives) {
-    await run("dpkg-deb", ["-x", archive, tree], { signal: options.signal });
+    await runTool("dpkg-deb", ["-x", archive, tree], { signal: options.signal });
   }
   const release = kernelPackage.slice("linux-image-".length);
   for (const part of [guestIn(tree, release).kernel, guestIn(tree, release).busybox]) {
@@ -204,6 +214,23 @@ function findKernelPackage(stanzas: string): string | undefined {
   return /\blinux-image-[0-9][a-z0-9.+-]*/.exec(depends)?.[0];
 }
 
+/**
+ * Downloads packages into a work folder, checked against the archive's signed lists.
+ *
+ * @returns The paths of the archives.
+ */
+export async function downloadPackages(
+  work: string,
+  { names, signal }: {
+    readonly names: readonly string[];
+    readonly signal?: AbortSignal | undefined;
+  },
+): Promise<string[]> {
+  const apt = await Apt.create(work, signal);
+  await apt.update();
+  return await apt.download(names);
+}
+
 /** apt over private lists and caches in a work folder. */
 class Apt {
   readonly #work: string;
@@ -221,7 +248,7 @@ class Apt {
     }
     await writeFile(join(work, "status"), "");
     // The host's settings (proxies, mirrors, keys) without its hooks, which act on the host.
-    const settings = await run("apt-config", ["dump"], { signal });
+    const settings = await runTool("apt-config", ["dump"], { signal });
     const kept = settings.stdout.split("\n").filter((line) =>
       !/^(APT::Update|APT::Periodic|DPkg|Unattended-Upgrade|Dir::State|Dir::Cache)\b/.test(line)
     );
@@ -270,7 +297,7 @@ class Apt {
 
   #run(command: string, args: string[], options: { cwd?: string; mayFail?: boolean } = {}) {
     const env = { APT_CONFIG: join(this.#work, "apt.conf"), LC_ALL: "C.UTF-8" };
-    return run(command, args, { ...options, env, signal: this.#signal });
+    return runTool(command, args, { ...options, env, signal: this.#signal });
   }
 }
 
@@ -281,7 +308,8 @@ interface RunOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-async function run(
+/** Runs a tool to its end. */
+export async function runTool(
   command: string,
   args: string[],
   { cwd, env, mayFail, signal }: RunOptions,

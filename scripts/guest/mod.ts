@@ -5,6 +5,14 @@
  */
 
 export { type CpioEntry, packCpio } from "./cpio.ts";
-export { FetchError, fetchGuest, type FetchOptions, type Guest, tryFetchGuest } from "./debian.ts";
+export {
+  FetchError,
+  fetchGuest,
+  type FetchOptions,
+  type Guest,
+  type KernelFlavour,
+  tryFetchGuest,
+} from "./debian.ts";
 export { buildInitramfs, type GuestTerminal, type InitramfsOptions } from "./initramfs.ts";
 export { writeVmlinux } from "./vmlinux.ts";
+export { fetchUserland, USERLAND_INIT, writeUserlandInitrd } from "./userland.ts";

@@ -1,0 +1,95 @@
+/**
+ * `deno task userland`: a Debian userland on the software engine runs bash, python3 and its tests,
+ * gcc, openssl and dpkg, and says what is right. Takes minutes, so it is no part of `deno task test`.
+ *
+ * @module
+ */
+
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { build, DEFAULT_OUTPUT, isStale } from "./build/build.ts";
+import { FetchError, fetchGuest, fetchUserland } from "./guest/mod.ts";
+import { CheckReader, CHECKS, scriptOf } from "./userland/checks.ts";
+import { runGuest } from "./userland/guest_run.ts";
+
+const USAGE =
+  `usage: deno task userland [--cpus N] [--kernel cloud|full] [--mem MIB] [--quick] [NAME...]
+
+  --cpus N      vCPUs of the guest (default: 1)
+  --kernel K    Debian's kernel for virtual machines, or that for all machines (default: cloud)
+  --mem MIB     memory of the guest (default: 3000)
+  --quick       without the long checks
+  NAME          only checks whose name holds this
+
+Needs root and debootstrap. Runs dist/vmctl, built where it is stale, or what VMCTL_BIN names.
+`;
+const TIMEOUT_MS = 3_600_000;
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      cpus: { type: "string", default: "1" },
+      kernel: { type: "string", default: "cloud" },
+      mem: { type: "string", default: "3000" },
+      quick: { type: "boolean", default: false },
+      help: { type: "boolean", short: "h", default: false },
+    },
+  });
+  if (values.help) {
+    console.log(USAGE);
+    return 0;
+  }
+  if (values.kernel !== "cloud" && values.kernel !== "full") {
+    throw new TypeError(`--kernel: expected cloud or full, got "${values.kernel}"`);
+  }
+  const checks = CHECKS.filter(({ name, slow }) =>
+    !(values.quick && slow) &&
+    (positionals.length === 0 || positionals.some((part) => name.includes(part)))
+  );
+  const progress = (message: string) => console.error(`userland: ${message}`);
+  const given = Deno.env.get("VMCTL_BIN");
+  if (!given && await isStale()) await build({ output: DEFAULT_OUTPUT, compile: false });
+  const guest = await fetchGuest({ flavour: values.kernel, progress });
+  const image = await fetchUserland({ progress });
+  const folder = await mkdtemp(join(tmpdir(), "vmctl-userland-"));
+  try {
+    progress(`${guest.release} on ${values.cpus} vCPU(s)`);
+    const reader = new CheckReader(checks);
+    const end = await runGuest({
+      vmctl: given || DEFAULT_OUTPUT,
+      kernel: guest.kernel,
+      image,
+      script: scriptOf(checks),
+      cpus: Number(values.cpus),
+      memoryMib: Number(values.mem),
+      folder,
+      timeoutMs: TIMEOUT_MS,
+      onLine: (line) => {
+        const result = reader.line(line);
+        if (result === undefined) return;
+        const seconds = (result.milliseconds / 1000).toFixed(1);
+        console.log(`${result.passed ? "ok    " : "FAILED"} ${result.check.name} (${seconds} s)`);
+        if (!result.passed) console.log(result.output);
+      },
+    });
+    const passed = reader.results.filter((result) => result.passed).length;
+    if (end.code !== 0) console.log(`vmctl ended with status ${end.code}\n${end.stderr}`);
+    console.log(`${passed} passed, ${checks.length - passed} failed (${end.seconds.toFixed(0)} s)`);
+    return passed === checks.length && end.code === 0 ? 0 : 1;
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+}
+
+if (import.meta.main) {
+  try {
+    Deno.exit(await main());
+  } catch (error) {
+    if (!(error instanceof FetchError) && !(error instanceof TypeError)) throw error;
+    console.error(`userland: ${error.message}`);
+    Deno.exit(1);
+  }
+}

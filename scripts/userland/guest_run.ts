@@ -1,0 +1,71 @@
+/**
+ * Runs a script in a Debian userland on the software engine, and hands its lines on as they come.
+ *
+ * @module
+ */
+
+import { join } from "node:path";
+import { writeUserlandInitrd } from "../guest/mod.ts";
+
+/** A guest to run. */
+export interface GuestRun {
+  /** The executable. */
+  readonly vmctl: string;
+  readonly kernel: string;
+  /** The userland's archive. */
+  readonly image: string;
+  /** For bash in the guest. */
+  readonly script: string;
+  readonly cpus: number;
+  readonly memoryMib: number;
+  /** Folder for files of the run. */
+  readonly folder: string;
+  readonly timeoutMs: number;
+  /** Further options of `vmctl run`. */
+  readonly options?: readonly string[];
+  /** Told each line that the guest prints. */
+  readonly onLine: (line: string) => void;
+  /** Told the process id once it runs. */
+  readonly onStart?: (pid: number) => void;
+}
+
+/** How a guest ended. */
+export interface GuestEnd {
+  /** Exit status of vmctl with `--extended-status`. */
+  readonly code: number;
+  readonly stderr: string;
+  readonly seconds: number;
+}
+
+/** Runs the guest to its end. */
+export async function runGuest(run: GuestRun): Promise<GuestEnd> {
+  const initrd = join(run.folder, "initrd");
+  await writeUserlandInitrd(initrd, { image: run.image, script: run.script });
+  const started = performance.now();
+  const child = new Deno.Command(run.vmctl, {
+    args: [
+      ...["run", "--hypervisor", "soft", "--extended-status"],
+      ...["--cpus", `${run.cpus}`, "--mem", `${run.memoryMib}`, "--initrd", initrd],
+      ...["--params", "console=ttyS0 quiet panic=-1", ...run.options ?? [], run.kernel],
+    ],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  run.onStart?.(child.pid);
+  const timer = setTimeout(() => child.kill("SIGKILL"), run.timeoutMs);
+  try {
+    const stderr = new Response(child.stderr).text();
+    let rest = "";
+    for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
+      const lines = (rest + text).split("\n");
+      rest = lines.pop() ?? "";
+      for (const line of lines) run.onLine(line.trimEnd());
+    }
+    if (rest !== "") run.onLine(rest);
+    const { code } = await child.status;
+    return { code, stderr: await stderr, seconds: (performance.now() - started) / 1000 };
+  } finally {
+    clearTimeout(timer);
+  }
+}
