@@ -35,6 +35,23 @@ export const MEMORY_TESTS: readonly GuestTest[] = [
     },
   },
   {
+    name: "code above 2 GiB that reaches over the end of a page and is changed",
+    memorySizeBytes: 3 * GIB,
+    run(m) {
+      const function_ = 0x9000_0ffb;
+      // mov eax, imm32, whose immediate's last byte lies in the next page; ret
+      m.memory.writeFrom(function_ + 1, Uint8Array.of(0xb8, 0, 0, 0, 0, 0xc3));
+      m.load(64, (a) => {
+        a.mov("ebx", function_ + 1).mov("ecx", 400).xor("edi", "edi").label("loop").call("rbx");
+        a.add("edi", "eax").add(at("rbx", { disp: 1, size: 4 }), 0x0100_0001).dec("ecx");
+        a.jcc("ne", "loop").mov("eax", "edi").out(Port.Report, "eax").out(Port.Done, "al");
+      });
+      m.startLong();
+      m.run();
+      assert.deepEqual(m.io.reports, [Number(BigInt.asUintN(32, 0x0100_0001n * 79_800n))]);
+    },
+  },
+  {
     name: "64 GiB of RAM, of which the last bytes are there",
     only: "kvm",
     memorySizeBytes: 64 * GIB,

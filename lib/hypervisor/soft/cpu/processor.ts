@@ -372,7 +372,10 @@ export class Processor {
       const linear = (rip + cpu.segBase(Seg.CS)) & cpu.get64(S.linearMask);
       const ram = this.#fetchAddress(linear);
       if (ram < 0) return undefined;
-      return { linear, page: this.code.page(ram & ~4095, cpu.get32(S.codeTag) & ~CodeMode.user) };
+      return {
+        linear,
+        page: this.code.page(ram - (ram & 4095), cpu.get32(S.codeTag) & ~CodeMode.user),
+      };
     };
     return new Lockstep(cpu, this.#ram, {
       runRecord: (record) => this.#exports.runRecord(record),
@@ -401,7 +404,7 @@ export class Processor {
     const offset = Number(rip & 0xfffn);
     const ram = this.#fetchAddress(rip & cpu.get64(S.linearMask));
     if (tag !== CodeMode.bits64 || ram < 0) return this.#step({ trap: false, debug: false });
-    const page = this.code.page(ram & ~4095, tag);
+    const page = this.code.page(ram - (ram & 4095), tag);
     this.translator.translate(page, offset);
     const record = cpu.get32(page.map + offset * 4);
     const module = this.translator.bytesOf(page, record);
@@ -623,7 +626,7 @@ export class Processor {
     const nextRam = this.#fetchAddress(nextLinear);
     if (nextRam < 0) return false;
     if (this.#exports.codeIntact(nextRam) === 0) code.invalidate(nextRam >>> 12);
-    const next = code.page(nextRam & ~4095, page.mode);
+    const next = code.page(nextRam - (nextRam & 4095), page.mode);
     // Making room for the next page may have thrown this one away.
     if (code.pageOfMap(page.map) !== page) return true;
     this.#enterTlb(nextLinear, codeTag, next);
@@ -688,7 +691,7 @@ export class Processor {
     this.#hits = 0;
     const ram = this.#fetchAddress(linear);
     if (ram < 0) return Exit.Fault;
-    const page = this.code.page(ram & ~4095, cpu.get32(S.codeTag) & ~CodeMode.user);
+    const page = this.code.page(ram - (ram & 4095), cpu.get32(S.codeTag) & ~CodeMode.user);
     this.#enterTlb(linear, cpu.get32(S.codeTag), page);
     const enabled = cpu.get32(S.flagOther) & Flag.IF;
     const exit = this.#runScratch(linear, { page, stop: true });
