@@ -4,7 +4,6 @@
  * @module
  */
 
-import { readlinkSync, unlinkSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { alignUp } from "../base/mod.ts";
 import { openFile, OpenFlag } from "../host/mod.ts";
@@ -74,7 +73,7 @@ export function createQcow2(path: string, options: CreateQcow2Options): number {
     });
   } catch (error) {
     // What could not be finished is no image.
-    if (made) unlinkSync(path);
+    if (made) Deno.removeSync(path);
     throw DiskError.from(error, `${path}: creating it`);
   }
   return sizeBytes;
@@ -82,7 +81,7 @@ export function createQcow2(path: string, options: CreateQcow2Options): number {
 
 function isSame(fd: number, path: string): boolean {
   try {
-    return readlinkSync(`/proc/self/fd/${fd}`) === resolve(path);
+    return Deno.readLinkSync(`/proc/self/fd/${fd}`) === resolve(path);
   } catch {
     return false;
   }

@@ -4,7 +4,6 @@
  * @module
  */
 
-import { readlinkSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import {
   Fd,
@@ -271,7 +270,7 @@ function backingPath(name: string, path: string): string {
       { code: "EINVAL" },
     );
   }
-  const at = inheritedFdOfPath(path) === undefined ? path : readlinkSync(path);
+  const at = inheritedFdOfPath(path) === undefined ? path : Deno.readLinkSync(path);
   const found = resolve(dirname(at), file);
   // What an image says must not reach descriptors of this process.
   if (/^\/(proc|dev\/fd)(\/|$)/.test(found)) {

@@ -128,6 +128,7 @@ export {
   getgid,
   getResourceLimit,
   getuid,
+  releaseFreeMemory,
   Resource,
   type ResourceLimit,
   setResourceLimit,

@@ -19,6 +19,10 @@ const libcLimit = bindLibc({
   prlimit64: { parameters: ["i32", "i32", "buffer", "buffer"], result: "i32" },
 });
 
+const libcMemory = bindLibc({
+  malloc_trim: { parameters: ["usize"], result: "i32" },
+});
+
 /** Real user id. */
 export function getuid(): number {
   return libc().getuid();
@@ -77,4 +81,9 @@ function limitAt(view: DataView, at: number): number {
 
 function putLimit(view: DataView, at: number, value: number): void {
   view.setBigUint64(at, value === Infinity ? INFINITY : BigInt(value), true);
+}
+
+/** Gives memory back to the host that the C library keeps for later (malloc_trim(3)). */
+export function releaseFreeMemory(): void {
+  libcMemory().malloc_trim(0n);
 }

@@ -6,6 +6,7 @@
 
 import { fileURLToPath } from "node:url";
 import { join } from "node:path";
+import { DEVICE_PROCESS_FLAG } from "../../lib/devices/mod.ts";
 import { writeExecutable } from "./executable.ts";
 
 /** The checkout. */
@@ -59,7 +60,10 @@ async function writeImportMap(path: string): Promise<void> {
   );
 }
 
-async function bundle(output: string, format: "esm" | "cjs"): Promise<void> {
+async function bundle(
+  output: string,
+  { entry, format }: { readonly entry: string; readonly format: "esm" | "cjs" },
+): Promise<void> {
   const importMap = `${output}.imports.json`;
   await writeImportMap(importMap);
   await runDeno("deno bundle", [
@@ -71,7 +75,7 @@ async function bundle(output: string, format: "esm" | "cjs"): Promise<void> {
     "--sourcemap=external",
     `--import-map=${importMap}`,
     `--output=${output}`,
-    "scripts/build/entry.ts",
+    `scripts/build/${entry}`,
   ]);
 }
 
@@ -102,7 +106,8 @@ async function checkStarts(path: string): Promise<void> {
 }
 
 /**
- * Bundles the program into one script and makes an executable of it, which replaces an older one in
+ * Bundles the program into one script, and its part for processes of devices into another one, and makes
+ * an executable of them, which replaces an older one in
  * one step. The script and its source map are left beside it.
  *
  * @throws {BuildError} when a step fails or the result does not start.
@@ -115,7 +120,7 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
   try {
     const newScript = join(folder, "vmctl.js");
     const newOutput = join(folder, "vmctl");
-    await bundle(newScript, options.compile ? "esm" : "cjs");
+    await bundle(newScript, { entry: "entry.ts", format: options.compile ? "esm" : "cjs" });
     if (options.compile) {
       await runDeno("deno compile", [
         "compile",
@@ -126,7 +131,12 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
         newScript,
       ]);
     } else {
-      writeExecutable(newOutput, { script: await Deno.readTextFile(newScript) });
+      const device = join(folder, "device.js");
+      await bundle(device, { entry: "device_entry.ts", format: "cjs" });
+      writeExecutable(newOutput, {
+        script: await Deno.readTextFile(newScript),
+        others: { [DEVICE_PROCESS_FLAG]: await Deno.readTextFile(device) },
+      });
     }
     await checkStarts(newOutput);
     await Deno.rename(newScript, script);

@@ -7,6 +7,10 @@
 
 if ("WorkerGlobalScope" in globalThis) {
   import("../../lib/machine/mod.ts").then(({ startWorker }) => startWorker());
+} else if (Deno.args[0] === "--device-process") {
+  // Where the executable has no bundle of its own for it.
+  import("../../lib/devices/mod.ts")
+    .then(({ runDeviceProcess }) => runDeviceProcess(Deno.args[1] ?? "")).then(Deno.exit);
 } else {
   import("../../lib/cli/mod.ts").then(({ main }) => main(Deno.args)).then(Deno.exit);
 }

@@ -8,20 +8,33 @@ import { addSegment } from "./elf.ts";
 import { makeLauncher } from "./launcher.ts";
 
 /**
- * The main module, also of every worker. It evaluates the bundle, which is a script, because the
+ * The main module, also of every worker. It evaluates one of the bundles, which are scripts, because the
  * runtime parses each module a second time to find its imports, and once more where it has no cache
  * to note them in: that takes longer than all the rest of a start.
+ *
+ * @param main how many bytes the main bundle has
+ * @param others bundles by the first argument that chooses them: where they begin, and their bytes
  */
-const MAIN_MODULE = `const [path, home, ...args] = Deno.args;
+function mainModule(main: number, others: Record<string, readonly [number, number]>): string {
+  return `const [path, home, ...args] = Deno.args;
 if (!("WorkerGlobalScope" in globalThis)) {
   if (home === "") Deno.env.delete("HOME");
   else Deno.env.set("HOME", home.slice(5));
 }
 Object.defineProperty(Deno, "args", { value: args });
-(0, eval)(Deno.readTextFileSync(path))((name) => process.getBuiltinModule(name), {}, {});
+const others = ${JSON.stringify(others)};
+const [at, bytes] = Object.hasOwn(others, args[0] ?? "") ? others[args[0]] : [0, ${main}];
+const file = Deno.openSync(path);
+const script = new Uint8Array(bytes);
+file.seekSync(at, 0);
+for (let done = 0; done < bytes;) done += file.readSync(script.subarray(done)) ?? bytes;
+file.close();
+const load = (name) => process.getBuiltinModule(name);
+(0, eval)(new TextDecoder().decode(script))(load, {}, {});
 `;
+}
 
-/** Makes a CommonJS script one expression: a function for {@link MAIN_MODULE} to call. */
+/** Makes a CommonJS script one expression: a function for {@link mainModule} to call. */
 const SCRIPT_HEAD = "(function (require, exports, module) {";
 const SCRIPT_TAIL = "\n})\n//# sourceURL=vmctl.js\n";
 
@@ -36,7 +49,6 @@ const RUNTIME_ARGUMENTS = [
   "--no-npm",
   "--node-modules-dir=none",
   "--no-code-cache",
-  `data:text/javascript,${encodeURIComponent(MAIN_MODULE)}`,
 ];
 
 /**
@@ -60,20 +72,31 @@ const DROPPED_PREFIXES = ["DENO_", "NODE_", "OTEL_", "HOME="];
  *
  * @param output Path of the file; must not be a running program.
  * @param options `script`: CommonJS; it can load what is built into the runtime, and start
- * workers of itself with `Deno.mainModule`. `runtime`: path of the Deno program that goes in,
- * by default the one that runs this.
+ * workers of itself with `Deno.mainModule`. `others`: scripts that run instead of it, by the first
+ * argument that chooses them. `runtime`: path of the Deno program that goes in, by default the one
+ * that runs this.
  * @throws {ElfError} when `runtime` cannot be extended.
  */
 export function writeExecutable(
   output: string,
-  options: { script: string; runtime?: string },
+  options: { script: string; others?: Record<string, string>; runtime?: string },
 ): void {
+  const encode = (script: string) => new TextEncoder().encode(SCRIPT_HEAD + script + SCRIPT_TAIL);
+  const main = encode(options.script);
+  const parts = [main];
+  const places: Record<string, readonly [number, number]> = {};
+  for (const [flag, script] of Object.entries(options.others ?? {})) {
+    const bytes = encode(script);
+    places[flag] = [parts.reduce((sum, part) => sum + part.length, 0), bytes.length];
+    parts.push(bytes);
+  }
+  const module = encodeURIComponent(mainModule(main.length, places));
   const runtime = Deno.readFileSync(options.runtime ?? Deno.execPath());
   const patch = addSegment(runtime, (placement) =>
     makeLauncher(
       {
-        bundle: new TextEncoder().encode(SCRIPT_HEAD + options.script + SCRIPT_TAIL),
-        argv: RUNTIME_ARGUMENTS,
+        bundle: concatenate(parts),
+        argv: [...RUNTIME_ARGUMENTS, `data:text/javascript,${module}`],
         environment: RUNTIME_ENVIRONMENT,
         droppedPrefixes: DROPPED_PREFIXES,
       },
@@ -84,4 +107,14 @@ export function writeExecutable(
   image.set(patch.head);
   image.set(patch.segment, patch.segmentOffset);
   Deno.writeFileSync(output, image, { mode: 0o755 });
+}
+
+function concatenate(parts: readonly Uint8Array[]): Uint8Array {
+  const result = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    result.set(part, at);
+    at += part.length;
+  }
+  return result;
 }

@@ -5,6 +5,12 @@
  */
 
 export type { DeviceKind, Json, OpenedDevice, ServableDevice } from "./device_kind.ts";
+export {
+  DEVICE_PROCESS_FLAG,
+  deviceProcessArguments,
+  type DeviceProcessSpec,
+  runDeviceProcess,
+} from "./device_process.ts";
 export { DeviceError } from "./errors.ts";
 export { DEVICE_KINDS, deviceKind, type DeviceKindName, requireDeviceKind } from "./registry.ts";
 export {

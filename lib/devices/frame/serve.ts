@@ -4,7 +4,6 @@
  * @module
  */
 
-import { unlinkSync } from "node:fs";
 import { describeError, log } from "../../base/mod.ts";
 import {
   connectUnix,
@@ -12,8 +11,10 @@ import {
   type FdLike,
   isHostError,
   listenUnix,
+  monotonicNs,
   poll,
   PollEvent,
+  releaseFreeMemory,
   setNonblocking,
   type UnixListener,
   UnixSocket,
@@ -40,6 +41,11 @@ export interface ServeOptions {
   /** As that of `VhostUserBackendOptions`. */
   readonly spinNs?: number;
 }
+
+/** How long there is nothing to do before memory is given back. */
+const IDLE_MS = 500;
+/** Turns that are too few to be worth it. */
+const TURNS_AT_REST = 16;
 
 /** What a device listens to besides its front end. */
 interface SideChannel {
@@ -110,7 +116,16 @@ function serveFrontEnd(
       if (!side.receive()) goesOn = false;
     });
   }
-  while (goesOn && backend.turn(-1));
+  // What starting and optimizing took is given back when there is time, and again after much work.
+  for (let turns = 0; goesOn;) {
+    const wakes = turns > TURNS_AT_REST ? IDLE_MS : -1;
+    const begin = wakes < 0 ? 0 : monotonicNs();
+    if (!backend.turn(wakes)) break;
+    turns++;
+    if (wakes < 0 || monotonicNs() - begin < wakes * 1e6) continue;
+    releaseFreeMemory();
+    turns = 0;
+  }
   return goesOn;
 }
 
@@ -137,7 +152,7 @@ export function listenForFrontEnds(path: string): DeviceListener {
     [Symbol.dispose]() {
       listener[Symbol.dispose]();
       try {
-        unlinkSync(path);
+        Deno.removeSync(path);
       } catch {
         // Somebody else has removed it.
       }
@@ -149,6 +164,6 @@ function removeDeadSocket(path: string): void {
   try {
     connectUnix(path, "stream", { nonblock: true })[Symbol.dispose]();
   } catch (error) {
-    if (isHostError(error, "ECONNREFUSED")) unlinkSync(path);
+    if (isHostError(error, "ECONNREFUSED")) Deno.removeSync(path);
   }
 }

@@ -4,7 +4,6 @@
  * @module
  */
 
-import { inflateRawSync, zstdDecompressSync } from "node:zlib";
 import { DiskError } from "../errors.ts";
 import type { ImageFile } from "../image_file.ts";
 import type { Qcow2Header } from "./header.ts";
@@ -13,6 +12,12 @@ const SECTOR_BYTES = 512;
 const ZSTD_MAGIC = 0xfd2f_b528;
 // QEMU compresses with a window of 4 KiB.
 const WINDOW_BITS = 12;
+
+/** The runtime's decompressors; to load them costs 4 MiB, which most disks never need. */
+function zlib(): typeof import("node:zlib") {
+  // deno-lint-ignore no-process-global -- the module that has it is loaded with it
+  return process.getBuiltinModule("node:zlib");
+}
 
 /** A place in the file. */
 export interface CompressedRange {
@@ -72,11 +77,11 @@ export class Decompressor {
     const maxOutputLength = this.#header.clusterBytes;
     try {
       if (this.#header.compression === "zlib") {
-        return inflateRawSync(packed, { windowBits: WINDOW_BITS, maxOutputLength });
+        return zlib().inflateRawSync(packed, { windowBits: WINDOW_BITS, maxOutputLength });
       }
       const frame = zstdFrameBytes(packed, maxOutputLength);
       if (frame === undefined) throw this.#error(range, "one Zstandard frame of a cluster");
-      return zstdDecompressSync(packed.subarray(0, frame), { maxOutputLength });
+      return zlib().zstdDecompressSync(packed.subarray(0, frame), { maxOutputLength });
     } catch (error) {
       if (error instanceof DiskError) throw error;
       throw this.#error(range, `${this.#header.compression} data`, error);
