@@ -9,7 +9,7 @@ if ("WorkerGlobalScope" in globalThis) {
   const { startWorker } = await import("./lib/machine/mod.ts");
   startWorker();
 } else if (Deno.args[0] === "--device-process") {
-  const { runDeviceProcess } = await import("./lib/devices/frame/device_process.ts");
+  const { runDeviceProcess } = await import("./lib/devices/mod.ts");
   Deno.exit(await runDeviceProcess(Deno.args[1] ?? ""));
 } else {
   const { main } = await import("./lib/cli/mod.ts");
