@@ -16,7 +16,7 @@ import {
   Request,
   VringFd,
 } from "./protocol.ts";
-import { BACKEND_PROTOCOL_FEATURES, type ServedDevice, type VringFdKind } from "./served_device.ts";
+import type { ServedDevice, VringFdKind } from "./served_device.ts";
 
 /** An answer that a message asks for by itself. */
 export interface Answer {
@@ -42,7 +42,7 @@ export function serveRequest(served: ServedDevice, message: Message): Answer | u
       return;
     case Request.GetProtocolFeatures:
       message.expectBytes(0);
-      return u64(BACKEND_PROTOCOL_FEATURES);
+      return u64(served.offeredProtocolFeatures);
     case Request.SetProtocolFeatures:
       setProtocolFeatures(served, message.u64());
       return;
@@ -156,7 +156,7 @@ function setVringFd(served: ServedDevice, message: Message, kind: VringFdKind): 
 }
 
 function setProtocolFeatures(served: ServedDevice, features: bigint): void {
-  const surplus = features & ~BACKEND_PROTOCOL_FEATURES;
+  const surplus = features & ~served.offeredProtocolFeatures;
   if (surplus !== 0n) {
     throw new VhostUserError(
       "violation",

@@ -34,7 +34,7 @@ const TURN_CHAINS = 256;
 /** Watches of devices have tokens from here on; below are the queues'. */
 const FIRST_WATCH_TOKEN = 1024;
 /** Protocol features that it serves. */
-export const BACKEND_PROTOCOL_FEATURES: bigint = ProtocolFeature.Mq | ProtocolFeature.ReplyAck |
+const BACKEND_PROTOCOL_FEATURES: bigint = ProtocolFeature.Mq | ProtocolFeature.ReplyAck |
   ProtocolFeature.BackendReq | ProtocolFeature.Config | ProtocolFeature.InflightShmfd |
   ProtocolFeature.ResetDevice | ProtocolFeature.ConfigureMemSlots | ProtocolFeature.Status;
 
@@ -93,6 +93,13 @@ export class ServedDevice implements Disposable {
   /** Features that it offers. */
   get offeredFeatures(): bigint {
     return this.device.features | QUEUE_FEATURES | PROTOCOL_FEATURES;
+  }
+
+  /** Protocol features that it offers. */
+  get offeredProtocolFeatures(): bigint {
+    // Front ends that know that a type has no configuration do not expect to hear of one.
+    const without = this.device.config.byteLength === 0 ? ProtocolFeature.Config : 0n;
+    return BACKEND_PROTOCOL_FEATURES & ~without;
   }
 
   /** The device status, as the front end set it, and whether a reset is needed. */
