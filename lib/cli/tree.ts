@@ -4,7 +4,7 @@
  * @module
  */
 
-import { BLOCK, type OptionTable, RUN_OPTIONS } from "../config/mod.ts";
+import { BLOCK, CONSOLE_PORT, type OptionTable, RUN_OPTIONS } from "../config/mod.ts";
 import { type Command, group, leaf, type Positional } from "./command.ts";
 
 const JSON_OPTION = { type: { kind: "boolean" }, help: "print JSON" } as const;
@@ -125,6 +125,28 @@ export const BLOCK_DEVICE_OPTIONS = {
     aliases: ["block"],
     valueName: "IMAGE,…",
     help: "the disk",
+  },
+  ...DEVICE_OPTIONS,
+} as const satisfies OptionTable;
+
+/** Options of `device balloon`. */
+export const BALLOON_DEVICE_OPTIONS = {
+  "deflate-on-oom": {
+    type: { kind: "boolean" },
+    help: "the guest may take pages back when it is out of memory; true by default",
+  },
+  "page-reporting": {
+    type: { kind: "boolean" },
+    help: "the guest reports free pages by itself",
+  },
+  ...DEVICE_OPTIONS,
+} as const satisfies OptionTable;
+/** Options of `device console`. */
+export const CONSOLE_DEVICE_OPTIONS = {
+  "port": {
+    type: { kind: "list", item: CONSOLE_PORT },
+    valueName: "FILE,…",
+    help: "what hvc0, hvc1 and so on are connected with; one with stdin and stdout by default",
   },
   ...DEVICE_OPTIONS,
 } as const satisfies OptionTable;
@@ -372,6 +394,37 @@ const DEVICES = group("device", [
       command: "vmctl device block --socket-path disk.sock --path disk.qcow2",
     }],
     run: async (input) => await (await import("./commands/device.ts")).serveBlock(input),
+  }),
+  leaf({
+    name: "rng",
+    help: "serve random bytes",
+    options: DEVICE_OPTIONS,
+    examples: [{
+      help: "for whoever connects",
+      command: "vmctl device rng --socket-path rng.sock",
+    }],
+    run: async (input) => await (await import("./commands/device.ts")).serveRng(input),
+  }),
+  leaf({
+    name: "balloon",
+    help: "serve a memory balloon",
+    options: BALLOON_DEVICE_OPTIONS,
+    examples: [{
+      help: "one by which free memory goes back to the host",
+      command: "vmctl device balloon --socket-path balloon.sock --page-reporting",
+    }],
+    run: async (input) => await (await import("./commands/device.ts")).serveBalloon(input),
+  }),
+  leaf({
+    name: "console",
+    help: "serve a console",
+    options: CONSOLE_DEVICE_OPTIONS,
+    examples: [{
+      help: "one on this terminal, and one in a file",
+      command: "vmctl device console --socket-path console.sock --port /dev/tty,input=/dev/tty " +
+        "--port hvc1.log",
+    }],
+    run: async (input) => await (await import("./commands/device.ts")).serveConsole(input),
   }),
 ], {
   help: "serve a virtio device to a VMM by vhost-user",

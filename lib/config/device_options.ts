@@ -74,3 +74,13 @@ export const BLOCK = {
     },
   },
 } as const;
+
+/** What a port of a console is connected with. */
+export const CONSOLE_PORT = {
+  kind: "record",
+  first: "output",
+  fields: {
+    "output": { type: { kind: "path" }, help: "file that output is appended to" },
+    "input": { type: { kind: "path" }, help: "file or FIFO that input comes from" },
+  },
+} as const;

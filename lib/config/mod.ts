@@ -41,7 +41,7 @@ export type {
   StringType,
   ValueType,
 } from "./option_types.ts";
-export { BLOCK } from "./device_options.ts";
+export { BLOCK, CONSOLE_PORT } from "./device_options.ts";
 export { RUN_OPTIONS, type RunOptions } from "./options.ts";
 export { ConfigError, type ConfigProblem, formatProblem, printable, type Span } from "./problem.ts";
 export {

@@ -126,6 +126,7 @@ export {
   getegid,
   geteuid,
   getgid,
+  getrandom,
   getResourceLimit,
   getuid,
   releaseFreeMemory,

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { check } from "./errno.ts";
-import { bindLibc } from "./libc.ts";
+import { check, Errno } from "./errno.ts";
+import { bindLibc, lastErrno } from "./libc.ts";
 
 // Safe: numbers, and buffers of the 16 bytes of struct rlimit64.
 const libc = bindLibc({
@@ -22,6 +22,23 @@ const libcLimit = bindLibc({
 const libcMemory = bindLibc({
   malloc_trim: { parameters: ["usize"], result: "i32" },
 });
+
+// Safe: the kernel writes into the buffer, whose length it is told.
+const libcRandom = bindLibc({
+  getrandom: { parameters: ["buffer", "usize", "u32"], result: "i32" },
+});
+
+/** Fills `into` with the kernel's random bytes, waiting for its generator to be ready (getrandom(2)). */
+export function getrandom(into: Uint8Array<ArrayBuffer>): void {
+  let at = 0;
+  while (at < into.byteLength) {
+    const rest = at === 0 ? into : into.subarray(at);
+    // Larger requests may be cut short by signals.
+    const count = libcRandom().getrandom(rest, BigInt(rest.byteLength), 0);
+    if (count >= 0) at += count;
+    else if (lastErrno() !== Errno.EINTR) check(count, "getrandom");
+  }
+}
 
 /** Real user id. */
 export function getuid(): number {

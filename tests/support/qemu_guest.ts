@@ -24,11 +24,14 @@ const MODULES = [
   "virtio/virtio_pci",
   "block/virtio_blk",
 ];
-const LOAD_MODULES = `
-for module in ${MODULES.map((path) => path.split("/")[1]).join(" ")}; do
+
+function loadModules(modules: readonly string[]): string {
+  return `
+for module in ${modules.map(moduleName).join(" ")}; do
   insmod /lib/$module.ko || echo "insmod $module failed"
 done
 `;
+}
 
 /** The guest, or why there is none. */
 export const QEMU_GUEST: Guest | string = await findGuest();
@@ -55,6 +58,10 @@ export interface QemuGuestOptions {
   readonly chardev?: string;
   /** Properties added to each device, such as `,num-queues=4`. */
   readonly device?: string;
+  /** Further arguments of QEMU. */
+  readonly args?: readonly string[];
+  /** Drivers to load beside those of disks, such as `char/virtio_console`. */
+  readonly modules?: readonly string[];
   /** Files of the guest. */
   readonly entries?: readonly CpioEntry[];
   /** Called once for each of these words that the guest says. */
@@ -74,10 +81,15 @@ export async function runQemuGuest(
 ): Promise<QemuGuestResult> {
   const { folder, script, sockets, chardev = "", device = "", on = {} } = options;
   const initrd = join(folder, "initrd");
-  const entries = [...await moduleEntries(guest.modules), ...options.entries ?? []];
+  const modules = [...MODULES, ...options.modules ?? []];
+  const entries = [...await moduleEntries(guest.modules, modules), ...options.entries ?? []];
   await Deno.writeFile(
     initrd,
-    await buildInitramfs({ busybox: guest.busybox, script: LOAD_MODULES + script, entries }),
+    await buildInitramfs({
+      busybox: guest.busybox,
+      script: loadModules(modules) + script,
+      entries,
+    }),
   );
   const qemu = new Deno.Command("qemu-system-x86_64", {
     args: [
@@ -89,6 +101,7 @@ export async function runQemuGuest(
         ...["-chardev", `socket,id=blk${index},path=${socket}${chardev}`],
         ...["-device", `vhost-user-blk-pci,chardev=blk${index}${device}`],
       ]),
+      ...options.args ?? [],
     ],
     stdin: "null",
     stdout: "piped",
@@ -112,10 +125,14 @@ export async function runQemuGuest(
   return { console, complaints: await complaints };
 }
 
-async function moduleEntries(folder: string): Promise<CpioEntry[]> {
-  const files = MODULES.map(async (path): Promise<CpioEntry> => ({
+function moduleName(path: string): string {
+  return path.slice(path.lastIndexOf("/") + 1);
+}
+
+async function moduleEntries(folder: string, modules: readonly string[]): Promise<CpioEntry[]> {
+  const files = modules.map(async (path): Promise<CpioEntry> => ({
     type: "file",
-    path: `lib/${path.split("/")[1]}.ko`,
+    path: `lib/${moduleName(path)}.ko`,
     data: await readFile(join(folder, "kernel/drivers", `${path}.ko`)),
   }));
   return [{ type: "directory", path: "lib" }, ...await Promise.all(files)];

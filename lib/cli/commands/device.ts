@@ -12,10 +12,22 @@ import {
   type ServableDevice,
   serveDevice,
 } from "../../devices/mod.ts";
-import { catchSignals, Signal, validateInheritedFd } from "../../host/mod.ts";
+import {
+  catchSignals,
+  dupFd,
+  openFile,
+  OpenFlag,
+  Signal,
+  validateInheritedFd,
+} from "../../host/mod.ts";
 import type { CommandInput } from "../command.ts";
 import { CommandError } from "../errors.ts";
-import type { BLOCK_DEVICE_OPTIONS, DEVICE_OPTIONS } from "../tree.ts";
+import type {
+  BALLOON_DEVICE_OPTIONS,
+  BLOCK_DEVICE_OPTIONS,
+  CONSOLE_DEVICE_OPTIONS,
+  DEVICE_OPTIONS,
+} from "../tree.ts";
 
 type DeviceOptions = DecodedOptions<typeof DEVICE_OPTIONS>;
 
@@ -24,6 +36,38 @@ export async function serveBlock(
   { options }: CommandInput<typeof BLOCK_DEVICE_OPTIONS>,
 ): Promise<number> {
   return serve(await deviceKind("block"), options, options.path);
+}
+
+/** Serves random bytes. */
+export async function serveRng({ options }: CommandInput<typeof DEVICE_OPTIONS>): Promise<number> {
+  return serve(await deviceKind("rng"), options, options.settings === undefined ? null : undefined);
+}
+
+/** Serves a balloon. */
+export async function serveBalloon(
+  { options }: CommandInput<typeof BALLOON_DEVICE_OPTIONS>,
+): Promise<number> {
+  const { "deflate-on-oom": deflateOnOom, "page-reporting": pageReporting } = options;
+  const own = {
+    ...(deflateOnOom === undefined ? {} : { deflateOnOom }),
+    ...(pageReporting === undefined ? {} : { pageReporting }),
+  };
+  const given = Object.keys(own).length > 0 || options.settings === undefined;
+  return serve(await deviceKind("balloon"), options, given ? own : undefined);
+}
+
+/** Serves a console. */
+export async function serveConsole(
+  { options }: CommandInput<typeof CONSOLE_DEVICE_OPTIONS>,
+): Promise<number> {
+  const { port: given, settings } = options;
+  const ports = given?.map(({ output, input }) => ({
+    output: output === undefined
+      ? undefined
+      : openFile(output, OpenFlag.WriteOnly | OpenFlag.Create | OpenFlag.Append, 0o666),
+    input: input === undefined ? undefined : openFile(input, OpenFlag.ReadOnly | OpenFlag.NonBlock),
+  })) ?? (settings === undefined ? [{ output: dupFd(1), input: dupFd(0) }] : undefined);
+  return serve(await deviceKind("console"), options, ports === undefined ? undefined : { ports });
 }
 
 /** @param own the kind's own options, where they were given */

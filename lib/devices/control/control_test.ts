@@ -73,7 +73,7 @@ Deno.test("control channel: answers now, later, and not at all", async () => {
     client.request("windowSize", { port: 3, columns: 80, rows: 25 }),
     /device test: no port 3/,
   );
-  assert.equal((await client.request("balloonStats", null)).statistics.freeMemory, 5);
+  assert.equal((await client.request("balloonStats", { fresh: true })).statistics.freeMemory, 5);
   device.tell?.({ name: "balloonSize", data: { actualBytes: 4096 } });
   waiting[0]!.answer(null);
   assert.equal(await later, null);

@@ -61,8 +61,14 @@ export interface DeviceRequests {
     readonly request: { readonly targetBytes: number; readonly wait: boolean };
     readonly answer: null;
   };
-  /** balloon: fresh statistics, where the driver gives them in time. */
-  readonly balloonStats: { readonly request: null; readonly answer: BalloonReport };
+  /**
+   * balloon: what it knows; `fresh`: after the driver was asked for new statistics, which may take until
+   * the guest runs.
+   */
+  readonly balloonStats: {
+    readonly request: { readonly fresh: boolean };
+    readonly answer: BalloonReport;
+  };
   /** console: the size of a port's terminal. */
   readonly windowSize: {
     readonly request: { readonly port: number; readonly columns: number; readonly rows: number };
@@ -127,7 +133,12 @@ const READERS: {
     },
     answer: toNull,
   },
-  balloonStats: { request: toNull, answer: toBalloonReport },
+  balloonStats: {
+    request: (value, at) => ({
+      fresh: boolean(exactObject(value, ["fresh"], at)["fresh"], `${at}.fresh`),
+    }),
+    answer: toBalloonReport,
+  },
   windowSize: {
     request: (value, at) => {
       const from = exactObject(value, ["port", "columns", "rows"], at);

@@ -8,7 +8,10 @@ import type { DeviceKind } from "./device_kind.ts";
 import { DeviceError } from "./errors.ts";
 
 const KINDS = {
+  balloon: async () => (await import("../balloon/mod.ts")).BALLOON_DEVICE,
   block: async () => (await import("../block/mod.ts")).BLOCK_DEVICE,
+  console: async () => (await import("../console/mod.ts")).CONSOLE_DEVICE,
+  rng: async () => (await import("../rng/mod.ts")).RNG_DEVICE,
 } as const satisfies Record<string, () => Promise<DeviceKind>>;
 
 /** Name of a kind of device. */

@@ -1,0 +1,16 @@
+import type { DeviceKind } from "../frame/device_kind.ts";
+import { BalloonDevice, type BalloonSettings } from "./balloon_device.ts";
+
+/** What can be said about a balloon. */
+export type BalloonOptions = Partial<BalloonSettings>;
+
+/** Balloons. They need nothing but guest memory. */
+export const BALLOON_DEVICE: DeviceKind<BalloonOptions> = {
+  name: "balloon",
+  open: ({ deflateOnOom = true, pageReporting = false }) => ({
+    settings: { deflateOnOom, pageReporting },
+    fds: [],
+    [Symbol.dispose]() {},
+  }),
+  make: (settings) => new BalloonDevice(settings as BalloonSettings),
+};
