@@ -67,7 +67,7 @@ Deno.test("all problems of a file come at once, with key, expectation and sugges
   deepStrictEqual(problems.map((line) => line.replace(/^vm\.json: /, "")), [
     'kernl: unknown option "kernl"; did you mean "kernel"?',
     'wibble: unknown option "wibble"; expected kernel, initrd, params, bios, cpus, mem, ' +
-    "hypervisor, serial, disable-sandbox, name, socket, extended-status, log-level or cfg",
+    "hypervisor, serial, block, disable-sandbox, name, socket, extended-status, log-level or cfg",
     "initrd: expected a path, got the number 5",
     'cpus.num-core: unknown key "num-core"; did you mean "num-cores"?',
     "cpus.num-cores: expected a whole number from 1 to 255, got the number 0",

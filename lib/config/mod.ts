@@ -6,6 +6,7 @@
 
 export type {
   BootSource,
+  DiskConfig,
   FileSource,
   HypervisorChoice,
   LogLevelName,
@@ -42,6 +43,7 @@ export type {
   ValueType,
 } from "./option_types.ts";
 export { BLOCK, CONSOLE_PORT } from "./device_options.ts";
+export { type BlockOptions, diskConfig } from "./disk_config.ts";
 export { RUN_OPTIONS, type RunOptions } from "./options.ts";
 export { ConfigError, type ConfigProblem, formatProblem, printable, type Span } from "./problem.ts";
 export {

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { BLOCK } from "./device_options.ts";
 import type { DecodedOptions, OptionTable } from "./option_types.ts";
 
 /** Less than this does not hold a kernel that anybody runs. */
@@ -143,6 +144,13 @@ export const RUN_OPTIONS = {
     valueName: "type=TYPE,…",
     group: "Machine",
     help: "serial port; may be repeated",
+  },
+  "block": {
+    type: { kind: "list", item: BLOCK },
+    short: "b",
+    valueName: "PATH,…",
+    group: "Devices",
+    help: "disk, /dev/vda first; may be repeated",
   },
   "disable-sandbox": {
     type: { kind: "boolean" },

@@ -7,12 +7,14 @@
 
 import { type ConfigLayer, displayPath, reasonOf } from "./config_file.ts";
 import { inheritedFd } from "./decode.ts";
+import { type BlockOptions, diskConfig } from "./disk_config.ts";
 import { mergeOptions } from "./merge.ts";
 import type { DecodedRecord } from "./option_types.ts";
 import { RUN_OPTIONS, type RunOptions, type SERIAL } from "./options.ts";
 import type { ConfigProblem } from "./problem.ts";
 import type {
   BootSource,
+  DiskConfig,
   FileSource,
   LogLevelName,
   SerialConfig,
@@ -57,6 +59,7 @@ export function resolveLayers(
   const checker = new Checker(layers, problems, how);
   const boot = checker.boot(options);
   const serial = checker.serial(options.serial ?? []);
+  const disks = checker.disks(options.block ?? []);
   if (problems.length > before || boot === undefined || serial === undefined) {
     return { options, config: undefined };
   }
@@ -66,6 +69,7 @@ export function resolveLayers(
     cpuCount: options.cpus?.["num-cores"] ?? DEFAULT_CPU_COUNT,
     memoryMib: options.mem?.size ?? DEFAULT_MEMORY_MIB,
     serial,
+    disks,
     socket: options.socket === undefined ? undefined : socketOf(options.socket),
     hypervisor: options.hypervisor ?? "auto",
     extendedStatus: options["extended-status"] ?? false,
@@ -182,6 +186,23 @@ class Checker {
     return first === undefined || second === undefined ? undefined : [first, second];
   }
 
+  disks(all: readonly BlockOptions[]): DiskConfig[] {
+    const disks: DiskConfig[] = [];
+    all.forEach((options, index) => {
+      const problem = (key: string, message: string) => {
+        this.#problems.push({ ...this.#itemPlace("block", index, key), message });
+      };
+      const disk = diskConfig(options, problem);
+      if (disk === undefined) return;
+      this.#needFile(disk.path, this.#itemPlace("block", index, "path"));
+      if (disk.root && disks.some(({ root }) => root)) {
+        problem("root", "another disk is the root already");
+      }
+      disks.push(disk);
+    });
+    return disks;
+  }
+
   #port(port: SerialOptions, index: number): SerialConfig {
     const output = this.#output(port, index);
     return {
@@ -270,18 +291,26 @@ class Checker {
     this.#problems.push({ ...this.#portPlace(index, field), message });
   }
 
-  /** Where the merged list's port `index` was given. */
   #portPlace(index: number, field: string): { file: string | undefined; key: string } {
+    return this.#itemPlace("serial", index, field);
+  }
+
+  /** Where item `index` of a merged list was given. */
+  #itemPlace(
+    list: "serial" | "block",
+    index: number,
+    field: string,
+  ): { file: string | undefined; key: string } {
     let at = index;
     for (const { file, options } of this.#layers) {
-      const count = options.serial?.length ?? 0;
+      const count = options[list]?.length ?? 0;
       if (at < count) {
-        return { file, key: file === undefined ? `--serial ${field}` : `serial[${at}].${field}` };
+        return { file, key: file === undefined ? `--${list} ${field}` : `${list}[${at}].${field}` };
       }
       at -= count;
     }
-    // One of the ports that were added; what was given clashes with it.
-    return { file: undefined, key: `serial ${field}` };
+    // One that was added; what was given clashes with it.
+    return { file: undefined, key: `${list} ${field}` };
   }
 }
 

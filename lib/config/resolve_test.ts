@@ -41,6 +41,7 @@ Deno.test("defaults are the seeds': one vCPU, 256 MiB, the console on standard i
         outTimestamp: false,
       },
     ],
+    disks: [],
     socket: undefined,
     hypervisor: "auto",
     extendedStatus: false,
@@ -48,6 +49,43 @@ Deno.test("defaults are the seeds': one vCPU, 256 MiB, the console on standard i
     logModules: {},
     disableSandbox: false,
   });
+});
+
+Deno.test("disks arrive with crosvm's defaults, and what does not fit is told", () => {
+  const options: RunOptions = {
+    kernel: "/k",
+    block: [{ path: "/a", root: true }, { path: "/b", ro: true, "block-size": 4096, id: "b" }],
+  };
+  const defaults = {
+    readOnly: false,
+    root: false,
+    sparse: true,
+    blockBytes: 512,
+    direct: false,
+    lock: true,
+    id: "",
+    format: "probe",
+    queueCount: 16,
+    executor: "auto",
+  };
+  deepStrictEqual(fromCommandLine(options).config?.disks, [
+    { ...defaults, path: "/a", root: true },
+    { ...defaults, path: "/b", readOnly: true, blockBytes: 4096, id: "b" },
+  ]);
+  const file = {
+    file: "vm.toml",
+    options: { block: [{ ro: true }, { path: "/c", root: true, "packed-queue": true }] },
+  };
+  const wrong = resolve([{ file: undefined, options }, file, {
+    file: undefined,
+    options: { block: [{ path: "/d", "block-size": 1000 }] },
+  }]);
+  deepStrictEqual(wrong.problems, [
+    "vm.toml: block[0].path: expected the path of a disk image, got none",
+    "vm.toml: block[1].packed-queue: expected false, got true: queues are split ones",
+    "vm.toml: block[1].root: another disk is the root already",
+    "--block block-size: expected a power of two, got 1000",
+  ]);
 });
 
 Deno.test("everything that is given arrives", () => {

@@ -61,6 +61,31 @@ export interface SerialConfig {
   readonly outTimestamp: boolean;
 }
 
+/** A disk. */
+export interface DiskConfig {
+  /** Absolute path of an image or block device, or an inherited descriptor as `/proc/self/fd/N`. */
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** Whether the guest kernel finds its root file system on it. At most one disk. */
+  readonly root: boolean;
+  /** Whether storage that the guest discards is given back to the host. */
+  readonly sparse: boolean;
+  /** Bytes of a logical block. */
+  readonly blockBytes: number;
+  /** Whether the host's page cache is left out. */
+  readonly direct: boolean;
+  /** Whether the file is locked, shared where it is read-only, else exclusive. */
+  readonly lock: boolean;
+  /** Serial number, at most 20 ASCII characters. */
+  readonly id: string;
+  /** `probe` tells by the first bytes. */
+  readonly format: "probe" | "raw" | "qcow2";
+  /** Most queues. */
+  readonly queueCount: number;
+  /** How the file is read and written: `uring` must be possible, `auto` takes it where it is. */
+  readonly executor: "auto" | "uring" | "epoll";
+}
+
 /** What the guest runs first: a Linux kernel, or firmware. Exactly one of them. */
 export type BootSource =
   | {
@@ -91,6 +116,8 @@ export interface VmConfig {
   readonly memoryMib: number;
   /** Always two ports, COM1 and COM2, in this order; one that was not asked for is a sink. */
   readonly serial: readonly [SerialConfig, SerialConfig];
+  /** Disks, `/dev/vda` in the guest first. */
+  readonly disks: readonly DiskConfig[];
   /** Control socket; by `name` under the user's run directory where undefined. */
   readonly socket: SocketConfig | undefined;
   /** Engine. */

@@ -13,12 +13,13 @@ import {
   COM2_PORT,
   loadKernel,
 } from "../boot/mod.ts";
-import type { BootSource, FileSource, SerialConfig, VmConfig } from "../config/mod.ts";
+import type { BootSource, DiskConfig, FileSource, SerialConfig, VmConfig } from "../config/mod.ts";
 import { Platform } from "../devices/mod.ts";
 import { isatty, validateInheritedFd } from "../host/mod.ts";
 import { memoryBackingFor, selectHypervisor } from "../hypervisor/mod.ts";
 import { GuestMemory } from "../memory/mod.ts";
 import { MachineError } from "./errors.ts";
+import { rootParams } from "./root_disk.ts";
 import type { MachineParts } from "./machine.ts";
 import { SerialOutput } from "./serial_output.ts";
 import { openSerialPorts, type SerialPort } from "./serial_ports.ts";
@@ -98,7 +99,7 @@ function loadGuest(
   return loadKernel(memory, {
     kernel: openImage(boot.kernel, stack),
     initrd: boot.initrd === undefined ? undefined : openImage(boot.initrd, stack),
-    cmdline: cmdlineOf(boot, { serial: config.serial, tscKhz }),
+    cmdline: cmdlineOf(boot, { serial: config.serial, disks: config.disks, tscKhz }),
     cpuCount: config.cpuCount,
   }).entry;
 }
@@ -110,9 +111,13 @@ function openImage(source: FileSource, stack: DisposableStack): BootImage {
 
 function cmdlineOf(
   boot: Extract<BootSource, { kind: "kernel" }>,
-  machine: { serial: readonly SerialConfig[]; tscKhz: number | undefined },
+  machine: {
+    serial: readonly SerialConfig[];
+    disks: readonly DiskConfig[];
+    tscKhz: number | undefined;
+  },
 ): string {
-  const { serial, tscKhz } = machine;
+  const { serial, disks, tscKhz } = machine;
   const console = serial.find((port) => port.console);
   const early = serial.find((port) => port.earlycon);
   const earlyParams = early === undefined
@@ -120,7 +125,7 @@ function cmdlineOf(
     : [`earlycon=uart8250,io,0x${(early.num === 1 ? COM1_PORT : COM2_PORT).toString(16)}`];
   // Where the engine knows its TSC, the kernel need not measure it against another timer.
   const clockParams = tscKhz === undefined ? [] : [`tsc_early_khz=${tscKhz}`];
-  return buildCmdline([...earlyParams, ...clockParams, ...boot.params], {
+  return buildCmdline([...earlyParams, ...clockParams, ...rootParams(disks), ...boot.params], {
     console: console === undefined ? undefined : `ttyS${console.num - 1}`,
   });
 }

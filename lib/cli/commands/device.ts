@@ -4,7 +4,14 @@
  * @module
  */
 
-import type { DecodedOptions } from "../../config/mod.ts";
+import {
+  type BlockOptions,
+  ConfigError,
+  type ConfigProblem,
+  type DecodedOptions,
+  type DiskConfig,
+  diskConfig,
+} from "../../config/mod.ts";
 import {
   type DeviceKind,
   deviceKind,
@@ -35,7 +42,18 @@ type DeviceOptions = DecodedOptions<typeof DEVICE_OPTIONS>;
 export async function serveBlock(
   { options }: CommandInput<typeof BLOCK_DEVICE_OPTIONS>,
 ): Promise<number> {
-  return serve(await deviceKind("block"), options, options.path);
+  return serve(await deviceKind("block"), options, diskOf(options.path));
+}
+
+/** @throws {ConfigError} with all that is wrong. */
+function diskOf(options: BlockOptions | undefined): DiskConfig | undefined {
+  if (options === undefined) return undefined;
+  const problems: ConfigProblem[] = [];
+  const disk = diskConfig(options, (key, message) => {
+    problems.push({ key: `--path ${key}`, message });
+  });
+  if (problems.length > 0) throw new ConfigError(problems);
+  return disk;
 }
 
 /** Serves random bytes. */

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { formatSize, MIB } from "../../base/mod.ts";
-import type { BLOCK, DecodedRecord } from "../../config/mod.ts";
+import { MIB } from "../../base/mod.ts";
+import type { DiskConfig } from "../../config/mod.ts";
 import {
   assembleDisk,
   type DiskFile,
@@ -18,13 +18,8 @@ import type { DeviceKind, OpenedDevice } from "../frame/device_kind.ts";
 import { DeviceError } from "../frame/errors.ts";
 import { BlockDevice } from "./block_device.ts";
 
-const DEFAULT_BLOCK_BYTES = 512;
-const DEFAULT_QUEUES = 16;
 /** Room for the changes of 64k clusters; when it is full, tables are written. */
 const RECOVERY_BYTES = MIB;
-
-/** A disk as it stands in the options. */
-export type BlockOptions = DecodedRecord<typeof BLOCK["fields"]>;
 
 /** What the process that serves the disk is told; descriptors are the files', then the recovery memory. */
 interface BlockSettings {
@@ -43,30 +38,24 @@ interface BlockSettings {
 }
 
 /** Disks. */
-export const BLOCK_DEVICE: DeviceKind<BlockOptions> = {
+export const BLOCK_DEVICE: DeviceKind<DiskConfig> = {
   name: "block",
   open: openBlock,
   make: (settings, fds) => makeBlock(settings as BlockSettings, fds),
 };
 
-function openBlock(options: BlockOptions): OpenedDevice {
-  const { path, ro: readOnly = false, direct = false } = options;
-  if (path === undefined) throw new DeviceError("block: expected the path of a disk image");
-  checkBlockOptions(options);
-  using files = openDiskFiles(path, {
-    readOnly,
-    lock: options.lock ?? true,
-    format: options.format ?? "probe",
-  });
+function openBlock(disk: DiskConfig): OpenedDevice {
+  const { path, readOnly, lock, format, sparse, direct, blockBytes, queueCount, id } = disk;
+  using files = openDiskFiles(path, { readOnly, lock, format });
   const isQcow2 = files.list[0]?.format === "qcow2";
   const settings: BlockSettings = {
     files: files.list.map(({ fd: _fd, ...file }) => file),
     recovery: isQcow2 && !readOnly,
-    sparse: options.sparse ?? true,
+    sparse,
     direct,
-    blockBytes: options["block-size"] ?? DEFAULT_BLOCK_BYTES,
-    queueCount: options.queues ?? DEFAULT_QUEUES,
-    id: options.id ?? "",
+    blockBytes,
+    queueCount,
+    id,
   };
   const fds = files.take().map(({ fd }) => fd);
   if (settings.recovery) {
@@ -81,21 +70,6 @@ function openBlock(options: BlockOptions): OpenedDevice {
       for (const fd of fds) fd.close();
     },
   };
-}
-
-/** @throws {DeviceError} where options do not fit. */
-function checkBlockOptions(options: BlockOptions): void {
-  const { path, "block-size": blockBytes = DEFAULT_BLOCK_BYTES } = options;
-  if (!Number.isInteger(Math.log2(blockBytes))) {
-    throw new DeviceError(
-      `${path}: expected a power of two as block-size, got ${blockBytes} (${
-        formatSize(blockBytes)
-      })`,
-    );
-  }
-  if (options["packed-queue"] === true) {
-    throw new DeviceError(`${path}: packed-queue is not supported, queues are split ones`);
-  }
 }
 
 function makeBlock(settings: BlockSettings, fds: readonly Fd[]): BlockDevice {
