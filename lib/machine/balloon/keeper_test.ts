@@ -1,0 +1,249 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { GIB, MIB } from "../../base/mod.ts";
+import type { DeviceRequestName, RequestOf } from "../../devices/mod.ts";
+import { openFile, OpenFlag, Reactor, writeAll } from "../../host/mod.ts";
+import { BalloonKeeper, type KeeperClock } from "./keeper.ts";
+import { cgroupMeter, hostMeter } from "./meters.ts";
+import type { MemoryOnHand } from "./policy.ts";
+import { type LowMemoryPlaces, type LowMemorySource, openLowMemorySource } from "./sources.ts";
+
+/** Time that passes when it is told to. */
+class SimulatedClock implements KeeperClock {
+  #nowMs = 0;
+  readonly #timers = new Set<{ readonly atMs: number; readonly callback: () => void }>();
+
+  nowMs(): number {
+    return this.#nowMs;
+  }
+
+  after(delayMs: number, callback: () => void): Disposable {
+    const timer = { atMs: this.#nowMs + delayMs, callback };
+    this.#timers.add(timer);
+    return { [Symbol.dispose]: () => this.#timers.delete(timer) };
+  }
+
+  pass(ms: number): void {
+    const endMs = this.#nowMs + ms;
+    for (;;) {
+      const [next] = [...this.#timers].sort((a, b) => a.atMs - b.atMs);
+      if (next === undefined || next.atMs > endMs) break;
+      this.#timers.delete(next);
+      this.#nowMs = next.atMs;
+      next.callback();
+    }
+    this.#nowMs = endMs;
+  }
+}
+
+class SimulatedSource implements LowMemorySource {
+  readonly description = "a simulated host";
+  onHand: MemoryOnHand = { availableMib: 0, marginMib: 400 };
+  onLow: (() => void) | undefined;
+  readonly meter = () => this.onHand;
+
+  listen(onLow: () => void): void {
+    this.onLow = onLow;
+  }
+
+  pause(): void {
+    this.onLow = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.pause();
+  }
+}
+
+/** A device that notes what it is told. */
+class NotingClient {
+  readonly targets: number[] = [];
+
+  request<Name extends DeviceRequestName>(_name: Name, data: RequestOf<Name>): Promise<never> {
+    this.targets.push((data as RequestOf<"balloonAdjust">).targetBytes / MIB);
+    return Promise.resolve(null as never);
+  }
+}
+
+Deno.test("a host that runs short gets memory step by step, and gives it again", () => {
+  const clock = new SimulatedClock();
+  const source = new SimulatedSource();
+  const client = new NotingClient();
+  using keeper = new BalloonKeeper({
+    client,
+    memoryBytes: 2 * GIB,
+    source,
+    clock,
+    random: () => 0.5,
+  });
+  assert(source.onLow !== undefined);
+  for (let second = 0; second < 4; second++) {
+    source.onLow?.();
+    assert.equal(source.onLow, undefined, "nobody listens in the quiet time");
+    clock.pass(1099);
+    assert.equal(source.onLow, undefined);
+    clock.pass(1);
+    assert(source.onLow !== undefined);
+  }
+  assert.deepEqual(client.targets, [64, 128, 192, 256]);
+  // 66 s after the last event, then every 33 s; not while less than twice the step is to spare.
+  clock.pass(65_000);
+  source.onHand = { availableMib: 527, marginMib: 400 };
+  clock.pass(33_000);
+  assert.equal(client.targets.length, 4);
+  source.onHand = { availableMib: 528, marginMib: 400 };
+  clock.pass(33_000);
+  assert.deepEqual(client.targets.slice(4), [192]);
+  clock.pass(10 * 33_000);
+  assert.deepEqual(client.targets.slice(4), [192, 128, 64, 0]);
+  assert.equal(keeper.targetBytes, 0);
+});
+
+Deno.test("a guest that is too small gives nothing by itself, but what a user says", async () => {
+  const source = new SimulatedSource();
+  const client = new NotingClient();
+  using keeper = new BalloonKeeper({ client, memoryBytes: 256 * MIB, source });
+  assert.equal(source.onLow, undefined);
+  await keeper.adjust(64 * MIB, { wait: false });
+  assert.deepEqual(client.targets, [64]);
+  await assert.rejects(keeper.adjust(512 * MIB, { wait: false }), /at most the guest's 256/);
+});
+
+class Folder implements Disposable {
+  readonly path = Deno.makeTempDirSync();
+
+  file(name: string, text: string): string {
+    const path = join(this.path, name);
+    Deno.writeTextFileSync(path, text);
+    return path;
+  }
+
+  [Symbol.dispose](): void {
+    Deno.removeSync(this.path, { recursive: true });
+  }
+}
+
+Deno.test("what the host and control groups of both versions have to spare", () => {
+  using folder = new Folder();
+  const kib = (mib: number) => mib * 1024;
+  const info = folder.file(
+    "meminfo",
+    `MemTotal: ${kib(8000)} kB\nMemFree: 5 kB\nMemAvailable:   ${kib(3000)} kB\n`,
+  );
+  const host = hostMeter(info);
+  assert.deepEqual(host(), { availableMib: 3000, marginMib: 400 });
+  assert.throws(() => hostMeter(folder.file("empty", "")), /expected a number for MemTotal|MemAv/);
+
+  const group = (name: string, files: Readonly<Record<string, string>>) => {
+    Deno.mkdirSync(join(folder.path, name));
+    for (const [file, text] of Object.entries(files)) folder.file(join(name, file), text);
+    return cgroupMeter(join(folder.path, name), host)();
+  };
+  assert.deepEqual(
+    group("two", {
+      "memory.current": `${900 * MIB}\n`,
+      "memory.max": `${1024 * MIB}\n`,
+      "memory.stat": `anon 5\ninactive_file ${30 * MIB}\nactive_file 7\n`,
+    }),
+    { availableMib: 154, marginMib: 128 },
+  );
+  assert.deepEqual(
+    group("unlimited", {
+      "memory.current": "5\n",
+      "memory.max": "max\n",
+      "memory.stat": "inactive_file 0\n",
+    }),
+    host(),
+  );
+  assert.deepEqual(
+    group("one", {
+      "memory.usage_in_bytes": `${100 * MIB}\n`,
+      "memory.stat": `inactive_file 9\nhierarchical_memory_limit ${128 * MIB}\n` +
+        `total_inactive_file ${MIB}\n`,
+    }),
+    { availableMib: 29, marginMib: 64 },
+  );
+  assert.throws(() => cgroupMeter(folder.path, host), /expected a control group with memory/);
+});
+
+Deno.test("the device of ChromeOS is preferred, polled, and asked by its files", async () => {
+  using folder = new Folder();
+  folder.file("margin", "400 2000\n");
+  folder.file("available", "1234\n");
+  const device = join(folder.path, "low-mem");
+  // A FIFO stands for the device: it is readable while memory is low.
+  const made = await new Deno.Command("mkfifo", { args: [device] }).output();
+  assert(made.success);
+  const places: LowMemoryPlaces = {
+    device,
+    deviceFacts: folder.path,
+    pressure: join(folder.path, "none"),
+    memoryInfo: "/proc/meminfo",
+  };
+  using reactor = new Reactor();
+  using source = openLowMemorySource({ reactor, choice: "auto", places });
+  assert.equal(source.description, device);
+  assert.deepEqual(source.meter(), { availableMib: 1234, marginMib: 400 });
+  using writer = openFile(device, OpenFlag.WriteOnly | OpenFlag.NonBlock);
+  writeAll(writer, new Uint8Array(1));
+  for (let turn = 0; turn < 2; turn++) {
+    await new Promise<void>((resolve) => source.listen(resolve));
+    source.pause();
+  }
+});
+
+Deno.test("without that device, pressure; without pressure, what is available", async () => {
+  using folder = new Folder();
+  const places: LowMemoryPlaces = {
+    device: join(folder.path, "none"),
+    deviceFacts: folder.path,
+    pressure: join(folder.path, "none"),
+    memoryInfo: folder.file("meminfo", "MemTotal: 1024000 kB\nMemAvailable: 1024 kB\n"),
+  };
+  using reactor = new Reactor();
+  using available = openLowMemorySource({ reactor, choice: "auto", places });
+  assert.match(available.description, /available memory/);
+  await new Promise<void>((resolve) => available.listen(resolve));
+  available.pause();
+  for (const choice of ["device", "pressure"] as const) {
+    assert.throws(() => openLowMemorySource({ reactor, choice, places }), /low-memory events/);
+  }
+  assert.throws(
+    () => openLowMemorySource({ reactor, choice: "auto", places, cgroup: folder.path }),
+    /expected a control group/,
+  );
+});
+
+const canTrigger = pressureCanTrigger();
+
+function pressureCanTrigger(): boolean {
+  try {
+    using reactor = new Reactor();
+    openLowMemorySource({ reactor, choice: "pressure" })[Symbol.dispose]();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+Deno.test({
+  name: `the kernel takes the trigger of memory pressure${
+    canTrigger ? "" : " (skipped: no /proc/pressure/memory that may be written)"
+  }`,
+  ignore: !canTrigger,
+  fn() {
+    using reactor = new Reactor();
+    const places: LowMemoryPlaces = {
+      device: "/nowhere",
+      deviceFacts: "/nowhere",
+      pressure: "/proc/pressure/memory",
+      memoryInfo: "/proc/meminfo",
+    };
+    using source = openLowMemorySource({ reactor, choice: "auto", places });
+    assert.equal(source.description, "/proc/pressure/memory");
+    // Watched and left again; whether the host is short of memory now is its own affair.
+    source.listen(() => {});
+    source.pause();
+    assert(source.meter().availableMib > 0);
+  },
+});
