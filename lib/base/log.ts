@@ -1,6 +1,6 @@
 /**
  * The log: lines on stderr. Colors only on a terminal, and not with `NO_COLOR`. A worker starts at the
- * default level; whoever starts it passes {@link getLogLevel} along and calls {@link setLogLevel} there.
+ * default level; whoever starts it passes {@link getLogLevels} along and calls {@link setLogLevels} there.
  *
  * @module
  */
@@ -25,8 +25,11 @@ const RANK: Readonly<Record<LogLevel, number>> = { error: 0, warn: 1, info: 2, d
 const encoder = new TextEncoder();
 
 let threshold: LogLevel = "info";
+let modules: readonly (readonly [name: string, level: LogLevel])[] = [];
 let colored: boolean | undefined;
 let terminal: boolean | undefined;
+/** Counts changes of the modules' levels. */
+let generation = 0;
 let sink: LogSink = writeToStderr;
 
 /** Lets lines of `level` and graver ones through. */
@@ -34,9 +37,41 @@ export function setLogLevel(level: LogLevel): void {
   threshold = level;
 }
 
-/** The level in force. */
+/** The level in force where no module has its own. */
 export function getLogLevel(): LogLevel {
   return threshold;
+}
+
+/** Levels of the log. */
+export interface LogLevels {
+  /** For all modules that are not named. */
+  readonly level: LogLevel;
+  /** By module: the scopes that have the name as one of their parts, a number behind it aside. */
+  readonly modules: Readonly<Record<string, LogLevel>>;
+}
+
+/** Lets through what `levels` say; where a scope belongs to several modules, its last part counts. */
+export function setLogLevels(levels: LogLevels): void {
+  threshold = levels.level;
+  modules = Object.entries(levels.modules);
+  generation++;
+}
+
+/** The levels in force, for {@link setLogLevels} in another worker. */
+export function getLogLevels(): LogLevels {
+  return { level: threshold, modules: Object.fromEntries(modules) };
+}
+
+/** The level of a module that `scope` belongs to, such as `vcpu` or `vcpu0` for `vm:vcpu0`. */
+function levelOfModule(scope: string): LogLevel | undefined {
+  if (modules.length === 0) return undefined;
+  for (const part of scope.split(":").reverse()) {
+    const kind = part.replace(/\d+$/, "");
+    const found = modules.findLast(([name]) => name === part) ??
+      modules.findLast(([name]) => name === kind);
+    if (found !== undefined) return found[1];
+  }
+  return modules.findLast(([name]) => name === scope)?.[1];
 }
 
 /** Whether `text` names a level. */
@@ -57,6 +92,8 @@ export function setLogColor(on: boolean | undefined): void {
 /** Writes lines that begin with a scope, such as `vcpu0`. */
 export class Logger {
   readonly #scope: string;
+  #own: LogLevel | undefined;
+  #generation = 0;
 
   constructor(scope = "vmctl") {
     this.#scope = scope;
@@ -69,7 +106,11 @@ export class Logger {
 
   /** Whether lines of `level` come through; for messages that cost something to make. */
   enabled(level: LogLevel): boolean {
-    return RANK[level] <= RANK[threshold];
+    if (this.#generation !== generation) {
+      this.#own = levelOfModule(this.#scope);
+      this.#generation = generation;
+    }
+    return RANK[level] <= RANK[this.#own ?? threshold];
   }
 
   /** Something failed. */
@@ -98,7 +139,7 @@ export class Logger {
   }
 
   #write(level: LogLevel, message: string): void {
-    if (RANK[level] > RANK[threshold]) return;
+    if (!this.enabled(level)) return;
     colored ??= wantsColor();
     const label = level.padEnd(5);
     const head = colored

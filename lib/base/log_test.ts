@@ -1,6 +1,15 @@
 import assert from "node:assert/strict";
 import { describeError, VmctlError } from "./errors.ts";
-import { getLogLevel, log, Logger, setLogColor, setLogLevel, setLogSink } from "./log.ts";
+import {
+  getLogLevel,
+  getLogLevels,
+  log,
+  Logger,
+  setLogColor,
+  setLogLevel,
+  setLogLevels,
+  setLogSink,
+} from "./log.ts";
 
 function collect(body: () => void): string[] {
   const lines: string[] = [];
@@ -29,6 +38,26 @@ Deno.test("lines at and above the level come through, with their scope", () => {
     log.trace("c");
   });
   assert.deepEqual(lines, ["error vmctl: a\n", "info  vm:vcpu0: b\n", "trace vmctl: c\n"]);
+});
+
+Deno.test("modules have levels of their own, numbered ones also together", () => {
+  const vcpu1 = new Logger("vcpu1");
+  const disk = new Logger("vm").child("disk");
+  const lines = collect(() => {
+    setLogLevels({ level: "warn", modules: { vcpu: "debug", vcpu1: "error", vm: "trace" } });
+    vcpu1.warn("hidden");
+    new Logger("vcpu0").debug("a");
+    new Logger("vcpu0").trace("hidden");
+    disk.trace("b");
+    log.info("hidden");
+    setLogLevels({ level: "warn", modules: { disk: "error", vm: "trace" } });
+    disk.warn("hidden");
+    vcpu1.warn("c");
+    assert.deepEqual(getLogLevels(), { level: "warn", modules: { disk: "error", vm: "trace" } });
+    setLogLevels({ level: "info", modules: {} });
+    disk.debug("hidden");
+  });
+  assert.deepEqual(lines, ["debug vcpu0: a\n", "trace vm:disk: b\n", "warn  vcpu1: c\n"]);
 });
 
 Deno.test("control characters of a message do not reach the terminal", () => {

@@ -43,13 +43,16 @@ export {
 } from "./shape.ts";
 export {
   getLogLevel,
+  getLogLevels,
   isLogLevel,
   log,
   LOG_LEVELS,
   Logger,
   type LogLevel,
+  type LogLevels,
   type LogSink,
   setLogColor,
   setLogLevel,
+  setLogLevels,
   setLogSink,
 } from "./log.ts";

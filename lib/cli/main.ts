@@ -5,7 +5,7 @@
  */
 
 import { resolve } from "node:path";
-import { describeError, ExitStatus, setLogLevel, VmctlError } from "../base/mod.ts";
+import { describeError, ExitStatus, setLogLevels, VmctlError } from "../base/mod.ts";
 import {
   ConfigError,
   ConfigLoader,
@@ -55,7 +55,10 @@ async function dispatch(args: readonly string[]): Promise<number> {
   }
   requirePositionals(command, parsed);
   const logLevel = parsed.options["log-level"];
-  if (typeof logLevel === "string") setLogLevel(logLevels(logLevel).logLevel);
+  if (typeof logLevel === "string") {
+    const levels = logLevels(logLevel);
+    setLogLevels({ level: levels.logLevel, modules: levels.logModules });
+  }
   return await command.run(parsed);
 }
 

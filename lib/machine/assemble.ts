@@ -4,7 +4,7 @@
  * @module
  */
 
-import { getLogLevel, MIB } from "../base/mod.ts";
+import { getLogLevels, MIB } from "../base/mod.ts";
 import {
   type BootEntry,
   type BootImage,
@@ -74,7 +74,7 @@ export function assemble(
     platform: platform.handle(),
     outputs: serial.ports.map(({ output }) => output?.handle()),
     debug: debugPort.handle(),
-    logLevel: getLogLevel(),
+    logLevels: getLogLevels(),
     rawTerminal: serial.ports.some(({ fromTerminal }) => fromTerminal) && isatty(STDERR),
   });
   return {

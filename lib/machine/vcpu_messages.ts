@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { LogLevel } from "../base/mod.ts";
+import type { LogLevels } from "../base/mod.ts";
 import type { BootEntry } from "../boot/mod.ts";
 import type { PlatformHandle } from "../devices/mod.ts";
 import type { VmHandle } from "../hypervisor/mod.ts";
@@ -26,7 +26,7 @@ export interface VcpuStart {
   readonly outputs: readonly (SerialOutputHandle | undefined)[];
   /** Output of the debug port. */
   readonly debug: SerialOutputHandle;
-  readonly logLevel: LogLevel;
+  readonly logLevels: LogLevels;
   /** Whether log lines go to a raw terminal. */
   readonly rawTerminal: boolean;
 }

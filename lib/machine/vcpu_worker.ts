@@ -4,7 +4,7 @@
  * @module
  */
 
-import { describeError, ExitStatus, Logger, setLogLevel } from "../base/mod.ts";
+import { describeError, ExitStatus, Logger, setLogLevels } from "../base/mod.ts";
 import { type BootEntry, configureBootVcpu } from "../boot/mod.ts";
 import { Platform, PlatformRequest } from "../devices/mod.ts";
 import { gettid } from "../host/mod.ts";
@@ -28,7 +28,7 @@ export class VcpuWorker {
   readonly #log: Logger;
 
   constructor(start: VcpuStart) {
-    setLogLevel(start.logLevel);
+    setLogLevels(start.logLevels);
     if (start.rawTerminal) logToRawTerminal();
     this.#id = start.id;
     this.#log = new Logger(`vcpu${start.id}`);

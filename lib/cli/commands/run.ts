@@ -4,7 +4,7 @@
  * @module
  */
 
-import { setLogLevel } from "../../base/mod.ts";
+import { setLogLevels } from "../../base/mod.ts";
 import type { RUN_OPTIONS } from "../../config/mod.ts";
 import type { CommandInput } from "../command.ts";
 import { CommandError } from "../errors.ts";
@@ -17,7 +17,7 @@ export async function run(input: CommandInput<typeof RUN_OPTIONS>): Promise<numb
   if (config.disks.length > 0) {
     throw new CommandError("--block: vmctl run does not attach disks yet, vmctl device block does");
   }
-  setLogLevel(config.logLevel);
+  setLogLevels({ level: config.logLevel, modules: config.logModules });
   const [{ runVm }, { controlService }] = await Promise.all([
     import("../../machine/mod.ts"),
     import("../../control/mod.ts"),
