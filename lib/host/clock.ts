@@ -1,5 +1,5 @@
 /**
- * The host's clocks.
+ * The host's clocks and scheduler.
  *
  * @module
  */
@@ -9,6 +9,8 @@ import { bindLibc } from "./libc.ts";
 const libc = bindLibc({
   // Safe: the buffer is the 16 bytes of struct timespec.
   clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
+  // Safe: takes nothing.
+  sched_yield: { parameters: [], result: "i32" },
 });
 
 const timespec = new Uint32Array(new ArrayBuffer(16));
@@ -29,6 +31,11 @@ export function realtimeNs(): number {
 /** Nanoseconds of processor time of the calling thread. */
 export function threadCpuNs(): number {
   return clockNs(3);
+}
+
+/** Lets other threads run that wait for a processor, where there are any. */
+export function yieldThread(): void {
+  libc().sched_yield();
 }
 
 function clockNs(clock: number): number {

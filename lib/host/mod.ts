@@ -121,7 +121,7 @@ export {
   tgkill,
 } from "./signal.ts";
 export { catchSignals } from "./signal_event.ts";
-export { monotonicNs, realtimeNs, threadCpuNs } from "./clock.ts";
+export { monotonicNs, realtimeNs, threadCpuNs, yieldThread } from "./clock.ts";
 export {
   getegid,
   geteuid,
@@ -137,6 +137,7 @@ export {
 } from "./process.ts";
 export { IoVector, MAX_VECTOR_PIECES, MemorySpan, preadv, pwritev } from "./vector.ts";
 export { blockDeviceSize, blockDiscard, blockSectorSize, blockZeroOut } from "./block_device.ts";
+export { compareExchange16 } from "./exchange16.ts";
 export { NativeCode, protect, Protection } from "./native_code.ts";
 export {
   hasNoNewPrivileges,

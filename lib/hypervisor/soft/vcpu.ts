@@ -62,6 +62,8 @@ export interface SoftVcpuOptions {
   readonly chip: SoftIrqChip;
   readonly events: SoftEvents;
   readonly tier: Tier;
+  /** Where there are several vCPUs: what they share, and the state memories of all. */
+  readonly team?: { memory: WebAssembly.Memory; cpus: readonly WebAssembly.Memory[] };
 }
 
 /** A software processor behind the engine interface. */
@@ -80,6 +82,7 @@ export class SoftVcpu implements Vcpu {
       chip: options.chip,
       events: options.events,
       tier: options.tier,
+      ...(options.team === undefined ? {} : { team: options.team }),
     });
     this.#processor.reset(options.id !== 0);
   }

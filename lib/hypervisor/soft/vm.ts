@@ -16,6 +16,7 @@ import type {
   VmHandle,
   VmOptions,
 } from "../types.ts";
+import { createTeamMemory, MAX_TEAM } from "./cpu/cpu_team.ts";
 import { cpuLayout, createCpuMemory } from "./cpu/processor.ts";
 import { Mailbox, S } from "./cpu/state.ts";
 import { type Tier, tierOfEnvironment } from "./cpu/translator/tier.ts";
@@ -27,7 +28,7 @@ import { SoftVcpu } from "./vcpu.ts";
 const MAX_MEMORY_BYTES = PCI_HOLE_START + 0x3fff_0000;
 
 const capabilities: Capabilities = {
-  maxVcpus: 1,
+  maxVcpus: MAX_TEAM,
   maxMemoryBytes: MAX_MEMORY_BYTES,
   dirtyLog: false,
   tscKhz: 1_000_000,
@@ -50,10 +51,10 @@ export class SoftHypervisor implements Hypervisor {
   }
 
   createVm(memory: GuestMemory, options: VmOptions): Vm {
-    if (options.vcpuCount !== 1) {
+    const { vcpuCount } = options;
+    if (!Number.isInteger(vcpuCount) || vcpuCount < 1 || vcpuCount > MAX_TEAM) {
       throw new HypervisorError(
-        `the software engine runs 1 vCPU, ${options.vcpuCount} were asked for: ` +
-          "use --cpus 1, or a host with KVM",
+        `the software engine runs 1 to ${MAX_TEAM} vCPUs, ${vcpuCount} were asked for`,
       );
     }
     if (memory.wasmMemory === undefined) {
@@ -64,11 +65,13 @@ export class SoftHypervisor implements Hypervisor {
     const mailboxes = cpus.map((cpu) => ({
       words: new Int32Array(cpu.buffer),
       index: S.mailbox >>> 2,
+      ...(vcpuCount > 1 ? { fuel: S.fuel >>> 2 } : {}),
     }));
     const chip = SoftIrqChip.create({ mailboxes });
     const claimed = new Int32Array(new SharedArrayBuffer(4 * options.vcpuCount));
     const events = SoftEvents.create();
-    return new SoftVm({ memory, cpus, chip, claimed, events, tier: this.#tier }, true);
+    const team = vcpuCount > 1 ? { team: createTeamMemory(memory.sizeBytes) } : {};
+    return new SoftVm({ memory, cpus, ...team, chip, claimed, events, tier: this.#tier }, true);
   }
 
   [Symbol.dispose](): void {
@@ -79,6 +82,8 @@ export class SoftHypervisor implements Hypervisor {
 interface Parts {
   readonly memory: GuestMemory;
   readonly cpus: readonly WebAssembly.Memory[];
+  /** What several vCPUs share. */
+  readonly team?: WebAssembly.Memory;
   readonly chip: SoftIrqChip;
   /** 1 for vCPUs that were made. */
   readonly claimed: Int32Array;
@@ -89,6 +94,8 @@ interface Parts {
 interface Handle {
   readonly kind: "soft";
   readonly cpus: readonly WebAssembly.Memory[];
+  /** What several vCPUs share. */
+  readonly team?: WebAssembly.Memory;
   readonly chip: SoftIrqChipHandle;
   readonly claimed: Int32Array;
   readonly events: SoftEventsHandle;
@@ -101,6 +108,7 @@ export function attachSoftVm(handle: VmHandle, memory: GuestMemory): Vm {
   return new SoftVm({
     memory,
     cpus: parts.cpus,
+    ...(parts.team === undefined ? {} : { team: parts.team }),
     chip: SoftIrqChip.attach(parts.chip),
     claimed: parts.claimed,
     events: SoftEvents.attach(parts.events),
@@ -121,10 +129,11 @@ class SoftVm implements Vm {
   }
 
   handle(): VmHandle {
-    const { cpus, chip, claimed, events, tier } = this.#parts;
+    const { cpus, team, chip, claimed, events, tier } = this.#parts;
     const handle: Handle = {
       kind: "soft",
       cpus,
+      ...(team === undefined ? {} : { team }),
       chip: chip.handle(),
       claimed,
       events: events.handle(),
@@ -134,7 +143,7 @@ class SoftVm implements Vm {
   }
 
   createVcpu(id: number): Vcpu {
-    const { memory, cpus, chip, claimed, events, tier } = this.#parts;
+    const { memory, cpus, team, chip, claimed, events, tier } = this.#parts;
     const state = cpus[id];
     const ram = memory.wasmMemory;
     if (state === undefined || ram === undefined) {
@@ -144,7 +153,8 @@ class SoftVm implements Vm {
       throw new HypervisorError(`vCPU ${id} was made already`);
     }
     const map = { lowBytes: memory.lowBytes, highBytes: memory.highBytes };
-    return new SoftVcpu({ id, state, ram, map, chip, events, tier });
+    const shared = team === undefined ? {} : { team: { memory: team, cpus } };
+    return new SoftVcpu({ id, state, ram, map, chip, events, tier, ...shared });
   }
 
   setIrqLine(gsi: number, level: boolean): void {

@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { CpuTeam } from "./cpu_team.ts";
 import type { Interpreter } from "./interpreter.ts";
 import { AddressKind, type Decoder, DecodeStatus, MAX_INSTRUCTION } from "./decoder.ts";
 import {
@@ -64,6 +65,8 @@ const CROSSING_RECORDS = 4;
 
 /** Instructions decoded ahead at a time. */
 const RUN = 64;
+/** As many bytes as they may have, and those of one more. */
+const RUN_BYTES = (RUN + 1) * MAX_INSTRUCTION;
 
 /** Decoded code of one vCPU. */
 export class CodeCache {
@@ -80,6 +83,9 @@ export class CodeCache {
   readonly #byRam = new Map<number, CodePage[]>();
   readonly #protect: (ram: number) => void;
   readonly #seal: (ram: number) => void;
+  readonly #team: CpuTeam | undefined;
+  /** Bytes of a page that records were made from, where others may write meanwhile. */
+  readonly #snapshot = new Uint8Array(4096);
   /** Bytes of an instruction across pages. */
   readonly #crossing = new Uint8Array(MAX_INSTRUCTION + 1);
   #mapTop: number;
@@ -101,6 +107,7 @@ export class CodeCache {
       decoder: Decoder;
       protect: (ram: number) => void;
       seal: (ram: number) => void;
+      team?: CpuTeam;
     },
   ) {
     this.#i32 = new Int32Array(cpu.buffer);
@@ -113,6 +120,7 @@ export class CodeCache {
     this.#decoder = options.decoder;
     this.#protect = options.protect;
     this.#seal = options.seal;
+    this.#team = options.team;
     this.#mapTop = options.regions.maps;
     this.#arenaTop = options.regions.arena;
   }
@@ -198,16 +206,21 @@ export class CodeCache {
   }
 
   /**
-   * A store hits `size` bytes at RAM offset `ram`: where that is decoded code, all code of the page goes.
+   * A store hit `size` bytes at RAM offset `ram`: where that is decoded code, all code of the page goes.
    * Records that execute right now lead back to the runtime.
    */
   write(ram: number, size: number): void {
     const pageNumber = ram >>> 12;
-    const marks = this.#u64[(this.#regions.codeMarks >>> 3) + pageNumber] as bigint;
-    if (marks === 0n) return;
     const first = BigInt((ram & 4095) >>> 6);
     const last = BigInt(((ram + size - 1) & 4095) >>> 6);
-    if ((marks & ((1n << first) | (1n << last))) === 0n) return;
+    const lines = (1n << first) | (1n << last);
+    if (this.#team !== undefined) {
+      if (!this.#team.holdsCode(pageNumber, lines)) return;
+      this.#team.written(pageNumber, lines);
+    } else {
+      const marks = this.#u64[(this.#regions.codeMarks >>> 3) + pageNumber] as bigint;
+      if ((marks & lines) === 0n) return;
+    }
     this.invalidate(pageNumber);
   }
 
@@ -243,7 +256,11 @@ export class CodeCache {
     let mark = this.#u64[marks] as bigint;
     let record = start;
     let at = offset;
-    const end = page.ram + 4096;
+    // Others may write while this reads, so it reads a copy and compares it when they would be noticed.
+    const shared = this.#team !== undefined;
+    const [bytes, base] = shared ? [this.#snapshot, 0] : [this.#ram, page.ram];
+    if (shared) this.#copy(page.ram, offset);
+    const end = base + 4096;
     for (let n = 0;; n++) {
       if (at >= 4096 || n === RUN) {
         record = this.#special(record, { handler: special.goTo, offset: at });
@@ -254,7 +271,7 @@ export class CodeCache {
         record = this.#special(record, { handler: special.goTo, offset: at, link: known });
         break;
       }
-      const status = this.#decoder.decode(this.#ram, page.ram + at, { end, mode: page.mode });
+      const status = this.#decoder.decode(bytes, base + at, { end, mode: page.mode });
       if (status === DecodeStatus.Truncated) {
         if (n === 0) return DecodeResult.Crosses;
         record = this.#special(record, { handler: special.goTo, offset: at });
@@ -286,10 +303,26 @@ export class CodeCache {
     }
     this.#arenaTop = record;
     page.ranges.push(start, record);
+    this.#team?.mark(page.ram / 4096, mark);
     this.#u64[marks] = mark;
     if (!hadCode) this.#protect(page.ram);
     this.#seal(page.ram);
+    if (shared && !this.#unchanged(page.ram, offset)) this.invalidate(page.ram / 4096);
     return DecodeResult.Ready;
+  }
+
+  /** Copies what a run of records may be made from. */
+  #copy(ram: number, offset: number): void {
+    const end = Math.min(offset + RUN_BYTES, 4096);
+    this.#snapshot.set(this.#ram.subarray(ram + offset, ram + end), offset);
+  }
+
+  #unchanged(ram: number, offset: number): boolean {
+    const end = Math.min(offset + RUN_BYTES, 4096);
+    for (let at = offset; at < end; at++) {
+      if (this.#snapshot[at] !== this.#ram[ram + at]) return false;
+    }
+    return true;
   }
 
   /** True where `record` is the guard of an instruction that reaches into the next page. */
@@ -305,6 +338,9 @@ export class CodeCache {
     const { special } = this.#interpreter;
     const inPage = 4096 - offset;
     const bytes = this.#crossing;
+    // First, so that no write to what is read now goes unnoticed.
+    this.#mark(page.ram, offset, 4095);
+    this.#mark(next.ram, 0, MAX_INSTRUCTION - 1);
     for (let i = 0; i < bytes.length; i++) {
       const ram = i < inPage ? page.ram + offset + i : next.ram + i - inPage;
       bytes[i] = this.#ram[ram] as number;
@@ -326,8 +362,6 @@ export class CodeCache {
       this.#special(record, { handler, offset });
     }
     next.crossings.add(guard);
-    this.#mark(page.ram, offset, 4095);
-    this.#mark(next.ram, 0, MAX_INSTRUCTION - 1);
     this.decoded++;
   }
 
@@ -337,6 +371,7 @@ export class CodeCache {
     const before = this.#u64[marks] as bigint;
     let mark = before;
     for (let line = first >>> 6; line <= last >>> 6; line++) mark |= 1n << BigInt(line);
+    this.#team?.mark(ram / 4096, mark);
     this.#u64[marks] = mark;
     if (before === 0n) this.#protect(ram);
     this.#seal(ram);
@@ -451,7 +486,7 @@ export class CodeCache {
       disp = 0;
       at += RECORD;
     }
-    const slot = this.#interpreter.slot(insn, d.size, d.mem);
+    const slot = this.#interpreter.slot(insn, d.size, d);
     this.#special(at, { handler: slot >= 0 ? slot : special.invalid, offset: how.offset });
     const h = at >>> 1;
     this.#u16[h + (Rec.next >>> 1)] = next;

@@ -12,6 +12,7 @@
 import {
   add,
   and,
+  atomicRmw,
   call,
   cond,
   eq,
@@ -26,6 +27,7 @@ import {
   loadSized,
   type Local,
   ne,
+  OpFe,
   or,
   shl,
   shrS,
@@ -72,6 +74,32 @@ export interface Runtime {
   readonly handlerType: number;
   /** Named further helpers (softfloat and the like), by the module that registers them. */
   readonly helpers: Map<string, FuncRef>;
+  /** True where other vCPUs run too: locked instructions and fences are what they are called. */
+  readonly smp: boolean;
+}
+
+/** What an atomic change does. */
+export enum Locked {
+  add,
+  sub,
+  and,
+  or,
+  xor,
+  xchg,
+  cmpxchg,
+}
+
+/** WebAssembly's opcode (of the 32-bit form) for `kind`. */
+export function lockedOpcode(kind: Locked): number {
+  return [
+    OpFe.rmw_add,
+    OpFe.rmw_sub,
+    OpFe.rmw_and,
+    OpFe.rmw_or,
+    OpFe.rmw_xor,
+    OpFe.rmw_xchg,
+    OpFe.rmw_cmpxchg,
+  ][kind] as number;
 }
 
 /** What a host call asks for when it returns. */
@@ -94,6 +122,8 @@ export class Cx {
   readonly size: number;
   /** True where the rm operand is memory. */
   readonly mem: boolean;
+  /** True where the memory operand is changed atomically, as other vCPUs see it. */
+  readonly locked: boolean;
   /** The record. */
   readonly rec: Expr;
   readonly runtime: Runtime;
@@ -105,13 +135,14 @@ export class Cx {
   constructor(
     f: FuncBuilder,
     runtime: Runtime,
-    options: { insn: Insn; size: number; mem: boolean; rec?: Expr },
+    options: { insn: Insn; size: number; mem: boolean; locked?: boolean; rec?: Expr },
   ) {
     this.f = f;
     this.runtime = runtime;
     this.insn = options.insn;
     this.size = options.size;
     this.mem = options.mem;
+    this.locked = options.locked ?? false;
     this.rec = options.rec ?? f.param(0);
   }
 
@@ -297,6 +328,59 @@ export class Cx {
       },
     );
     return value;
+  }
+
+  /** Atomically replaces memory operand 0 by `kind` of it and `operand`; gives what it was. */
+  rmw(kind: Exclude<Locked, Locked.cmpxchg>, operand: Expr): Local {
+    return this.atomic(this.ea(), this.operandSize(0), { kind, operand });
+  }
+
+  /**
+   * Atomically changes `size` (1, 2, 4, 8) bytes at linear `address`; gives what they were. Aligned ones
+   * are atomic operations of WebAssembly, which are full barriers too.
+   */
+  atomic(
+    address: Local,
+    size: number,
+    how: { kind: Locked; operand: Expr; expected?: Expr },
+  ): Local {
+    const f = this.f;
+    const { kind } = how;
+    const operand = f.let(how.operand);
+    const expected = f.let(how.expected ?? i64(0));
+    const entry = f.let(this.#tlbEntry(address));
+    const old = f.local(ValType.I64);
+    f.if(
+      // Misaligned addresses match no tag.
+      eq(and(address, ~0xfffn | BigInt(size - 1)), load.i64(CPU, entry, TlbField.write)),
+      () => {
+        const at = { mem: RAM, address: add(load.i32(CPU, entry, TlbField.addend), wrap(address)) };
+        const args = kind === Locked.cmpxchg ? [expected, operand] : [operand];
+        f.set(old, atomicRmw(lockedOpcode(kind), size, at, ...args));
+      },
+      () => {
+        this.beforeSlow();
+        const slow = this.helper(`locked${size}`);
+        f.set(old, call(slow, address, operand, expected, i32(kind), this.rec));
+        this.afterSlowStore();
+      },
+    );
+    return old;
+  }
+
+  /** Calls helper `name`, which changes memory at `address`. */
+  lockedSlowly(name: string, address: Local): void {
+    this.beforeSlow();
+    this.f.call(this.helper(name), address, this.rec);
+    this.afterSlowStore();
+  }
+
+  /** Called behind a store of generated helpers that may have changed code. */
+  protected afterSlowStore(): void {}
+
+  /** A full barrier, where anybody can see it. */
+  fence(): void {
+    if (this.runtime.smp) this.f.fence();
   }
 
   // --- guest memory ------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ export class Decoder {
   size = 0;
   /** True where the rm operand is memory. */
   mem = false;
+  /** True where the memory operand is changed atomically: LOCK, or XCHG. */
+  locked = false;
   length = 0;
   a = 0;
   b = 0;
@@ -328,6 +330,7 @@ export class Decoder {
     if (p - at > MAX_INSTRUCTION) return DecodeStatus.TooLong;
     this.length = p - at;
     if (lock && !(words.has("lock") && this.mem)) return DecodeStatus.Invalid;
+    this.locked = lock || (insn.mnemonic === "xchg" && this.mem);
 
     if (words.has("regonly")) {
       this.a = ((modrm >>> 3) & 7) | ((rex & 4) << 1);

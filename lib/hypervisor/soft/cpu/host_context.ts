@@ -17,6 +17,8 @@ export interface HandlerInfo {
   /** Operand size in bytes; 0 where the row is not sized. */
   readonly size: number;
   readonly mem: boolean;
+  /** True where it changes its memory operand atomically. */
+  readonly locked: boolean;
 }
 
 /** Exports of the generated module that TypeScript calls. */

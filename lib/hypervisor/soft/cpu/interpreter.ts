@@ -34,6 +34,7 @@ import { Cx, type Runtime } from "./cx.ts";
 import { buildArithmetic, buildControl, buildStack } from "./helpers.ts";
 import type { HandlerInfo } from "./host_context.ts";
 import { buildDelivery } from "./system/fast_delivery.ts";
+import { buildLocked } from "./locked.ts";
 import { buildMmu, type Imports, type MemoryMap } from "./mmu.ts";
 import { type Insn, insn } from "./opcode.ts";
 import { CPU, Exit, ITLB, ITLB_ENTRIES, Rec, S, SegAttr, SegField, Vector } from "./state.ts";
@@ -76,6 +77,7 @@ export interface RuntimeExports {
   readonly probeWrite: RuntimeExport;
   readonly jump: RuntimeExport;
   readonly raise: RuntimeExport;
+  readonly smp: boolean;
   readonly helpers: ReadonlyMap<string, RuntimeExport>;
 }
 
@@ -85,8 +87,10 @@ export interface Interpreter {
   readonly cpuMemory: MemoryImport;
   readonly ramMemory: MemoryImport;
   readonly runtime: RuntimeExports;
+  /** True where it is made for a processor among several. */
+  readonly smp: boolean;
   /** Slot of a row's handler. */
-  slot(insn: Insn, size: number, mem: boolean): number;
+  slot(insn: Insn, size: number, form: { mem: boolean; locked: boolean }): number;
   /** What is behind a slot. */
   readonly handlers: readonly (HandlerInfo | undefined)[];
   readonly special: SpecialHandlers;
@@ -117,12 +121,21 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
   const ramMemory = memoryOf(options.ramPages);
   module.importMemory("e", "cpu", cpuMemory);
   module.importMemory("e", "ram", ramMemory);
+  const smp = options.map.shared !== undefined;
+  if (options.map.shared !== undefined) {
+    module.importMemory("e", "vm", memoryOf(options.map.shared.pages));
+  }
   const imports: Imports = {
     host: module.importFunc("e", "host", { params: [I32, I32], results: [I32] }),
     mmioLoad: module.importFunc("e", "mmioLoad", { params: [F64, I32], results: [] }),
     mmioStore: module.importFunc("e", "mmioStore", { params: [F64, I32], results: [] }),
     codeWrite: module.importFunc("e", "codeWrite", { params: [I32, I32], results: [] }),
     dataAccess: module.importFunc("e", "dataAccess", { params: [I64, I32, I32], results: [] }),
+    splitLock: module.importFunc("e", "splitLock", {
+      params: [I32, I32, I32, I32, I64, I64],
+      results: [I64],
+    }),
+    exchange16: module.importFunc("e", "exchange16", { params: [I32], results: [] }),
     faultTag: module.importTag("e", "fault"),
   };
   module.importTable("e", "table", HANDLER_SLOTS);
@@ -133,7 +146,8 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
   buildStack(module, helpers, mmu);
   const deliver = buildDelivery(module, { mmu, map: options.map, helpers });
   const jump = buildControl(module, helpers, { handlerType, mmu, map: options.map });
-  const runtime: Runtime = { ...mmu, jump, host: imports.host, handlerType, helpers };
+  const runtime: Runtime = { ...mmu, jump, host: imports.host, handlerType, helpers, smp };
+  if (smp) buildLocked(module, helpers, { mmu, imports, map: options.map });
   options.extend(module, runtime);
 
   const handlers: (HandlerInfo | undefined)[] = [];
@@ -142,21 +156,27 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
 
   const slots = new Map<Insn, Int32Array>();
   for (const row of options.rows) {
-    const table = new Int32Array(8).fill(-1);
+    const table = new Int32Array(12).fill(-1);
     slots.set(row, table);
-    const forms = row.modrm && row.form === "any" && !row.words.has("regonly")
+    const mems = row.modrm && row.form === "any" && !row.words.has("regonly")
       ? [false, true]
       : [row.form === "mem" || row.operands.some((o) => o.kind === "O")];
-    for (const mem of forms) {
+    const forms = mems.map((mem) => ({ mem, locked: false }));
+    if (smp && row.words.has("lock") && mems.includes(true)) {
+      forms.push({ mem: true, locked: true });
+    }
+    for (const form of forms) {
       for (const size of row.sized ? [2, 4, 8] : [0]) {
         const f = module.func([I32], [I32]);
-        const c = new Cx(f, runtime, { insn: row, size, mem });
+        const c = new Cx(f, runtime, { insn: row, size, ...form });
         row.semantics(c);
         if (!c.ended) c.next();
         f.unreachable();
-        table[(mem ? 4 : 0) + (sizeIndex[size] as number)] = module.tableSlot(f);
-        handlers.push({ insn: row, size, mem });
-        module.nameFunc(f, `interpret ${row.mnemonic}${size || ""}${mem ? " mem" : ""}`);
+        table[formIndex(form) + (sizeIndex[size] as number)] = module.tableSlot(f);
+        handlers.push({ insn: row, size, ...form });
+        const { mem, locked } = form;
+        const name = `${locked ? "lock " : ""}${row.mnemonic}${size || ""}${mem ? " mem" : ""}`;
+        module.nameFunc(f, `interpret ${name}`);
       }
     }
   }
@@ -168,10 +188,19 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
     ramMemory,
     runtime: exported,
     module: new WebAssembly.Module(module.finish()),
-    slot: (row, size, mem) => slots.get(row)?.[(mem ? 4 : 0) + (sizeIndex[size] as number)] ?? -1,
+    smp,
+    slot: (row, size, form) =>
+      slots.get(row)
+        ?.[formIndex(smp ? form : { ...form, locked: false }) + (sizeIndex[size] as number)] ??
+        -1,
     handlers,
     special,
   };
+}
+
+/** Where the slots of a form begin in a row's table. */
+function formIndex(form: { mem: boolean; locked: boolean }): number {
+  return form.locked ? 8 : form.mem ? 4 : 0;
 }
 
 function exportRuntime(module: ModuleBuilder, runtime: Runtime): RuntimeExports {
@@ -189,6 +218,7 @@ function exportRuntime(module: ModuleBuilder, runtime: Runtime): RuntimeExports 
     probeWrite: one("probeWrite", runtime.probeWrite),
     jump: one("jump", runtime.jump),
     raise: one("raise", runtime.raise),
+    smp: runtime.smp,
     helpers: new Map(
       [...runtime.helpers].map(([name, func]) => [name, one(`helper:${name}`, func)]),
     ),

@@ -9,6 +9,7 @@
 import {
   add,
   and,
+  atomicRmw,
   call,
   cond,
   ctz,
@@ -25,12 +26,13 @@ import {
   loadSized,
   ltS,
   ltU,
-  type ModuleBuilder,
+  ModuleBuilder,
   mul,
   ne,
   Op,
   op,
   OpFd,
+  OpFe,
   or,
   rotl,
   select,
@@ -69,6 +71,7 @@ import {
   TLB_USER,
   TlbField,
   Vector,
+  VM,
   WalkFlag,
 } from "./state.ts";
 
@@ -86,6 +89,54 @@ export interface MemoryMap {
   readonly codeSums: number;
   /** State offset of the page maps of 64-bit code: an i32 a RAM page, 0 where there is none. */
   readonly codeIndex: number;
+  /** Where there are several vCPUs: the memory that they share. */
+  readonly shared?: {
+    /** Its 64 KiB pages. */
+    readonly pages: number;
+    /** Offset of the code marks of all of them. */
+    readonly marks: number;
+  };
+}
+
+/** Marks of decoded code in the page of RAM offset `ram`: this vCPU's, or those of all. */
+export function codeMarksOf(map: MemoryMap, ram: Expr): Expr {
+  const [mem, base] = map.shared === undefined ? [CPU, map.codeMarks] : [VM, map.shared.marks];
+  return load.i64(mem, add(i32(base), shl(shrU(ram, 12), 3)));
+}
+
+/**
+ * Gives `entry` of a TLB its tag for writes: linear `page` where that is `writable` and holds no decoded
+ * code, which is written through the slow path.
+ */
+export function enterWritable(
+  f: FuncBuilder,
+  map: MemoryMap,
+  at: { entry: Expr; page: Expr; ram: Expr; writable: Expr },
+): void {
+  const marks = codeMarksOf(map, at.ram);
+  const tag = select(and(eqz(marks), at.writable), at.page, i64(-1n));
+  f.store64(CPU, at.entry, tag, TlbField.write);
+  if (map.shared === undefined) return;
+  // Who decodes code sets the mark first and then takes tags away, so one of the two sees the other.
+  f.fence();
+  f.if(ne(marks, i64(0)), () => f.store64(CPU, at.entry, i64(-1n), TlbField.write));
+}
+
+/** Behind a store of `size` bytes at `ram`: takes decoded code away that it hit. */
+export function noticeCodeWrite(
+  f: FuncBuilder,
+  parts: { map: MemoryMap; imports: Imports },
+  at: { ram: Expr; size: number },
+): void {
+  const { map, imports } = parts;
+  if (map.shared !== undefined) f.fence();
+  // Decoded code in any of the 64-byte lines touched?
+  const line = (ram: Expr) => shl(i64(1), extU(and(shrU(ram, 6), 63)));
+  const lines = or(line(at.ram), line(add(at.ram, at.size - 1)));
+  f.if(
+    ne(and(codeMarksOf(map, at.ram), lines), i64(0)),
+    () => f.call(imports.codeWrite, at.ram, i32(at.size)),
+  );
 }
 
 /** Functions that TypeScript gives to the module. */
@@ -98,6 +149,13 @@ export interface Imports {
   readonly mmioStore: FuncRef;
   /** `(ram i32, size i32)`: a store hits decoded code. */
   readonly codeWrite: FuncRef;
+  /**
+   * `(ram i32, next i32, size i32, kind i32, operand i64, expected i64) -> old i64`: a locked change of
+   * misaligned bytes, from `next` on in another page where that is not -1.
+   */
+  readonly splitLock: FuncRef;
+  /** `(ram i32)`: LOCK CMPXCHG16B, operands and result in `S.scratch`. */
+  readonly exchange16: FuncRef;
   /** `(linear i64, size i32, write i32)`: an access while data breakpoints are armed. */
   readonly dataAccess: FuncRef;
   /** Tag thrown for guest faults. */
@@ -110,6 +168,10 @@ export interface Mmu {
   readonly storeSlow: ReadonlyMap<number, FuncRef>;
   readonly modifySlow: ReadonlyMap<number, FuncRef>;
   readonly probeWrite: FuncRef;
+  /** `(linear i64, access i32) -> RAM offset i32`, -1 and `S.walkPhysical` for devices. */
+  readonly translate: FuncRef;
+  /** `(linear i64, size i32, write i32, record i32)`: what `S.checks` asks for. */
+  readonly checked: FuncRef;
   readonly raise: FuncRef;
   /** `(linear i64, access i32) -> physical i64`. */
   readonly walk: FuncRef;
@@ -150,8 +212,19 @@ export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap
   buildProtect(module);
   const codeIntact = buildCodeSum(module, map);
   buildFlush(module);
-  buildSystemAccess(module, { walk, ramOffset, imports, raise });
-  return { loadSlow, storeSlow, modifySlow, probeWrite, raise, walk, ramOffset, codeIntact };
+  buildSystemAccess(module, { walk, ramOffset, imports, map });
+  return {
+    loadSlow,
+    storeSlow,
+    modifySlow,
+    probeWrite,
+    translate,
+    checked,
+    raise,
+    walk,
+    ramOffset,
+    codeIntact,
+  };
 }
 
 function buildRaise(module: ModuleBuilder, imports: Imports): FuncRef {
@@ -229,6 +302,15 @@ function buildWalk(
   const present = f.local(I32, i32(0));
   const shift = f.local(I64);
   const reserved = f.local(I32, i32(0));
+  /** Sets bits of the entry; begins again where somebody else changed it meanwhile. */
+  const mark = (marks: Expr) => {
+    const at = { mem: RAM, address: entryRam };
+    const change = (size: number) => atomicRmw(OpFe.rmw_cmpxchg, size, at, entry, or(entry, marks));
+    f.if(
+      ne(cond(pae, change(8), change(4)), entry),
+      () => f.returnCall(f, linear, access),
+    );
+  };
   f.block((done) => {
     f.loop((next) => {
       f.set(shift, add(i64(12), mulLevel(sub(level, 1), indexBits)));
@@ -293,7 +375,7 @@ function buildWalk(
       // A table: mark it accessed (a PDPTE of PAE has no such bit).
       f.if(
         and(and(eqz(and(entry, 0x20n)), eqz(isPdpte)), eqz(and(access, Access.probe))),
-        () => f.store32(RAM, entryRam, or(wrap(entry), 0x20)),
+        () => mark(i64(0x20)),
       );
       f.set(table, and(entry, select(pae, i64(0x000ffffffffff000n), i64(0xfffff000n))));
       f.set(level, sub(level, 1));
@@ -348,8 +430,8 @@ function buildWalk(
   f.if(
     and(ne(and(entry, marks), marks), eqz(and(access, Access.probe))),
     () => {
+      mark(marks);
       f.set(entry, or(entry, marks));
-      f.store32(RAM, entryRam, wrap(entry));
     },
   );
   const mayWrite = and(
@@ -447,21 +529,8 @@ function buildFill(
   f.store64(CPU, entry, page, TlbField.read);
   f.store64(CPU, entry, extU(ramPage), TlbField.physical);
   f.store32(CPU, entry, sub(ramPage, wrap(page)), TlbField.addend);
-  // Pages with decoded code are written through the slow path.
-  const marks = load.i64(
-    CPU,
-    add(i32(parts.map.codeMarks), shl(shrU(ram, 12), 3)),
-  );
-  f.store64(
-    CPU,
-    entry,
-    select(
-      and(eqz(marks), and(state32(S.walkFlags), WalkFlag.writable)),
-      page,
-      i64(-1n),
-    ),
-    TlbField.write,
-  );
+  const writable = and(state32(S.walkFlags), WalkFlag.writable);
+  enterWritable(f, parts.map, { entry, page, ram, writable });
   f.if(
     and(eq(state32(S.tlbBase), i32(TLB_SUPER)), eqz(and(state32(S.walkFlags), WalkFlag.global))),
     () => set32(f, S.nonGlobal, i32(1)),
@@ -625,19 +694,17 @@ function buildStore(module: ModuleBuilder, parts: SlowParts): FuncRef {
     f.call(imports.mmioStore, physicalF64(), i32(size));
     f.return();
   });
-  // Decoded code in any of the 64-byte lines touched?
-  const marks = f.let(load.i64(CPU, add(i32(map.codeMarks), shl(shrU(ram, 12), 3))));
-  const first = and(shrU(ram, 6), 63);
-  const last = and(shrU(add(ram, size - 1), 6), 63);
-  f.if(
-    ne(
-      and(marks, or(shl(i64(1), extU(first)), shl(i64(1), extU(last)))),
-      i64(0),
-    ),
-    () => f.call(imports.codeWrite, ram, i32(size)),
-  );
   f.storeSized(size, RAM, ram, value);
+  noticeCodeWrite(f, { map, imports }, { ram, size });
   return f;
+}
+
+/** A module that exports `protectPage(ram)` for the TLBs in the state memory that it imports as `e.cpu`. */
+export function protectModule(cpuPages: number): WebAssembly.Module {
+  const module = new ModuleBuilder();
+  module.importMemory("e", "cpu", { minPages: cpuPages, maxPages: cpuPages, shared: true });
+  buildProtect(module);
+  return new WebAssembly.Module(module.finish());
 }
 
 /** Exported `protectPage(ram i32)`: takes write tags of a RAM page out of all TLBs. */
@@ -776,7 +843,7 @@ function buildFlush(module: ModuleBuilder): void {
  */
 function buildSystemAccess(
   module: ModuleBuilder,
-  parts: { walk: FuncRef; ramOffset: FuncRef; imports: Imports; raise: FuncRef },
+  parts: { walk: FuncRef; ramOffset: FuncRef; imports: Imports; map: MemoryMap },
 ): void {
   const load1 = module.func([I64, I32, I32], [I64]);
   {
@@ -822,8 +889,8 @@ function buildSystemAccess(
       const ram = f.let(call(parts.ramOffset, physical));
       const byte = f.let(shrU(f.param(1), extU(shl(i, 3))));
       f.if(ne(ram, i32(-1)), () => {
-        f.call(parts.imports.codeWrite, ram, i32(1));
         f.storeSized(1, RAM, ram, byte);
+        noticeCodeWrite(f, parts, { ram, size: 1 });
       }, () => {
         set64(f, S.walkPhysical, physical);
         set64(f, S.mmioData, byte);

@@ -4,18 +4,21 @@
  * @module
  */
 
+import { yieldThread } from "../../../host/mod.ts";
 import type { VcpuIo } from "../../types.ts";
 import { HypervisorError } from "../../errors.ts";
-import { EVENT_INIT, EVENT_NMI, MsrStatus, type SoftIrqChip } from "../irqchip/mod.ts";
+import { EVENT_INIT, EVENT_NMI, EVENT_SIPI, MsrStatus, type SoftIrqChip } from "../irqchip/mod.ts";
 import type { SoftEvents } from "../events.ts";
 import { createTag, type Tag } from "../wasm/mod.ts";
 import { CodeCache, type CodePage, type CodeRegions, DecodeResult } from "./code_cache.ts";
-import { HostResult } from "./cx.ts";
+import { CpuTeam, teamLayout } from "./cpu_team.ts";
+import { HostResult, type Locked } from "./cx.ts";
 import { Decoder } from "./decoder.ts";
 import { type EngineExports, HostContext, type Platform } from "./host_context.ts";
 import { Host } from "./host_calls.ts";
 import { buildInterpreter, HANDLER_SLOTS, type Interpreter } from "./interpreter.ts";
-import type { MemoryMap } from "./mmu.ts";
+import { type MemoryMap, protectModule } from "./mmu.ts";
+import { SplitLocks } from "./split_lock.ts";
 import {
   Access,
   CodeMode,
@@ -46,6 +49,8 @@ import { Translator } from "./translator/translator.ts";
 
 /** Fuel between looks at timers and requests, see FuelCost. */
 const FUEL = 6000;
+/** PAUSE instructions in that time that are a spin. */
+const SPINS = 64;
 /** Page maps and records kept, in bytes. */
 const MAPS_BYTES = 6144 * PAGE_MAP;
 const ARENA_BYTES = 96 << 20;
@@ -95,7 +100,9 @@ function interpreterFor(
   map: MemoryMap,
   sizes: { cpuPages: number; ramPages: number },
 ): Interpreter {
-  const key = `${map.lowBytes} ${map.highBytes} ${sizes.cpuPages} ${sizes.ramPages}`;
+  const key = `${map.lowBytes} ${map.highBytes} ${sizes.cpuPages} ${sizes.ramPages} ${
+    map.shared === undefined ? 1 : "smp"
+  }`;
   if (lastInterpreter?.key !== key) {
     const interpreter = buildInterpreter({
       rows: allRows,
@@ -106,6 +113,21 @@ function interpreterFor(
     lastInterpreter = { key, interpreter };
   }
   return lastInterpreter.interpreter;
+}
+
+/** Arguments of the import `splitLock`, see `Imports`. */
+type SplitLockArguments = [number, number, number, Locked, bigint, bigint];
+
+function joinTeam(
+  team: { memory: WebAssembly.Memory; cpus: readonly WebAssembly.Memory[] },
+  options: { id: number; ramBytes: number; cpuPages: number },
+): CpuTeam {
+  const module = protectModule(options.cpuPages);
+  const protect = team.cpus.filter((_, id) => id !== options.id).map((cpu) => {
+    const { exports } = new WebAssembly.Instance(module, { e: { cpu } });
+    return exports.protectPage as unknown as (ram: number) => void;
+  });
+  return new CpuTeam(team.memory, { ...options, cpus: team.cpus, protect });
 }
 
 /** One software processor, in the worker that runs it. */
@@ -128,6 +150,8 @@ export class Processor {
   readonly #tier: TierPolicy;
   /** Compares regions with the interpreter, in tests. */
   readonly lockstep: Lockstep | undefined;
+  readonly #team: CpuTeam | undefined;
+  readonly #locks: SplitLocks | undefined;
   /** Fuel to go on with, 0 for a new load. */
   #fuelLeft = 0;
   #waiting = false;
@@ -143,17 +167,33 @@ export class Processor {
     chip: SoftIrqChip;
     events: SoftEvents;
     tier?: Tier;
+    /** Where there are several vCPUs: what they share, and the state memories of all. */
+    team?: { memory: WebAssembly.Memory; cpus: readonly WebAssembly.Memory[] };
   }) {
     const { id, memory, ram, chip } = options;
-    this.#tier = new TierPolicy(options.tier ?? "auto", FUEL);
+    // Another vCPU may change memory between a region and the interpreter, so they are not compared.
+    const tier = options.tier ?? "auto";
+    this.#tier = new TierPolicy(
+      options.team !== undefined && tier === "lockstep" ? "translator-forced" : tier,
+      FUEL,
+    );
     this.#events = options.events;
-    const layout = cpuLayout(options.map.lowBytes + options.map.highBytes);
+    const ramBytes = options.map.lowBytes + options.map.highBytes;
+    const layout = cpuLayout(ramBytes);
     const { codeMarks, codeIndex, codeSums } = layout.regions;
-    this.#map = { ...options.map, codeMarks, codeIndex, codeSums };
+    const { map } = options;
+    this.#map = options.team === undefined
+      ? { ...map, codeMarks, codeIndex, codeSums }
+      : { ...map, codeMarks, codeIndex, codeSums, shared: teamLayout(ramBytes) };
+    if (options.team !== undefined) {
+      this.#team = joinTeam(options.team, { id, ramBytes, cpuPages: layout.pages });
+      this.#locks = new SplitLocks({ team: this.#team, ram, cpu: memory });
+    }
     this.#chip = chip;
     this.#tag = createTag();
     this.#ram = new Uint8Array(ram.buffer);
     this.cpu = new HostContext(memory, { id, tag: this.#tag });
+    this.cpu.vcpuCount = options.team?.cpus.length ?? 1;
     this.#mailbox = this.cpu.i32;
     this.#mmioData = new DataView(memory.buffer, S.mmioData, 8);
     this.#ioWrite = { size: 0, data: this.#mmioData };
@@ -174,6 +214,9 @@ export class Processor {
         dataAccess: (linear: bigint, size: number, write: number) =>
           this.#dataAccess(linear, { size, write: write !== 0 }),
         codeWrite: (at: number, size: number) => this.code.write(at >>> 0, size),
+        splitLock: (...args: SplitLockArguments) => this.#splitLock(...args),
+        exchange16: (at: number) => this.#locks?.exchange16(at >>> 0),
+        ...(options.team === undefined ? {} : { vm: options.team.memory }),
       },
     });
     this.#exports = instance.exports as unknown as EngineExports;
@@ -185,6 +228,7 @@ export class Processor {
       decoder: new Decoder(allRows),
       protect: (at) => this.#exports.protectPage(at),
       seal: (at) => this.#exports.sealCode(at),
+      ...(this.#team === undefined ? {} : { team: this.#team }),
     });
     this.translator = new Translator({
       cpuMemory: memory,
@@ -199,6 +243,18 @@ export class Processor {
     if (this.#tier.tier === "lockstep") this.lockstep = this.#makeLockstep();
     this.cpu.flushCode = () => this.code.flushTlb();
     this.cpu.platform = this.#platform(chip, id);
+  }
+
+  #splitLock(...[ram, next, size, kind, operand, expected]: SplitLockArguments): bigint {
+    const at = { ram: ram >>> 0, next: next === -1 ? -1 : next >>> 0, size };
+    const how = { kind, operand, expected: BigInt.asUintN(64, expected) };
+    const old = this.#locks?.change(at, how) ?? 0n;
+    if (at.next === -1) this.code.write(at.ram, size);
+    else {
+      this.code.write(at.ram, 4096 - (at.ram & 4095));
+      this.code.write(at.next, (at.ram + size) & 4095);
+    }
+    return old;
   }
 
   /** Power-on state; `waiting` processors (all but the first) wait for INIT and SIPI. */
@@ -314,15 +370,26 @@ export class Processor {
 
   /** Executes until there is something for the machine. Sleeps in HLT. */
   run(io: VcpuIo): RunResult {
+    this.#team?.enter();
+    try {
+      return this.#run(io);
+    } finally {
+      this.#team?.leave();
+    }
+  }
+
+  #run(io: VcpuIo): RunResult {
     const cpu = this.cpu;
     cpu.io = io;
     for (;;) {
+      this.#team?.turn();
       if (io.stopRequested) return RunResult.Interrupted;
       const mail = Atomics.load(this.#mailbox, S.mailbox >>> 2);
       if (mail & Mailbox.leave) {
         Atomics.and(this.#mailbox, S.mailbox >>> 2, ~Mailbox.leave);
         return RunResult.Interrupted;
       }
+      if (mail & Mailbox.code) this.#renewCode();
       if (this.#waiting) {
         if (!this.#awaitStart()) continue;
       }
@@ -354,6 +421,7 @@ export class Processor {
       switch (exit) {
         case Exit.Fuel:
           this.#sample();
+          this.#yield();
           break;
         case Exit.Fault:
           if (this.#fault() === "triple") return RunResult.TripleFault;
@@ -414,6 +482,23 @@ export class Processor {
     return lockstep.run(record, { fuel: this.#tier.nextFuel(), module });
   }
 
+  /** Drops code that other vCPUs wrote over. */
+  #renewCode(): void {
+    this.#team?.renew(
+      (page) => page === undefined ? this.code.flush() : this.code.invalidate(page),
+      (ram) => this.#exports.codeIntact(ram) !== 0,
+    );
+    this.cpu.set32(S.codeChanged, 0);
+  }
+
+  /** Lets others have the host's processor where the guest spins: who it waits for may need it. */
+  #yield(): void {
+    const spun = this.cpu.get32(S.pauses);
+    if (spun === 0) return;
+    this.cpu.set32(S.pauses, 0);
+    if (spun >= SPINS) yieldThread();
+  }
+
   /** Shows the translator where the guest is. */
   #sample(): void {
     const i32 = this.#mailbox;
@@ -446,11 +531,15 @@ export class Processor {
     const at = S.mailbox >>> 2;
     Atomics.and(words, at, ~Mailbox.interrupt);
     const events = this.#chip.takeEvents(this.cpu.id);
-    if (events & 4) {
+    if (events & EVENT_SIPI) {
       this.#start(this.#chip.sipiVector(this.cpu.id));
       return true;
     }
+    // What came behind an INIT is there already.
+    if (events !== 0) return false;
+    this.#team?.leave();
     if (Atomics.load(words, at) === 0) Atomics.wait(words, at, 0, 1000);
+    this.#team?.enter();
     return false;
   }
 
@@ -501,13 +590,24 @@ export class Processor {
 
   /** HLT: sleeps until an interrupt can be taken. True where the machine wants the processor back. */
   #halt(io: VcpuIo): boolean {
+    this.#team?.leave();
+    try {
+      return this.#sleep(io);
+    } finally {
+      this.#team?.enter();
+      // What others did to code meanwhile is looked at now.
+      if (this.#team !== undefined) Atomics.or(this.#mailbox, S.mailbox >>> 2, Mailbox.code);
+    }
+  }
+
+  #sleep(io: VcpuIo): boolean {
     const words = this.#mailbox;
     const at = S.mailbox >>> 2;
     const chip = this.#chip;
     const id = this.cpu.id;
     const enabled = (this.cpu.get32(S.flagOther) & Flag.IF) !== 0;
     for (;;) {
-      const before = Atomics.and(words, at, ~Mailbox.interrupt);
+      const before = Atomics.and(words, at, ~(Mailbox.interrupt | Mailbox.code));
       if ((before & Mailbox.leave) !== 0 || io.stopRequested) {
         // HLT is not over: it runs again from its own address.
         Atomics.or(words, at, before & Mailbox.interrupt);

@@ -9,6 +9,8 @@
 export const CPU = 0;
 /** Index of the guest RAM memory in generated modules. */
 export const RAM = 1;
+/** Index of the memory that all vCPUs share, where there are several (see shared_code.ts). */
+export const VM = 2;
 
 /** Numbers of the segment registers, as instructions encode them; then LDTR and TR. */
 export enum Seg {
@@ -73,7 +75,7 @@ export const S = {
   flagOther: 0x0a8,
   /** i32: what is left (see FuelCost) before generated code returns to look around. */
   fuel: 0x0ac,
-  /** i32: other workers set bit 0 (interrupt work) and bit 1 (leave run()), see Mailbox. */
+  /** i32: other workers set bits for interrupt work, to leave run() and the like, see Mailbox. */
   mailbox: 0x0b0,
   /** i32: record where execution stopped (faults, host calls). */
   record: 0x0b4,
@@ -178,6 +180,8 @@ export const S = {
   nonGlobal: 0x314,
   /** i64: bit n: a TLB may hold 4 KiB pieces of a large page in a 512 GiB range with n = bits 39 to 44. */
   largePages: 0x318,
+  /** i32: PAUSE instructions since the runtime looked at it, where there are several vCPUs. */
+  pauses: 0x320,
   /** i64: instructions that a region began, where they are counted. */
   regionCount: 0x600,
   /** First byte behind the fixed state. */
@@ -382,7 +386,12 @@ export const Check = {
 } as const;
 
 /** Bits of the mailbox. */
-export const Mailbox = { interrupt: 1, leave: 2 } as const;
+export const Mailbox = {
+  interrupt: 1,
+  leave: 2,
+  /** Another vCPU wrote to decoded code, or may have (see cpu_team.ts). */
+  code: 4,
+} as const;
 
 /** RFLAGS bits. */
 export const Flag = {

@@ -60,6 +60,8 @@ export interface CpuMailbox {
   readonly words: Int32Array;
   /** Which of them. */
   readonly index: number;
+  /** Word that is set to 0 too, so that a CPU which only looks there notices soon. */
+  readonly fuel?: number;
 }
 
 /** From where another worker of this process attaches to a {@link SoftIrqChip}. */
@@ -489,6 +491,7 @@ export class SoftIrqChip {
     if ((Atomics.or(mailbox.words, mailbox.index, 1) & 1) === 0) {
       Atomics.notify(mailbox.words, mailbox.index);
     }
+    if (mailbox.fuel !== undefined) Atomics.store(mailbox.words, mailbox.fuel, 0);
   }
 
   #wakeForPic(): void {

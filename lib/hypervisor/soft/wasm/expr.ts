@@ -431,6 +431,26 @@ export function opFc(type: ValType, code: number, ...args: Expr[]): Expr {
   return new Prefixed(type, 0xfc, code, args, noBytes);
 }
 
+/**
+ * Atomic read-modify-write of `size` (1, 2, 4, 8) bytes at an aligned address; gives the old value as
+ * i64, zero-extended.
+ *
+ * @param code One of `OpFe.rmw_…`.
+ * @param args The operand; for `rmw_cmpxchg` the expected value and the replacement.
+ */
+export function atomicRmw(
+  code: number,
+  size: number,
+  at: { mem: number; address: Expr },
+  ...args: Expr[]
+): Expr {
+  const log = Math.log2(size);
+  // After the 32-bit form: 64, 8 and 16 bits as i32, then 8, 16 and 32 bits as i64.
+  const form = size === 8 ? 1 : 4 + log;
+  const place = { mem: at.mem, offset: 0 };
+  return new AtomicExpr(ValType.I64, code + form, log, place, [at.address, ...args]);
+}
+
 class AtomicExpr extends Expr {
   constructor(
     type: ValType,

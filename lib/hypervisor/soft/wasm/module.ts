@@ -6,7 +6,7 @@
 
 import { ByteWriter } from "./bytes.ts";
 import { callIndex, Expr, Local, memarg } from "./expr.ts";
-import { type FuncType, Op, OpFd, ValType } from "./types.ts";
+import { type FuncType, Op, OpFd, OpFe, ValType } from "./types.ts";
 
 /** A function that can be called: imported or defined. */
 export interface FuncRef {
@@ -261,6 +261,13 @@ export class FuncBuilder implements FuncRef {
   throw(tag: number): void {
     this.out.u8(Op.throw);
     this.out.u32(tag);
+  }
+
+  /** A full barrier between memory accesses before and after it. */
+  fence(): void {
+    this.out.u8(0xfe);
+    this.out.u32(OpFe.fence);
+    this.out.u8(0);
   }
 
   /** Marks a place that cannot be reached. */

@@ -356,9 +356,12 @@ export const OpFe = {
   i64_load: 0x11,
   i32_store: 0x17,
   i64_store: 0x18,
-  i32_rmw_or: 0x33,
-  i32_rmw_and: 0x2c,
-  i32_rmw_xchg: 0x41,
-  i32_rmw_cmpxchg: 0x48,
-  i64_rmw_cmpxchg: 0x49,
+  // Of each read-modify-write, the 32-bit form; those of other types and widths follow it.
+  rmw_add: 0x1e,
+  rmw_sub: 0x25,
+  rmw_and: 0x2c,
+  rmw_or: 0x33,
+  rmw_xor: 0x3a,
+  rmw_xchg: 0x41,
+  rmw_cmpxchg: 0x48,
 } as const;

@@ -32,15 +32,27 @@ import {
   shrU,
   signExtend,
   sub,
+  ValType,
   wrap,
   xor,
   zeroExtend,
 } from "../../wasm/mod.ts";
-import type { Cx } from "../cx.ts";
+import { type Cx, Locked } from "../cx.ts";
 import { type Insn, insn, type Semantics } from "../opcode.ts";
 import { Reg, S, Vector } from "../state.ts";
 
 type Binary = (c: Cx, a: Expr, b: Expr) => Expr;
+
+/** What the classic operations are where they are atomic; carry is part of the operand. */
+const lockedKinds: Readonly<Record<string, Exclude<Locked, Locked.cmpxchg>>> = {
+  add: Locked.add,
+  or: Locked.or,
+  adc: Locked.add,
+  sbb: Locked.sub,
+  and: Locked.and,
+  sub: Locked.sub,
+  xor: Locked.xor,
+};
 
 /** Flags and result of the eight classic operations, by their number in opcodes. */
 const classic: readonly (readonly [string, Binary])[] = [
@@ -93,6 +105,12 @@ const classic: readonly (readonly [string, Binary])[] = [
 function classicSemantics(operation: Binary, writes: boolean): Semantics {
   return (c) => {
     const b = c.f.let(c.get(1));
+    const kind = lockedKinds[c.insn.mnemonic];
+    if (c.locked && kind !== undefined) {
+      const carries = c.insn.mnemonic === "adc" || c.insn.mnemonic === "sbb";
+      operation(c, c.rmw(kind, carries ? add(b, c.cf()) : b), b);
+      return;
+    }
     const a = c.f.let(writes ? c.modify(0) : c.get(0));
     const r = operation(c, a, b);
     if (writes) c.set(0, r);
@@ -139,9 +157,9 @@ rows.push(
 function incDec(step: 1 | -1): Semantics {
   return (c) => {
     const size = c.operandSize(0);
-    const a = c.f.let(c.modify(0));
+    const a = c.locked ? c.rmw(Locked.add, i64(step)) : c.f.let(c.modify(0));
     const r = c.f.let(add(a, step));
-    c.set(0, r);
+    if (!c.locked) c.set(0, r);
     c.flagsStep(a, { result: r, size, step });
   };
 }
@@ -154,13 +172,31 @@ rows.push(
   insn("dec", "48+r i64", "Zv", incDec(-1)),
 );
 
-const not: Semantics = (c) => c.set(0, xor(c.modify(0), -1));
+const not: Semantics = (c) => {
+  if (c.locked) c.rmw(Locked.xor, i64(-1));
+  else c.set(0, xor(c.modify(0), -1));
+};
 const neg: Semantics = (c) => {
-  const a = c.f.let(c.modify(0));
+  const a = c.f.let(c.locked ? negateAtomically(c) : c.modify(0));
   const r = c.f.let(sub(i64(0), a));
-  c.set(0, r);
+  if (!c.locked) c.set(0, r);
   c.flagsSub(i64(0), a, { result: r, size: c.operandSize(0) });
 };
+/** There is no such operation: tries until nobody was faster. */
+function negateAtomically(c: Cx): Expr {
+  const f = c.f;
+  const size = c.operandSize(0);
+  const address = c.ea();
+  const a = f.local(ValType.I64, c.load(address, size));
+  f.loop((again) => {
+    const operand = sub(i64(0), a);
+    const seen = c.atomic(address, size, { kind: Locked.cmpxchg, operand, expected: a });
+    const lost = f.let(ne(seen, a));
+    f.set(a, seen);
+    f.brIf(again, lost);
+  });
+  return a;
+}
 rows.push(
   insn("not", "f6 /2 lock", "Eb", not),
   insn("not", "f7 /2 lock", "Ev", not),
@@ -291,11 +327,11 @@ rows.push(
 const xadd: Semantics = (c) => {
   const size = c.operandSize(0);
   const b = c.f.let(c.get(1));
-  const a = c.f.let(c.modify(0));
+  const a = c.locked ? c.rmw(Locked.add, b) : c.f.let(c.modify(0));
   const r = c.f.let(add(a, b));
   // With one register as both operands the sum stays.
   if (c.isMemory(0)) {
-    c.set(0, r);
+    if (!c.locked) c.set(0, r);
     c.set(1, a);
   } else {
     c.set(1, a);
@@ -307,17 +343,49 @@ const xadd: Semantics = (c) => {
 const cmpxchg: Semantics = (c) => {
   const size = c.operandSize(0);
   const a = c.f.let(c.reg(Reg.rax, size));
-  const b = c.f.let(c.modify(0));
   const src = c.f.let(c.get(1));
+  const b = c.locked
+    ? c.atomic(c.ea(), size, { kind: Locked.cmpxchg, operand: src, expected: a })
+    : c.f.let(c.modify(0));
   const equal = c.f.let(eq(a, b));
   const r = c.f.let(sub(a, b));
   // Memory is written in any case, a register only by a compare that succeeds.
-  if (c.isMemory(0)) c.set(0, select(equal, src, b));
-  else c.f.if(equal, () => c.set(0, src));
+  if (!c.locked) {
+    if (c.isMemory(0)) c.set(0, select(equal, src, b));
+    else c.f.if(equal, () => c.set(0, src));
+  }
   // A 32-bit compare that fails clears the upper half of RAX; one that succeeds does not touch it.
   c.f.if(eqz(equal), () => c.setReg(Reg.rax, b, size));
   c.flagsSub(a, b, { result: r, size });
 };
+
+/** LOCK CMPXCHG8B and LOCK CMPXCHG16B: `half` bytes a half. */
+function exchangeAtomically(c: Cx, half: 4 | 8): void {
+  const f = c.f;
+  const address = c.ea();
+  const [low, high] = [f.local(ValType.I64), f.local(ValType.I64)];
+  if (half === 4) {
+    const both = (l: number, h: number) => or(c.reg(l, 4), shl(c.reg(h, 4), 32));
+    const expected = both(Reg.rax, Reg.rdx);
+    const operand = both(Reg.rbx, Reg.rcx);
+    const old = c.atomic(address, 8, { kind: Locked.cmpxchg, operand, expected });
+    f.set(low, zeroExtend(old, 4));
+    f.set(high, shrU(old, 32));
+  } else {
+    [Reg.rax, Reg.rdx, Reg.rbx, Reg.rcx].forEach((n, i) =>
+      c.setS64(S.scratch + 8 * i, c.reg(n, 8))
+    );
+    c.lockedSlowly("locked16", address);
+    f.set(low, c.s64(S.scratch));
+    f.set(high, c.s64(S.scratch + 8));
+  }
+  const equal = f.let(and(eq(low, c.reg(Reg.rax, half)), eq(high, c.reg(Reg.rdx, half))));
+  f.if(eqz(equal), () => {
+    c.setReg(Reg.rax, low, half);
+    c.setReg(Reg.rdx, high, half);
+  });
+  c.setZero(equal);
+}
 
 /** CMPXCHG8B and CMPXCHG16B: `half` bytes a half. */
 const cmpxchg8b: Semantics = (c) => {
@@ -325,6 +393,10 @@ const cmpxchg8b: Semantics = (c) => {
   const f = c.f;
   const address = c.ea();
   if (half === 8) f.if(wrap(and(address, 15)), () => c.raise(Vector.GP, i32(0)));
+  if (c.locked) {
+    exchangeAtomically(c, half);
+    return;
+  }
   f.call(c.runtime.probeWrite, address, i32(2 * half), c.rec);
   const highAddress = f.let(add(address, half));
   const low = c.load(address, half);

@@ -18,7 +18,7 @@ import {
   xor,
 } from "../../wasm/mod.ts";
 import { load } from "../../wasm/mod.ts";
-import type { Cx } from "../cx.ts";
+import { type Cx, Locked } from "../cx.ts";
 import { type Insn, insn, type Semantics } from "../opcode.ts";
 import { CPU, Flag, Rec, Reg, S, SegField } from "../state.ts";
 import { condition, conditions } from "./conditions.ts";
@@ -73,14 +73,16 @@ rows.push(insn("lea", "8d /r", "Gv M", (c) => {
 
 const xchg: Semantics = (c) => {
   const b = c.f.let(c.get(1));
-  const a = c.f.let(c.modify(0));
-  c.set(0, b);
+  const a = c.locked ? c.rmw(Locked.xchg, b) : c.f.let(c.modify(0));
+  if (!c.locked) c.set(0, b);
   c.set(1, a);
 };
 rows.push(
   insn("xchg", "86 /r lock", "Eb Gb", xchg),
   insn("xchg", "87 /r lock", "Ev Gv", xchg),
-  insn("pause", "f3 90", "", () => {}),
+  insn("pause", "f3 90", "", (c) => {
+    if (c.runtime.smp) c.setS32(S.pauses, add(c.s32(S.pauses), 1));
+  }),
   insn("nop", "90 nob", "", () => {}),
   insn("xchg", "90+r", "Zv Av", xchg),
 );

@@ -23,7 +23,7 @@ import {
   xor,
 } from "../../wasm/mod.ts";
 import { call, remU, zeroExtend } from "../../wasm/mod.ts";
-import type { Cx } from "../cx.ts";
+import { type Cx, Locked } from "../cx.ts";
 import { type Insn, insn, type Semantics } from "../opcode.ts";
 
 const rows: Insn[] = [];
@@ -207,7 +207,10 @@ rows.push(
 );
 
 /** BT, BTS, BTR, BTC. A register index into memory reaches beyond the operand. */
-function bit(change: ((value: Expr, mask: Expr) => Expr) | undefined): Semantics {
+function bit(
+  change?: (value: Expr, mask: Expr) => Expr,
+  kind?: Exclude<Locked, Locked.cmpxchg>,
+): Semantics {
   return (c) => {
     const size = c.operandSize(0);
     const bits = 8 * size;
@@ -218,16 +221,22 @@ function bit(change: ((value: Expr, mask: Expr) => Expr) | undefined): Semantics
       c.moveEa(shl(words, Math.log2(size)));
     }
     const position = f.let(and(index, bits - 1));
+    const mask = shl(i64(1), position);
+    if (c.locked && kind !== undefined) {
+      const old = c.rmw(kind, kind === Locked.and ? xor(mask, -1) : mask);
+      c.setCarry(and(shrU(old, position), 1));
+      return;
+    }
     const a = f.let(change === undefined ? c.get(0) : c.modify(0));
-    if (change !== undefined) c.set(0, change(a, shl(i64(1), position)));
+    if (change !== undefined) c.set(0, change(a, mask));
     c.setCarry(and(shrU(a, position), 1));
   };
 }
 const bits: readonly (readonly [string, Semantics, string, string])[] = [
-  ["bt", bit(undefined), "a3", "/4"],
-  ["bts", bit((v, m) => or(v, m)), "ab", "/5 lock"],
-  ["btr", bit((v, m) => and(v, xor(m, -1))), "b3", "/6 lock"],
-  ["btc", bit((v, m) => xor(v, m)), "bb", "/7 lock"],
+  ["bt", bit(), "a3", "/4"],
+  ["bts", bit((v, m) => or(v, m), Locked.or), "ab", "/5 lock"],
+  ["btr", bit((v, m) => and(v, xor(m, -1)), Locked.and), "b3", "/6 lock"],
+  ["btc", bit((v, m) => xor(v, m), Locked.xor), "bb", "/7 lock"],
 ];
 for (const [name, s, opcode, digit] of bits) {
   const lock = name === "bt" ? "" : " lock";

@@ -321,7 +321,7 @@ export const moveRows: readonly Insn[] = [
   insn("prefetcht2", "0f 18 /3 mem", "Mb", nothing),
   insn("prefetchw", "0f 0d /r mem", "Mb", nothing),
   insn("lfence", "np 0f ae /5 reg", "", nothing),
-  insn("mfence", "np 0f ae /6 reg", "", nothing),
+  insn("mfence", "np 0f ae /6 reg", "", (c) => c.fence()),
   insn("sfence", "np 0f ae /7 reg", "", nothing),
   insn("clflush", "np 0f ae /7 mem", "Mb", (c) => c.f.drop(c.load(c.ea(), 1))),
 ];

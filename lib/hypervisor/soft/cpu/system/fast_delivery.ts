@@ -35,7 +35,7 @@ import {
   ValType,
   wrap,
 } from "../../wasm/mod.ts";
-import type { MemoryMap, Mmu } from "../mmu.ts";
+import { enterWritable, type MemoryMap, type Mmu } from "../mmu.ts";
 import {
   Access,
   CodeMode,
@@ -257,18 +257,18 @@ function buildFind(module: ModuleBuilder, mmu: Mmu, map: MemoryMap): FuncRef {
   const ram = f.let(call(mmu.ramOffset, physical));
   f.if(eq(ram, i32(-1)), () => f.return(i32(-1)));
   const ramPage = f.let(and(ram, ~0xfff));
-  const marks = load.i64(CPU, add(i32(map.codeMarks), shl(shrU(ram, 12), 3)));
-  const writable = f.let(
-    and(eqz(marks), and(state32(S.walkFlags), WalkFlag.writable)),
-  );
-  f.if(and(access, eqz(writable)), () => f.return(i32(-1)));
   f.store64(CPU, entry, page, TlbField.read);
-  f.store64(CPU, entry, select(writable, page, i64(-1n)), TlbField.write);
   f.store64(CPU, entry, extU(ramPage), TlbField.physical);
   f.store32(CPU, entry, sub(ramPage, wrap(page)), TlbField.addend);
+  const writable = and(state32(S.walkFlags), WalkFlag.writable);
+  enterWritable(f, map, { entry, page, ram, writable });
   f.if(
     eqz(and(state32(S.walkFlags), WalkFlag.global)),
     () => f.store32(CPU, i32(0), i32(1), S.nonGlobal),
+  );
+  f.if(
+    and(access, ne(load.i64(CPU, entry, TlbField.write), page)),
+    () => f.return(i32(-1)),
   );
   f.return(ram);
   f.unreachable();

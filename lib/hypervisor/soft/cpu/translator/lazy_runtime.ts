@@ -51,6 +51,10 @@ export class LazyRuntime implements Runtime {
     this.handlerType = module.typeIndex({ params: [ValType.I32], results: [ValType.I32] });
   }
 
+  get smp(): boolean {
+    return this.#exported.smp;
+  }
+
   get probeWrite(): FuncRef {
     return this.#bring(this.#exported.probeWrite);
   }

@@ -45,6 +45,7 @@ export interface RegionInsn {
   readonly insn: Insn;
   readonly size: number;
   readonly mem: boolean;
+  readonly locked: boolean;
   readonly a: number;
   readonly b: number;
   readonly base: number;
@@ -122,6 +123,7 @@ export class RegionCx extends Cx {
       insn: options.at.insn,
       size: options.at.size,
       mem: options.at.mem,
+      locked: options.at.locked,
       rec: i32(pseudoRecord(options.at.offset, addressesStack(options.at))),
     });
     this.#at = options.at;
@@ -288,6 +290,10 @@ export class RegionCx extends Cx {
 
   protected override storeSlowly(address: Expr, value: Expr, size: number): void {
     super.storeSlowly(address, value, size);
+    this.afterSlowStore();
+  }
+
+  protected override afterSlowStore(): void {
     this.stores = true;
     this.f.set(this.#frame.stale, this.s32(S.codeChanged));
   }

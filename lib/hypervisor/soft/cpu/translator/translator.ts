@@ -233,6 +233,7 @@ export class Translator {
       insn: info.insn,
       size: info.size,
       mem: info.mem,
+      locked: info.locked,
       a: this.#u16[h + (Rec.a >>> 1)] as number,
       b: this.#u16[h + (Rec.b >>> 1)] as number,
       base: this.#u16[h + (Rec.base >>> 1)] as number,
