@@ -18,8 +18,10 @@ const MAX_IRQFDS = 512;
 const LOCK = 0;
 const IOEVENT_COUNT = 1;
 const IRQFD_COUNT = 2;
-/** vCPUs that sleep on the epoll set. */
-const SLEEPERS = 3;
+/** Number of the vCPU that sleeps on the epoll set, plus 1; or 0. */
+const SLEEPER = 3;
+/** Held while events are taken: a descriptor may block whoever comes second. */
+const PUMP_LOCK = 4;
 const IOEVENTS = 8;
 /** space, address low, address high, length, has datamatch, data low, data high, descriptor. */
 const IOEVENT_WORDS = 8;
@@ -42,6 +44,7 @@ export interface SoftEventsHandle {
 export class SoftEvents implements Disposable {
   readonly #words: Int32Array;
   readonly #lock: SharedLock;
+  readonly #pumpLock: SharedLock;
   readonly #epoll: Epoll;
   readonly #wake: Fd | number;
 
@@ -52,6 +55,7 @@ export class SoftEvents implements Disposable {
   }) {
     this.#words = new Int32Array(handle.buffer);
     this.#lock = new SharedLock(this.#words, LOCK);
+    this.#pumpLock = new SharedLock(this.#words, PUMP_LOCK);
     this.#epoll = handle.epoll;
     this.#wake = handle.wake;
   }
@@ -211,27 +215,49 @@ export class SoftEvents implements Disposable {
     }
   }
 
+  /** Raises the interrupts of irqfds that were signalled. */
+  pump(chip: SoftIrqChip): void {
+    if (!this.#pumpLock.tryLock()) return;
+    try {
+      this.#take(chip);
+    } finally {
+      this.#pumpLock.unlock();
+    }
+  }
+
   /**
-   * Waits up to `timeoutMs` for irqfds (or {@link wakeSleepers}) and raises their interrupts; does not
-   * wait where the mailbox `words[index]` is not empty.
+   * Sleeps up to `timeoutMs` until irqfds are signalled, and raises their interrupts; or until
+   * {@link wake}. Does not sleep where the mailbox of vCPU `id`, `words[index]`, is not empty.
+   *
+   * @returns false where another vCPU sleeps here already, which will see to the irqfds.
    */
-  pump(
+  sleep(
     chip: SoftIrqChip,
-    options: { timeoutMs: number; words: Int32Array; index: number },
-  ): void {
+    options: { id: number; timeoutMs: number; words: Int32Array; index: number },
+  ): boolean {
     const words = this.#words;
-    const sleeps = options.timeoutMs !== 0;
-    if (sleeps) Atomics.add(words, SLEEPERS, 1);
+    if (Atomics.compareExchange(words, SLEEPER, 0, options.id + 1) !== 0) return false;
     // Who fills the mailbox after this look sees the sleeper and wakes it.
     const mail = Atomics.load(options.words, options.index) !== 0;
-    const count = this.#epoll.wait(mail ? 0 : options.timeoutMs);
-    if (sleeps) Atomics.sub(words, SLEEPERS, 1);
+    this.#epoll.wait(mail ? 0 : options.timeoutMs);
+    this.#pumpLock.lock();
+    try {
+      takeEvent(this.#wake);
+      Atomics.store(words, SLEEPER, 0);
+      this.#take(chip);
+    } finally {
+      this.#pumpLock.unlock();
+    }
+    return true;
+  }
+
+  /** Takes what is there now: what was a moment ago another may have taken. */
+  #take(chip: SoftIrqChip): void {
+    const words = this.#words;
+    const count = this.#epoll.wait(0);
     for (let i = 0; i < count; i++) {
       const token = this.#epoll.token(i);
-      if (token === WAKE_TOKEN) {
-        takeEvent(this.#wake);
-        continue;
-      }
+      if (token === WAKE_TOKEN) continue;
       const w = IRQFDS + token * IRQFD_WORDS;
       const fd = words[w] as number;
       if (fd < 0 || takeEvent(fd) === 0) continue;
@@ -252,9 +278,10 @@ export class SoftEvents implements Disposable {
     }
   }
 
-  /** Wakes vCPUs that sleep in {@link pump}, after interrupt work from another worker. */
-  wakeSleepers(): void {
-    if (Atomics.load(this.#words, SLEEPERS) > 0) signalEvent(this.#wake);
+  /** Wakes vCPU `id` (any where absent) where it sleeps in {@link sleep}; its mailbox is filled before. */
+  wake(id?: number): void {
+    const sleeper = Atomics.load(this.#words, SLEEPER);
+    if (id === undefined ? sleeper !== 0 : sleeper === id + 1) signalEvent(this.#wake);
   }
 
   [Symbol.dispose](): void {

@@ -126,6 +126,7 @@ class SoftVm implements Vm {
     this.#parts = parts;
     this.#owner = owner;
     this.vcpuCount = parts.cpus.length;
+    parts.chip.onWake = (cpu) => parts.events.wake(cpu);
   }
 
   handle(): VmHandle {
@@ -159,12 +160,10 @@ class SoftVm implements Vm {
 
   setIrqLine(gsi: number, level: boolean): void {
     this.#parts.chip.setIrqLine(gsi, level);
-    this.#parts.events.wakeSleepers();
   }
 
   signalMsi(address: bigint, data: number): void {
     this.#parts.chip.deliverMsi(Number(address), data);
-    this.#parts.events.wakeSleepers();
   }
 
   setGsiRoutes(gsi: number, routes: readonly GsiRoute[]): void {
@@ -221,7 +220,7 @@ class SoftVm implements Vm {
     const words = new Int32Array(state.buffer);
     Atomics.or(words, S.mailbox >>> 2, bits);
     Atomics.notify(words, S.mailbox >>> 2);
-    this.#parts.events.wakeSleepers();
+    this.#parts.events.wake();
   }
 
   [Symbol.dispose](): void {

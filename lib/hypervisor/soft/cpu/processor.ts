@@ -519,7 +519,7 @@ export class Processor {
     const now = this.#chip.clock.nowNs();
     if (now >= this.#chip.nextDeadlineNs(this.cpu.id)) this.#chip.runTimers(now);
     if (this.#events.hasIrqfds) {
-      this.#events.pump(this.#chip, { timeoutMs: 0, words: this.#mailbox, index: S.mailbox >>> 2 });
+      this.#events.pump(this.#chip);
       const ended = this.#chip.takeEndedPins();
       if (ended !== 0) this.#events.resample(ended);
     }
@@ -538,7 +538,7 @@ export class Processor {
     // What came behind an INIT is there already.
     if (events !== 0) return false;
     this.#team?.leave();
-    if (Atomics.load(words, at) === 0) Atomics.wait(words, at, 0, 1000);
+    if (Atomics.load(words, at) === 0) this.#awaitMail(1000);
     this.#team?.enter();
     return false;
   }
@@ -623,11 +623,19 @@ export class Processor {
       if (Atomics.load(words, at) !== 0) continue;
       const wait = (chip.nextDeadlineNs(id) - chip.clock.nowNs()) / 1e6;
       if (wait <= 0) continue;
-      if (this.#events.hasIrqfds && wait >= 1) {
-        const timeoutMs = Math.floor(Math.min(wait, 0x7fffffff));
-        this.#events.pump(chip, { timeoutMs, words, index: at });
-      } else Atomics.wait(words, at, 0, Math.min(wait, 0x7fffffff));
+      this.#awaitMail(Math.min(wait, 0x7fffffff));
     }
+  }
+
+  /** Sleeps until there is something in the mailbox, or an irqfd was signalled. */
+  #awaitMail(timeoutMs: number): void {
+    const words = this.#mailbox;
+    const index = S.mailbox >>> 2;
+    if (this.#events.hasIrqfds && timeoutMs >= 1) {
+      const options = { id: this.cpu.id, timeoutMs: Math.floor(timeoutMs), words, index };
+      if (this.#events.sleep(this.#chip, options)) return;
+    }
+    Atomics.wait(words, index, 0, timeoutMs);
   }
 
   /** The end of an NMI's handler: IRET. */

@@ -90,6 +90,8 @@ export interface SoftIrqChipOptions {
 export class SoftIrqChip {
   /** Guest time. */
   readonly clock: GuestClock;
+  /** Called when a CPU's mailbox was filled, for CPUs that sleep on something else. */
+  onWake: (cpu: number) => void = () => {};
   /** Number of CPUs. */
   readonly cpuCount: number;
   readonly #words: Int32Array;
@@ -490,6 +492,7 @@ export class SoftIrqChip {
     // Whoever set the bit before notified for it.
     if ((Atomics.or(mailbox.words, mailbox.index, 1) & 1) === 0) {
       Atomics.notify(mailbox.words, mailbox.index);
+      this.onWake(cpu);
     }
     if (mailbox.fuel !== undefined) Atomics.store(mailbox.words, mailbox.fuel, 0);
   }
