@@ -214,6 +214,4 @@ engineTest("run: two vCPUs start and stop", async (engine) => {
   const result = await bench.run(tinyKernels.hello(), ["--cpus", "2"]);
   assert.equal(result.code, 0, result.stderr);
   assert.equal(result.stdout, "hello\n");
-}, {
-  unless: (engine) => engine.kind === "soft" ? "this engine has one vCPU" : undefined,
 });
