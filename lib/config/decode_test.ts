@@ -56,7 +56,7 @@ Deno.test("all problems of a file come at once, with key, expectation and sugges
     cpus: { "num-core": 2, "num-cores": 0 },
     mem: { size: "lots" },
     params: "quiet",
-    serial: [{ type: "stdot" }, { type: "sink", num: 3 }, "type=sink", 7],
+    serial: [{ type: "stdot" }, { type: "sink", num: 33 }, "type=sink", 7],
     hypervisor: "qemu",
     name: "../x",
     "extended-status": "yes",
@@ -67,7 +67,8 @@ Deno.test("all problems of a file come at once, with key, expectation and sugges
   deepStrictEqual(problems.map((line) => line.replace(/^vm\.json: /, "")), [
     'kernl: unknown option "kernl"; did you mean "kernel"?',
     'wibble: unknown option "wibble"; expected kernel, initrd, params, bios, cpus, mem, ' +
-    "hypervisor, serial, block, disable-sandbox, name, socket, extended-status, log-level or cfg",
+    "hypervisor, serial, block, no-rng, no-balloon, balloon-page-reporting, balloon-policy, " +
+    "memory-cgroup, disable-sandbox, name, socket, extended-status, log-level or cfg",
     "initrd: expected a path, got the number 5",
     'cpus.num-core: unknown key "num-core"; did you mean "num-cores"?',
     "cpus.num-cores: expected a whole number from 1 to 255, got the number 0",
@@ -75,7 +76,7 @@ Deno.test("all problems of a file come at once, with key, expectation and sugges
     'params: expected a list, got "quiet"',
     "serial[0].type: expected stdout, stdin, file, unix, unix-stream, sink or syslog, got " +
     '"stdot"; did you mean "stdout"?',
-    "serial[1].num: expected a whole number from 1 to 2, got the number 3",
+    "serial[1].num: expected a whole number from 1 to 32, got the number 33",
     'serial[2]: expected a table such as {"type": …} instead of key=value text, got "type=sink"',
     "serial[3]: expected stdout, stdin, file, unix, unix-stream, sink or syslog, got the number 7",
     'hypervisor: expected auto, kvm or soft, got "qemu"',
@@ -154,13 +155,13 @@ Deno.test("arguments: an error shows the place", () => {
   );
   strictEqual(
     argument("serial", "type=stdout,num"),
-    "--serial.num: expected num=a whole number from 1 to 2, got no value\n" +
+    "--serial.num: expected num=a whole number from 1 to 32, got no value\n" +
       "  type=stdout,num\n              ^^^",
   );
   strictEqual(
-    argument("serial", "type=stdout,hardware=virtio-console"),
-    '--serial.hardware: expected serial, got "virtio-console"\n' +
-      "  type=stdout,hardware=virtio-console\n                       ^^^^^^^^^^^^^^",
+    argument("serial", "type=stdout,hardware=debugcon"),
+    '--serial.hardware: expected serial or virtio-console, got "debugcon"\n' +
+      "  type=stdout,hardware=debugcon\n                       ^^^^^^^^",
   );
   strictEqual(
     argument("serial", "type=file,path="),

@@ -5,7 +5,10 @@
  */
 
 export type {
+  BalloonConfig,
+  BalloonPolicyChoice,
   BootSource,
+  ConsoleConfig,
   DiskConfig,
   FileSource,
   HypervisorChoice,

@@ -15,6 +15,9 @@ export const MAX_MEMORY_MIB = 16 * 1024 * 1024;
 /** APIC ids are a byte, and 255 means all. */
 export const MAX_CPUS = 255;
 
+/** Ports of a virtio console. */
+export const MAX_CONSOLE_PORTS = 32;
+
 const LOG_LEVEL = "(?:error|warn|info|debug|trace)";
 
 /** How serial ports write and read. */
@@ -38,12 +41,18 @@ export const SERIAL = {
       help: "where output goes",
     },
     "hardware": {
-      type: { kind: "choice", choices: { serial: "a 16550 serial port" } },
+      type: {
+        kind: "choice",
+        choices: {
+          "serial": "a 16550 serial port (the default)",
+          "virtio-console": "a port of a virtio console, faster, with the window's size",
+        },
+      },
       help: "what the guest sees",
     },
     "num": {
-      type: { kind: "integer", min: 1, max: 2 },
-      help: "which port: 1 is COM1 (ttyS0), 2 is COM2 (ttyS1); 1 by default",
+      type: { kind: "integer", min: 1, max: MAX_CONSOLE_PORTS },
+      help: "which port: 1 is COM1 (ttyS0) or hvc0, 2 is COM2 (ttyS1) or hvc1; 1 by default",
     },
     "path": { type: { kind: "path" }, help: "file or socket of the type" },
     "input": { type: { kind: "path" }, help: "file or FIFO that input comes from" },
@@ -151,6 +160,42 @@ export const RUN_OPTIONS = {
     valueName: "PATH,…",
     group: "Devices",
     help: "disk, /dev/vda first; may be repeated",
+  },
+  "no-rng": {
+    type: { kind: "boolean" },
+    group: "Machine",
+    help: "without the virtio source of random bytes",
+  },
+  "no-balloon": {
+    type: { kind: "boolean" },
+    group: "Memory",
+    help: "without the balloon by which the guest gives memory back",
+  },
+  "balloon-page-reporting": {
+    type: { kind: "boolean" },
+    group: "Memory",
+    help: "free memory of the guest goes back to the host by itself",
+  },
+  "balloon-policy": {
+    type: {
+      kind: "choice",
+      choices: {
+        "off": "only by vmctl balloon",
+        "auto": "when memory is short, by the first of these that is there",
+        "device": "as /dev/chromeos-low-mem tells",
+        "pressure": "as a trigger of /proc/pressure/memory tells, or the group's",
+        "available": "as MemAvailable, or what the group has left, gets low",
+      },
+    },
+    valueName: "POLICY",
+    group: "Memory",
+    help: "when the guest has to give memory back; auto by default",
+  },
+  "memory-cgroup": {
+    type: { kind: "path" },
+    valueName: "FOLDER",
+    group: "Memory",
+    help: "control group whose memory counts beside the host's",
   },
   "disable-sandbox": {
     type: { kind: "boolean" },

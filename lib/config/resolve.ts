@@ -13,7 +13,9 @@ import type { DecodedRecord } from "./option_types.ts";
 import { RUN_OPTIONS, type RunOptions, type SERIAL } from "./options.ts";
 import type { ConfigProblem } from "./problem.ts";
 import type {
+  BalloonConfig,
   BootSource,
+  ConsoleConfig,
   DiskConfig,
   FileSource,
   LogLevelName,
@@ -26,6 +28,7 @@ import type {
 
 const DEFAULT_MEMORY_MIB = 256;
 const DEFAULT_CPU_COUNT = 1;
+const DEFAULT_BALLOON_POLICY = "auto";
 const DEFAULT_LOG_LEVEL: LogLevelName = "info";
 
 /** A serial port's options. */
@@ -68,7 +71,10 @@ export function resolveLayers(
     boot,
     cpuCount: options.cpus?.["num-cores"] ?? DEFAULT_CPU_COUNT,
     memoryMib: options.mem?.size ?? DEFAULT_MEMORY_MIB,
-    serial,
+    serial: serial.serial,
+    consoles: serial.consoles,
+    rng: options["no-rng"] !== true,
+    balloon: balloonOf(options),
     disks,
     socket: options.socket === undefined ? undefined : socketOf(options.socket),
     hypervisor: options.hypervisor ?? "auto",
@@ -90,6 +96,11 @@ export function withDefaults(given: RunOptions): RunOptions {
     "extended-status": given["extended-status"] ?? false,
     "log-level": given["log-level"] ?? DEFAULT_LOG_LEVEL,
     "disable-sandbox": given["disable-sandbox"] ?? false,
+    "no-rng": given["no-rng"] ?? false,
+    "no-balloon": given["no-balloon"] ?? false,
+    ...(given["no-balloon"] === true
+      ? {}
+      : { "balloon-policy": given["balloon-policy"] ?? DEFAULT_BALLOON_POLICY }),
   };
 }
 
@@ -100,7 +111,9 @@ export function withDefaults(given: RunOptions): RunOptions {
 function serialDefaults(given: readonly SerialOptions[]): readonly SerialOptions[] {
   const ports = given.map((port): SerialOptions => ({ hardware: "serial", num: 1, ...port }));
   const hasConsole = ports.some((port) => port.console === true);
-  const missing = [1, 2].filter((num) => !ports.some((port) => port.num === num));
+  const given16550 = (num: number) =>
+    ports.some((port) => port.hardware === "serial" && port.num === num);
+  const missing = [1, 2].filter((num) => !given16550(num));
   return [
     ...ports,
     ...missing.map((num): SerialOptions =>
@@ -151,17 +164,25 @@ class Checker {
     return bios === undefined ? undefined : { kind: "firmware", firmware: fileSource(bios) };
   }
 
-  serial(ports: readonly SerialOptions[]): VmConfig["serial"] | undefined {
-    const configs = new Map<number, SerialConfig>();
+  serial(
+    ports: readonly SerialOptions[],
+  ): Pick<VmConfig, "serial" | "consoles"> | undefined {
+    const serial = new Map<number, SerialConfig>();
+    const consoles = new Map<number, ConsoleConfig>();
     let stdinTaken = false;
     let consoleTaken = false;
     let earlyconTaken = false;
     ports.forEach((port, index) => {
-      const config = this.#port(port, index);
-      if (configs.has(config.num)) {
-        this.#portProblem(index, "num", `serial port ${config.num} is given twice`);
+      const { earlycon, ...config } = this.#port(port, index);
+      const { num } = config;
+      const isVirtio = port.hardware === "virtio-console";
+      if ((isVirtio ? consoles : serial).has(num)) {
+        const kind = isVirtio ? "console" : "serial";
+        this.#portProblem(index, "num", `${kind} port ${num} is given twice`);
       }
-      configs.set(config.num, config);
+      if (isVirtio) consoles.set(num, config);
+      else if (num === 1 || num === 2) serial.set(num, { ...config, num, earlycon });
+      else this.#portProblem(index, "num", `expected 1 or 2 with hardware=serial, got ${num}`);
       if (config.input?.type === "stdin") {
         if (stdinTaken) {
           this.#portProblem(index, "stdin", "another port has standard input already");
@@ -174,16 +195,31 @@ class Checker {
         }
         consoleTaken = true;
       }
-      if (config.earlycon) {
+      if (earlycon) {
+        if (isVirtio) {
+          this.#portProblem(
+            index,
+            "earlycon",
+            "expected hardware=serial: the other needs a driver",
+          );
+        }
         if (earlyconTaken) {
           this.#portProblem(index, "earlycon", "another port is the early console already");
         }
         earlyconTaken = true;
       }
     });
-    const first = configs.get(1);
-    const second = configs.get(2);
-    return first === undefined || second === undefined ? undefined : [first, second];
+    const first = serial.get(1);
+    const second = serial.get(2);
+    if (first === undefined || second === undefined) return undefined;
+    const last = Math.max(0, ...consoles.keys());
+    return {
+      serial: [first, second],
+      consoles: Array.from(
+        { length: last },
+        (_, index) => consoles.get(index + 1) ?? sinkConsole(index + 1),
+      ),
+    };
   }
 
   disks(all: readonly BlockOptions[]): DiskConfig[] {
@@ -203,10 +239,10 @@ class Checker {
     return disks;
   }
 
-  #port(port: SerialOptions, index: number): SerialConfig {
+  #port(port: SerialOptions, index: number): ConsoleConfig & { readonly earlycon: boolean } {
     const output = this.#output(port, index);
     return {
-      num: port.num === 2 ? 2 : 1,
+      num: port.num ?? 1,
       output,
       input: this.#input(port, output, index),
       console: port.console ?? false,
@@ -312,6 +348,21 @@ class Checker {
     // One that was added; what was given clashes with it.
     return { file: undefined, key: `${list} ${field}` };
   }
+}
+
+/** A port that only fills a gap between others. */
+function sinkConsole(num: number): ConsoleConfig {
+  const output: SerialOutput = { type: "sink" };
+  return { num, output, input: undefined, console: false, outTimestamp: false };
+}
+
+function balloonOf(options: RunOptions): BalloonConfig | undefined {
+  if (options["no-balloon"] === true) return undefined;
+  return {
+    policy: options["balloon-policy"] ?? DEFAULT_BALLOON_POLICY,
+    pageReporting: options["balloon-page-reporting"] ?? false,
+    cgroup: options["memory-cgroup"],
+  };
 }
 
 function fileSource(path: string): FileSource {

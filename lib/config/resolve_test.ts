@@ -41,6 +41,9 @@ Deno.test("defaults are the seeds': one vCPU, 256 MiB, the console on standard i
         outTimestamp: false,
       },
     ],
+    consoles: [],
+    rng: true,
+    balloon: { policy: "auto", pageReporting: false, cgroup: undefined },
     disks: [],
     socket: undefined,
     hypervisor: "auto",
@@ -49,6 +52,70 @@ Deno.test("defaults are the seeds': one vCPU, 256 MiB, the console on standard i
     logModules: {},
     disableSandbox: false,
   });
+});
+
+Deno.test("ports of the virtio console: beside the serial ones, without gaps, one of all the console", () => {
+  const { config } = fromCommandLine({
+    kernel: "/k",
+    serial: [
+      { hardware: "virtio-console", type: "stdout", stdin: true, console: true },
+      { hardware: "virtio-console", type: "file", path: "/log", num: 3, "out-timestamp": true },
+    ],
+  });
+  deepStrictEqual(config?.serial.map(({ output, console }) => [output.type, console]), [
+    ["sink", false],
+    ["sink", false],
+  ]);
+  deepStrictEqual(config?.consoles, [
+    {
+      num: 1,
+      output: { type: "stdout" },
+      input: { type: "stdin" },
+      console: true,
+      outTimestamp: false,
+    },
+    { num: 2, output: { type: "sink" }, input: undefined, console: false, outTimestamp: false },
+    {
+      num: 3,
+      output: { type: "file", file: { kind: "path", path: "/log" } },
+      input: undefined,
+      console: false,
+      outTimestamp: true,
+    },
+  ]);
+  deepStrictEqual(
+    fromCommandLine({
+      kernel: "/k",
+      serial: [
+        { hardware: "virtio-console", type: "sink", earlycon: true },
+        { hardware: "virtio-console", type: "sink" },
+        { type: "sink", num: 3 },
+      ],
+    }).problems,
+    [
+      "--serial earlycon: expected hardware=serial: the other needs a driver",
+      "--serial num: console port 1 is given twice",
+      "--serial num: expected 1 or 2 with hardware=serial, got 3",
+    ],
+  );
+});
+
+Deno.test("the balloon and the source of random bytes are there unless they are not wanted", () => {
+  const { config } = fromCommandLine({
+    kernel: "/k",
+    "no-rng": true,
+    "balloon-page-reporting": true,
+    "balloon-policy": "available",
+    "memory-cgroup": "/sys/fs/cgroup/vm",
+  });
+  deepStrictEqual([config?.rng, config?.balloon], [
+    false,
+    { policy: "available", pageReporting: true, cgroup: "/sys/fs/cgroup/vm" },
+  ]);
+  deepStrictEqual(
+    fromCommandLine({ kernel: "/k", "no-balloon": true }).config?.balloon,
+    undefined,
+  );
 });
 
 Deno.test("disks arrive with crosvm's defaults, and what does not fit is told", () => {

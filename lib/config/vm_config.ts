@@ -86,6 +86,25 @@ export interface DiskConfig {
   readonly executor: "auto" | "uring" | "epoll";
 }
 
+/** A port of the virtio console. */
+export interface ConsoleConfig extends Omit<SerialConfig, "num" | "earlycon"> {
+  /** 1 is `hvc0` in the guest. */
+  readonly num: number;
+}
+
+/** When the guest has to give memory back. */
+export type BalloonPolicyChoice = "off" | "auto" | "device" | "pressure" | "available";
+
+/** The balloon. */
+export interface BalloonConfig {
+  /** When it grows by itself. */
+  readonly policy: BalloonPolicyChoice;
+  /** Whether the guest reports free pages. */
+  readonly pageReporting: boolean;
+  /** Absolute path of the control group whose memory counts beside the host's. */
+  readonly cgroup: string | undefined;
+}
+
 /** What the guest runs first: a Linux kernel, or firmware. Exactly one of them. */
 export type BootSource =
   | {
@@ -118,6 +137,12 @@ export interface VmConfig {
   readonly serial: readonly [SerialConfig, SerialConfig];
   /** Disks, `/dev/vda` in the guest first. */
   readonly disks: readonly DiskConfig[];
+  /** Ports of the virtio console by number, without gaps; there is no such device where empty. */
+  readonly consoles: readonly ConsoleConfig[];
+  /** Whether there is a source of random bytes. */
+  readonly rng: boolean;
+  /** The balloon, where there is one. */
+  readonly balloon: BalloonConfig | undefined;
   /** Control socket; by `name` under the user's run directory where undefined. */
   readonly socket: SocketConfig | undefined;
   /** Engine. */
