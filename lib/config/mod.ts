@@ -17,6 +17,8 @@ export type {
   SerialInput,
   SerialOutput,
   SocketConfig,
+  VhostUserConfig,
+  VhostUserType,
   VmConfig,
 } from "./vm_config.ts";
 export { type ArgumentOptions, decodeArgument } from "./argument.ts";

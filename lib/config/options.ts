@@ -67,6 +67,35 @@ export const SERIAL = {
   },
 } as const;
 
+/** Devices that somebody else's program serves. */
+export const VHOST_USER = {
+  kind: "record",
+  first: "type",
+  fields: {
+    "type": {
+      type: {
+        kind: "choice",
+        choices: {
+          "block": "a disk",
+          "console": "a console",
+          "fs": "a shared folder",
+          "gpu": "a graphics card",
+          "input": "an input device",
+          "net": "a network card",
+          "rng": "a source of entropy",
+          "vsock": "sockets between host and guest",
+        },
+      },
+      help: "what the back end serves",
+    },
+    "socket": { type: { kind: "path" }, help: "where the back end listens" },
+    "max-queue-size": {
+      type: { kind: "integer", min: 2, max: 32768 },
+      help: "most entries of a queue, a power of two; 256 by default",
+    },
+  },
+} as const;
+
 /** Options of `vmctl run`. */
 export const RUN_OPTIONS = {
   "kernel": {
@@ -196,6 +225,17 @@ export const RUN_OPTIONS = {
     valueName: "FOLDER",
     group: "Memory",
     help: "control group whose memory counts beside the host's",
+  },
+  "vhost-user": {
+    type: { kind: "list", item: VHOST_USER },
+    valueName: "type=TYPE,socket=PATH",
+    group: "Devices",
+    help: "virtio device whose back end listens at a vhost-user socket; may be repeated",
+  },
+  "restart-devices": {
+    type: { kind: "boolean" },
+    group: "Devices",
+    help: "start the back end of a device again when it has died, instead of ending the VM",
   },
   "disable-sandbox": {
     type: { kind: "boolean" },

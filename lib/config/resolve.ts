@@ -23,6 +23,7 @@ import type {
   SerialInput,
   SerialOutput,
   SocketConfig,
+  VhostUserConfig,
   VmConfig,
 } from "./vm_config.ts";
 
@@ -63,6 +64,7 @@ export function resolveLayers(
   const boot = checker.boot(options);
   const serial = checker.serial(options.serial ?? []);
   const disks = checker.disks(options.block ?? []);
+  const vhostUser = checker.vhostUser(options["vhost-user"] ?? []);
   if (problems.length > before || boot === undefined || serial === undefined) {
     return { options, config: undefined };
   }
@@ -76,6 +78,8 @@ export function resolveLayers(
     rng: options["no-rng"] !== true,
     balloon: balloonOf(options),
     disks,
+    vhostUser,
+    restartDevices: options["restart-devices"] ?? false,
     socket: options.socket === undefined ? undefined : socketOf(options.socket),
     hypervisor: options.hypervisor ?? "auto",
     extendedStatus: options["extended-status"] ?? false,
@@ -162,6 +166,24 @@ class Checker {
       };
     }
     return bios === undefined ? undefined : { kind: "firmware", firmware: fileSource(bios) };
+  }
+
+  vhostUser(devices: NonNullable<RunOptions["vhost-user"]>): VhostUserConfig[] {
+    return devices.map(({ type, socket, "max-queue-size": maxQueueSize }) => {
+      if (type === undefined || socket === undefined) {
+        const missing = type === undefined ? "type" : "socket";
+        this.#problem("vhost-user", `expected type=TYPE,socket=PATH, got no ${missing}`);
+      } else if (inheritedFd(socket) !== undefined) {
+        this.#problem("vhost-user", `expected a socket's path, got ${socket}`);
+      }
+      if (maxQueueSize !== undefined && !Number.isInteger(Math.log2(maxQueueSize))) {
+        this.#problem(
+          "vhost-user",
+          `expected a power of two for max-queue-size, got ${maxQueueSize}`,
+        );
+      }
+      return { type: type ?? "block", socket: socket ?? "", maxQueueSize };
+    });
   }
 
   serial(

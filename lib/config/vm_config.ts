@@ -123,6 +123,26 @@ export type SocketConfig =
   /** A listening SOCK_SEQPACKET socket that the caller opened. */
   | { readonly kind: "fd"; readonly fd: number; readonly path: string };
 
+/** What a foreign vhost-user back end serves. */
+export type VhostUserType =
+  | "block"
+  | "console"
+  | "fs"
+  | "gpu"
+  | "input"
+  | "net"
+  | "rng"
+  | "vsock";
+
+/** A virtio device whose back end somebody else has started. */
+export interface VhostUserConfig {
+  readonly type: VhostUserType;
+  /** Where the back end listens. */
+  readonly socket: string;
+  /** Most entries of a queue, a power of two; the machine's choice where undefined. */
+  readonly maxQueueSize: number | undefined;
+}
+
 /** A complete, valid configuration of a VM. */
 export interface VmConfig {
   /** Name under which `vmctl stop NAME` and `vmctl list` know the VM; generated from the pid where undefined. */
@@ -143,6 +163,10 @@ export interface VmConfig {
   readonly rng: boolean;
   /** The balloon, where there is one. */
   readonly balloon: BalloonConfig | undefined;
+  /** Devices of foreign vhost-user back ends. */
+  readonly vhostUser: readonly VhostUserConfig[];
+  /** Whether the back end of a device is started again when it has died; else the VM ends. */
+  readonly restartDevices: boolean;
   /** Control socket; by `name` under the user's run directory where undefined. */
   readonly socket: SocketConfig | undefined;
   /** Engine. */

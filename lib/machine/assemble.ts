@@ -28,7 +28,7 @@ import type { VcpuTeam } from "./vcpu_team.ts";
 const STDERR = 2;
 
 /** A VM whose vCPU workers attach to it. */
-export interface Assembly extends MachineParts {
+export interface Assembly extends Omit<MachineParts, "virtio"> {
   /** How the boot processor begins. */
   readonly entry: BootEntry;
   /** Connections of the serial ports, COM1 first. */
@@ -101,6 +101,7 @@ function loadGuest(
     initrd: boot.initrd === undefined ? undefined : openImage(boot.initrd, stack),
     cmdline: cmdlineOf(boot, { serial: config.serial, disks: config.disks, tscKhz }),
     cpuCount: config.cpuCount,
+    ecam: true,
   }).entry;
 }
 

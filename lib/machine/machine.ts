@@ -12,6 +12,8 @@ import type { GuestMemory } from "../memory/mod.ts";
 import { MachineError } from "./errors.ts";
 import type { Outcome } from "./outcome.ts";
 import type { VcpuStatus, VcpuTeam } from "./vcpu_team.ts";
+import type { VirtioDeviceInfo } from "./virtio/attached_device.ts";
+import type { VirtioBus } from "./virtio/bus.ts";
 
 const log = new Logger("machine");
 
@@ -25,6 +27,7 @@ export interface MachineParts {
   readonly vm: Vm;
   readonly platform: Platform;
   readonly team: VcpuTeam;
+  readonly virtio: VirtioBus;
 }
 
 /** What a VM tells about itself. */
@@ -38,6 +41,7 @@ export interface MachineInfo {
   readonly uptimeMs: number;
   readonly vcpus: readonly (VcpuStatus & { readonly cpuTimeMs: number })[];
   readonly memory: { readonly sizeBytes: number; readonly residentBytes: number };
+  readonly devices: readonly VirtioDeviceInfo[];
 }
 
 /** A VM. It exists before its parts do, so that it can be asked, and ended, while it starts. */
@@ -85,15 +89,21 @@ export class Machine {
   }
 
   /**
-   * Stops the vCPUs and guest time. Nothing to do where they are stopped.
+   * Stops the vCPUs, the devices and guest time. Nothing to do where they are stopped.
    *
-   * @throws {MachineError} when the VM does not run, or a vCPU does not stop in time.
+   * @throws {MachineError} when the VM does not run, or a vCPU or a device does not stop in time.
    */
   suspend(): Promise<void> {
-    return this.#inTurn(async ({ team, vm, platform }) => {
+    return this.#inTurn(async ({ team, vm, platform, virtio }) => {
       if (this.#phase === "suspended") return;
       this.#require("running", "suspend");
       await team.pause();
+      try {
+        await virtio.suspend();
+      } catch (error) {
+        if (this.#phase === "running") team.run();
+        throw error;
+      }
       vm.pauseClock();
       platform.pauseClock();
       // Somebody may have ended it meanwhile, which this does not undo.
@@ -102,13 +112,15 @@ export class Machine {
   }
 
   /**
-   * Lets vCPUs and guest time go on. Nothing to do where they run.
+   * Lets vCPUs, devices and guest time go on. Nothing to do where they run.
    *
    * @throws {MachineError} when the VM is starting or stopping.
    */
   resume(): Promise<void> {
-    return this.#inTurn(({ team, vm, platform }) => {
+    return this.#inTurn(async ({ team, vm, platform, virtio }) => {
       if (this.#phase === "running") return;
+      this.#require("suspended", "resume");
+      await virtio.resume();
       this.#require("suspended", "resume");
       platform.resumeClock();
       vm.resumeClock();
@@ -152,6 +164,7 @@ export class Machine {
         sizeBytes: parts?.memory.sizeBytes ?? 0,
         residentBytes: parts?.memory.residentBytes() ?? 0,
       },
+      devices: parts?.virtio.info() ?? [],
     };
   }
 

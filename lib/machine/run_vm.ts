@@ -17,6 +17,8 @@ import { SerialInput } from "./serial_input.ts";
 import type { SerialPort } from "./serial_ports.ts";
 import { SignalWatch } from "./signals.ts";
 import { VcpuTeam } from "./vcpu_team.ts";
+import { VirtioBus } from "./virtio/bus.ts";
+import { virtioDevicesOf } from "./virtio/from_config.ts";
 
 const log = new Logger("machine");
 
@@ -87,16 +89,36 @@ class Run {
       if (!this.#stuck) resources.dispose();
     });
 
+    const ending = new AbortController();
+    void machine.ended.then(() => ending.abort());
+    // Back ends start while this thread puts the machine together.
+    const launching = VirtioBus.launch(virtioDevicesOf(this.#config), {
+      reactor,
+      signal: ending.signal,
+      restart: this.#config.restartDevices,
+      onLost: (why) => machine.end({ status: ExitStatus.Error, why }),
+    });
+    launching.catch(() => {});
+    stack.defer(async () => {
+      ending.abort();
+      // Where it fails, that is thrown below.
+      await (await launching.catch(() => undefined))?.[Symbol.asyncDispose]();
+    });
     const assembly = assemble(this.#config, { team, resources });
     this.#serialPorts = assembly.serialPorts;
     const accompany = async () => {
       for (const service of services) attendants.use(await service.start(machine, reactor));
     };
+    const boot = async () => {
+      const virtio = await launching;
+      await team.boot(assembly.entry, virtio.install(assembly));
+      return virtio;
+    };
     // The workers take a while to attach, in which this thread has nothing else to do.
-    await Promise.all([team.boot(assembly.entry), accompany()]);
+    const [virtio] = await Promise.all([boot(), accompany()]);
     // The terminal is ready before the guest's first word.
     this.#connect(assembly, { reactor, inputs });
-    machine.run(assembly);
+    machine.run({ ...assembly, virtio });
     inputs.use(new PlatformTimers(assembly.platform));
     return await machine.ended;
   }

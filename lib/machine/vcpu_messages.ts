@@ -10,6 +10,7 @@ import type { BootEntry } from "../boot/mod.ts";
 import type { PlatformHandle } from "../devices/mod.ts";
 import type { VmHandle } from "../hypervisor/mod.ts";
 import type { GuestMemoryHandle } from "../memory/mod.ts";
+import type { VirtioPciHandle } from "../virtio/mod.ts";
 import type { Outcome } from "./outcome.ts";
 import type { SerialOutputHandle } from "./serial_output.ts";
 import type { VcpuBoardHandle } from "./vcpu_board.ts";
@@ -35,6 +36,8 @@ export interface VcpuStart {
 export interface VcpuBoot {
   /** State of the boot processor; undefined for the others, which wait for INIT and SIPI. */
   readonly entry: BootEntry | undefined;
+  /** What is on the PCI bus. */
+  readonly virtio: readonly VirtioPciHandle[];
 }
 
 /** From the worker. */

@@ -8,6 +8,7 @@ import { describeError, ExitStatus, Logger } from "../base/mod.ts";
 import type { BootEntry } from "../boot/mod.ts";
 import { eventfd, type Fd, signalEvent, takeEvent } from "../host/mod.ts";
 import type { Vm } from "../hypervisor/mod.ts";
+import type { VirtioPciHandle } from "../virtio/mod.ts";
 import { MachineError } from "./errors.ts";
 import type { Outcome } from "./outcome.ts";
 import { VCPU_PHASE_NAMES, VcpuBoard, VcpuCommand, VcpuPhase } from "./vcpu_board.ts";
@@ -96,12 +97,12 @@ export class VcpuTeam {
   }
 
   /**
-   * Says how the boot processor begins, and waits until all vCPUs are at the start barrier.
+   * Says how the boot processor begins and what is on the PCI bus, and waits until all vCPUs are at the start barrier.
    *
    * @throws {MachineError} when one is not there in time.
    */
-  async boot(entry: BootEntry): Promise<void> {
-    this.#sendBoot(entry);
+  async boot(entry: BootEntry, virtio: readonly VirtioPciHandle[] = []): Promise<void> {
+    this.#sendBoot(entry, virtio);
     if (await this.#reach(() => this.#settled(VcpuPhase.Parked), START_TIMEOUT_MS)) return;
     throw new MachineError(`vCPUs did not start within ${START_TIMEOUT_MS} ms`);
   }
@@ -132,7 +133,7 @@ export class VcpuTeam {
   async stop(): Promise<boolean> {
     this.#leave(VcpuCommand.Stop);
     // One that only waits for messages hears of the end as of a boot.
-    if (!this.#booted) this.#sendBoot(undefined);
+    if (!this.#booted) this.#sendBoot(undefined, []);
     for (const member of this.#members) if (!member.started) this.#lose(member);
     const allGone = await this.#reach(
       () => this.#members.every((member) => member.gone),
@@ -177,10 +178,10 @@ export class VcpuTeam {
     return member;
   }
 
-  #sendBoot(entry: BootEntry | undefined): void {
+  #sendBoot(entry: BootEntry | undefined, virtio: readonly VirtioPciHandle[]): void {
     this.#booted = true;
     this.#members.forEach((member, id) => {
-      const boot: VcpuBoot = { entry: id === 0 ? entry : undefined };
+      const boot: VcpuBoot = { entry: id === 0 ? entry : undefined, virtio };
       if (member.started) member.worker.postMessage(boot);
     });
   }

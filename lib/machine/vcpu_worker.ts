@@ -8,8 +8,9 @@ import { describeError, ExitStatus, Logger, setLogLevels } from "../base/mod.ts"
 import { type BootEntry, configureBootVcpu } from "../boot/mod.ts";
 import { Platform, PlatformRequest } from "../devices/mod.ts";
 import { gettid } from "../host/mod.ts";
-import { attachVm, ExitReason, type Vcpu, type VcpuExit } from "../hypervisor/mod.ts";
+import { attachVm, ExitReason, type Vcpu, type VcpuExit, type Vm } from "../hypervisor/mod.ts";
 import { GuestMemory } from "../memory/mod.ts";
+import { VirtioPciFunction, type VirtioPciHandle } from "../virtio/mod.ts";
 import { MachineError } from "./errors.ts";
 import type { Outcome } from "./outcome.ts";
 import { logToRawTerminal } from "./raw_log.ts";
@@ -21,6 +22,7 @@ import type { VcpuBoot, VcpuMessage, VcpuStart } from "./vcpu_messages.ts";
 export class VcpuWorker {
   readonly #id: number;
   readonly #board: VcpuBoard;
+  readonly #vm: Vm;
   readonly #vcpu: Vcpu;
   readonly #platform: Platform;
   readonly #sinks: readonly (ReportingSink | undefined)[];
@@ -36,7 +38,7 @@ export class VcpuWorker {
     this.#board.setThread(start.id, gettid());
     using stack = new DisposableStack();
     const memory = stack.use(GuestMemory.attach(start.memory));
-    const vm = stack.use(attachVm(start.vm, memory));
+    const vm = this.#vm = stack.use(attachVm(start.vm, memory));
     this.#vcpu = stack.use(vm.createVcpu(start.id));
     this.#sinks = start.outputs.map((output, port) =>
       output && new ReportingSink(port, SerialOutput.attach(output))
@@ -53,6 +55,7 @@ export class VcpuWorker {
   run(boot: VcpuBoot): void {
     let outcome: Outcome | undefined;
     try {
+      for (const handle of boot.virtio) this.#attach(handle);
       if (boot.entry !== undefined) this.#enterKernel(boot.entry);
       outcome = this.#loop();
     } catch (error) {
@@ -62,6 +65,12 @@ export class VcpuWorker {
     }
     send({ type: "ended", outcome });
     this.#board.setPhase(this.#id, VcpuPhase.Ended);
+  }
+
+  #attach(handle: VirtioPciHandle): void {
+    const { pci } = this.#platform;
+    const { device } = handle;
+    pci.attach(device, new VirtioPciFunction(handle, this.#vm, pci.slot(device)));
   }
 
   #enterKernel(entry: BootEntry): void {

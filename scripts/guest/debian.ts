@@ -17,7 +17,7 @@ export interface Guest {
   readonly kernel: string;
   /** Statically linked busybox. */
   readonly busybox: string;
-  /** The kernel's modules: the folder that holds `modules.dep`. */
+  /** The kernel's modules: the folder of its release. */
   readonly modules: string;
   /** Kernel release, such as `6.1.0-56-cloud-amd64`. */
   readonly release: string;

@@ -14,5 +14,6 @@ export {
   tryFetchGuest,
 } from "./debian.ts";
 export { buildInitramfs, type GuestTerminal, type InitramfsOptions } from "./initramfs.ts";
+export { moduleEntries } from "./modules.ts";
 export { writeVmlinux } from "./vmlinux.ts";
 export { fetchUserland, USERLAND_INIT, writeUserlandInitrd } from "./userland.ts";

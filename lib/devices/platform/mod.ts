@@ -5,7 +5,7 @@
  */
 
 export { PCI_CONFIG_SIZE, PCI_DEVICE_COUNT, PciBus } from "./pci.ts";
-export type { PciConfigListener, PciFunction } from "./pci.ts";
+export type { PciBar, PciFunction, PciHandler } from "./pci.ts";
 export {
   Platform,
   type PlatformHandle,

@@ -11,6 +11,8 @@ import {
   I8042_KEYBOARD_IRQ,
   PCI_CONFIG_ADDRESS_PORT,
   PCI_CONFIG_DATA_PORT,
+  PCI_ECAM_SIZE_BYTES,
+  PCI_ECAM_START,
   RTC_IRQ,
 } from "../../boot/mod.ts";
 import { realtimeNs } from "../../host/mod.ts";
@@ -251,12 +253,20 @@ export class Platform implements VcpuIo {
     this.#write(port & 0xffff, data.getUint8(0));
   }
 
-  mmioRead(_address: number, size: number, data: DataView): void {
+  mmioRead(address: number, size: number, data: DataView): void {
+    const ecam = address - PCI_ECAM_START;
+    if (ecam >= 0 && ecam < PCI_ECAM_SIZE_BYTES) {
+      this.pci.ecamRead(ecam, size, data);
+      return;
+    }
+    if (this.pci.memoryRead(address, size, data)) return;
     for (let n = 0; n < size; n++) data.setUint8(n, 0xff);
   }
 
-  mmioWrite(_address: number, _size: number, _data: DataView): void {
-    // Nothing is mapped there yet.
+  mmioWrite(address: number, size: number, data: DataView): void {
+    const ecam = address - PCI_ECAM_START;
+    if (ecam >= 0 && ecam < PCI_ECAM_SIZE_BYTES) this.pci.ecamWrite(ecam, size, data);
+    else this.pci.memoryWrite(address, size, data);
   }
 
   #read(port: number): number {

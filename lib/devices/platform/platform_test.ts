@@ -58,7 +58,7 @@ Deno.test("a PCI function put on the bus is there for every worker, and its BAR 
   writable.set([0x00, 0xf0, 0xff, 0xff], 0x10);
   other.pci.install({ device: 3, config, writable });
   const writes: number[][] = [];
-  t.platform.pci.listen(3, (offset, size) => writes.push([offset, size]));
+  t.platform.pci.attach(3, { configWritten: (offset, size) => writes.push([offset, size]) });
   t.out(0xcf8, 0x8000_1810, 4);
   t.out(0xcfc, 0xffff_ffff, 4);
   assert.equal(t.in(0xcfc, 4), 0xffff_f000);

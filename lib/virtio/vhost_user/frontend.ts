@@ -217,6 +217,16 @@ export class VhostUserFrontend implements Disposable {
   }
 
   /**
+   * Starts one queue of a device that is active.
+   *
+   * @throws {VhostUserError} where the back end refuses, or is gone.
+   */
+  async startQueue(queue: QueueSetup, memory: GuestMemory): Promise<void> {
+    await this.#startQueue(queue, memory, false);
+    signalEvent(this.#live.events(queue.index).kick);
+  }
+
+  /**
    * Stops queue `index`; the result is the index to go on from.
    *
    * @throws {VhostUserError} where the back end is gone.

@@ -41,6 +41,12 @@ export interface InflightRecord {
 export class FrontendState implements Disposable {
   readonly #events: QueueEvents[] = [];
   #inflight: InflightRecord | undefined;
+  #disposed = false;
+
+  /** Whether its descriptors are closed. */
+  get disposed(): boolean {
+    return this.#disposed;
+  }
 
   /** The descriptors of queue `index`, made at the first use. */
   events(index: number): QueueEvents {
@@ -60,6 +66,7 @@ export class FrontendState implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#disposed = true;
     for (const events of this.#events) events[Symbol.dispose]();
     this.setInflight(undefined);
   }

@@ -1,0 +1,371 @@
+/**
+ * A virtio device of a running VM: does on the vhost-user connection what the guest wants of its registers,
+ * and looks after the back end. The data path is not here.
+ *
+ * @module
+ */
+
+import { describeError, Logger } from "../../base/mod.ts";
+import type { Platform } from "../../devices/mod.ts";
+import { eventfd, type Fd, type Reactor, signalEvent } from "../../host/mod.ts";
+import type { Vm } from "../../hypervisor/mod.ts";
+import type { GuestMemory } from "../../memory/mod.ts";
+import {
+  availableRingBytes,
+  BAR_SIZE_BYTES,
+  descriptorTableBytes,
+  Feature,
+  type QueueSetup,
+  usedRingBytes,
+  vectorCountOf,
+  VhostUserError,
+  type VirtioPciHandle,
+  VirtioPciHost,
+  type Wishes,
+} from "../../virtio/mod.ts";
+import { MachineError } from "../errors.ts";
+import { Backend } from "./backend.ts";
+import type { VirtioDevice } from "./device.ts";
+
+const log = new Logger("virtio");
+
+const DEFAULT_QUEUE_SIZE = 256;
+/** A back end that dies more often than this within a minute is not started again. */
+const MAX_DEATHS_PER_MINUTE = 5;
+
+/** Settings of an {@link AttachedDevice}. */
+export interface AttachOptions {
+  readonly device: VirtioDevice;
+  readonly reactor: Reactor;
+  /** Ends attempts to reach back ends: the VM ends. */
+  readonly signal: AbortSignal;
+  /** Whether a back end that died is started again. */
+  readonly restart: boolean;
+  /** The device is lost, for the reason that is given. */
+  readonly onLost: (why: string) => void;
+}
+
+/** Where a device is put. */
+export interface DevicePlace {
+  /** Number on the PCI bus. */
+  readonly number: number;
+  /** Address of its BAR in the beginning. */
+  readonly barAddress: number;
+  /** First of its {@link AttachedDevice.vectorCount} GSIs. */
+  readonly firstGsi: number;
+}
+
+/** What a device tells about itself. */
+export interface VirtioDeviceInfo {
+  readonly name: string;
+  readonly deviceType: number;
+  /** Number on the PCI bus. */
+  readonly pci: number;
+  /** Device status as the driver sees it. */
+  readonly status: number;
+  /** Queues that run. */
+  readonly queues: readonly { readonly index: number; readonly size: number }[];
+  /** How often its back end was started again. */
+  readonly restarts: number;
+}
+
+/** A device and its back end. */
+export class AttachedDevice implements AsyncDisposable {
+  readonly #options: AttachOptions;
+  readonly #configEvent: Fd;
+  /** Queues that run, as they were started. */
+  readonly #running = new Map<number, QueueSetup>();
+  readonly #deaths: number[] = [];
+  #backend: Backend;
+  #host: VirtioPciHost | undefined;
+  #parts: { readonly memory: GuestMemory; readonly place: DevicePlace } | undefined;
+  /** Features that the back end runs with. */
+  #active: bigint | undefined;
+  #restarts = 0;
+  /** Where the queues go on after a suspension; undefined while not suspended. */
+  #paused: Map<number, number> | undefined;
+  #ended = false;
+  /** One thing at a time is done on the connection. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  private constructor(options: AttachOptions, backend: Backend) {
+    this.#options = options;
+    this.#backend = backend;
+    this.#configEvent = eventfd(0, { nonblock: true });
+  }
+
+  /**
+   * Launches the device's back end.
+   *
+   * @throws {VmctlError} where that is not possible.
+   */
+  static async launch(options: AttachOptions): Promise<AttachedDevice> {
+    let attached: AttachedDevice | undefined;
+    // Before it is attached there is nothing to be told.
+    const tell = (action: (attached: AttachedDevice) => void) => {
+      if (attached !== undefined) action(attached);
+    };
+    const backend = await Backend.launch({
+      device: options.device,
+      reactor: options.reactor,
+      signal: options.signal,
+      onDeath: () => tell((attached) => attached.#poke()),
+      onConfigChange: () => tell((attached) => attached.#readConfig()),
+      onQueueError: (index) => tell((attached) => attached.#queueBroke(index)),
+    });
+    return attached = new AttachedDevice(options, backend);
+  }
+
+  /** Who it is. */
+  get name(): string {
+    return this.#options.device.name;
+  }
+
+  /** How many interrupts it has. */
+  get vectorCount(): number {
+    return vectorCountOf(this.#backend.queueCount);
+  }
+
+  /** Puts it on the bus, before any vCPU runs. The result is for the vCPUs' workers. */
+  install(
+    place: DevicePlace,
+    parts: { readonly vm: Vm; readonly memory: GuestMemory; readonly platform: Platform },
+  ): VirtioPciHandle {
+    const { vm, memory, platform: { pci } } = parts;
+    const { device } = this.#options;
+    const backend = this.#backend;
+    const queues = Array.from(
+      { length: backend.queueCount },
+      (_, index) => backend.frontend.queueEvents(index),
+    );
+    const host = new VirtioPciHost(
+      {
+        device: place.number,
+        deviceType: device.deviceType,
+        features: backend.features | Feature.RingReset,
+        maxQueueSize: device.queueSize ?? DEFAULT_QUEUE_SIZE,
+        queues,
+        configEvent: this.#configEvent,
+        config: backend.config,
+        firstGsi: place.firstGsi,
+      },
+      vm,
+      pci.slot(place.number),
+    );
+    pci.install({
+      device: place.number,
+      ...host.configSpace,
+      bars: [{ index: 0, sizeBytes: BAR_SIZE_BYTES, address: place.barAddress }],
+    });
+    this.#host = host;
+    this.#parts = { memory, place };
+    void this.#serve(host);
+    return host.handle;
+  }
+
+  /** Stops the queues; vCPUs do not run. */
+  suspend(): Promise<void> {
+    return this.#inTurn(async () => {
+      if (this.#paused !== undefined) return;
+      const paused = new Map<number, number>();
+      this.#paused = paused;
+      await Promise.all([...this.#running.keys()].map(async (index) => {
+        paused.set(index, await this.#backend.frontend.stopQueue(index));
+      }));
+    });
+  }
+
+  /** Lets the queues go on. */
+  resume(): Promise<void> {
+    return this.#inTurn(async () => {
+      const paused = this.#paused;
+      if (paused === undefined) return;
+      this.#paused = undefined;
+      const { frontend } = this.#backend;
+      // A back end that died meanwhile is replaced, and its successor starts all queues.
+      if (frontend.end !== undefined) return;
+      await Promise.all([...paused].map(async ([index, availableIndex]) => {
+        const queue = { ...this.#running.get(index)!, availableIndex };
+        await frontend.startQueue(queue, this.#parts!.memory);
+        // An interrupt may have been lost with the descriptor that it had before.
+        signalEvent(frontend.queueEvents(index).call);
+      }));
+    }).finally(() => this.#poke());
+  }
+
+  /** What it is and does. */
+  info(): VirtioDeviceInfo {
+    return {
+      name: this.name,
+      deviceType: this.#options.device.deviceType,
+      pci: this.#parts?.place.number ?? 0,
+      status: this.#host?.status ?? 0,
+      queues: [...this.#running.values()].map(({ index, size }) => ({ index, size })),
+      restarts: this.#restarts,
+    };
+  }
+
+  /** Ends the back end. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#ended = true;
+    this.#poke();
+    await this.#backend[Symbol.asyncDispose]();
+    await this.#turn;
+    this.#configEvent.close();
+  }
+
+  /** Does what the guest wants, as long as the device is there. */
+  async #serve(host: VirtioPciHost): Promise<void> {
+    const { words, index } = host.event;
+    while (!this.#ended) {
+      const seen = Atomics.load(words, index);
+      await this.#inTurn(() => this.#attend(host));
+      const wait = Atomics.waitAsync(words, index, seen);
+      if (wait.async) await wait.value;
+    }
+  }
+
+  async #attend(host: VirtioPciHost): Promise<void> {
+    while (!this.#ended) {
+      try {
+        if (this.#backend.frontend.end !== undefined) await this.#replace();
+        if (this.#paused === undefined) await this.#fulfil(host, host.wishes());
+        return;
+      } catch (error) {
+        if (this.#ended) return;
+        // It died meanwhile: what it did not do is its successor's.
+        if (this.#backend.frontend.end !== undefined) continue;
+        log.warn(describeError(error));
+        host.needReset();
+        return;
+      }
+    }
+  }
+
+  async #fulfil(host: VirtioPciHost, wishes: Wishes): Promise<void> {
+    const { frontend } = this.#backend;
+    const { memory } = this.#parts!;
+    if (wishes.reset) {
+      if (this.#active !== undefined) await frontend.reset();
+      this.#active = undefined;
+      this.#running.clear();
+      host.finishReset();
+      return;
+    }
+    if (wishes.features !== undefined) {
+      for (const queue of wishes.queues) this.#requireRings(queue, memory);
+      const fresh = wishes.queues.filter(({ index }) => !this.#running.has(index));
+      for (const queue of fresh) this.#running.set(queue.index, queue);
+      if (this.#active === undefined) {
+        this.#active = wishes.features & this.#backend.frontend.features;
+        await frontend.activate({ features: this.#active, memory, queues: fresh });
+      } else {
+        await Promise.all(fresh.map((queue) => frontend.startQueue(queue, memory)));
+      }
+      for (const index of wishes.queueResets) {
+        if (this.#running.has(index)) {
+          await frontend.enableQueue(index, false);
+          await frontend.stopQueue(index);
+          this.#running.delete(index);
+        }
+        host.finishQueueReset(index);
+      }
+    }
+    if (wishes.config !== undefined) await this.#writeConfig(wishes.config);
+  }
+
+  async #writeConfig({ offset, bytes }: NonNullable<Wishes["config"]>): Promise<void> {
+    try {
+      await this.#backend.frontend.writeConfig(offset, bytes);
+    } catch (error) {
+      const refused = error instanceof VhostUserError &&
+        (error.kind === "refused" || error.kind === "unsupported");
+      if (!refused) throw error;
+      // A field that is read-only; the driver sees again what is there.
+      log.debug(describeError(error));
+      this.#host?.changeConfig(await this.#backend.readConfig());
+    }
+  }
+
+  /** @throws {MachineError} where the guest has put a queue where it has no memory. */
+  #requireRings(queue: QueueSetup, memory: GuestMemory): void {
+    const { index, size } = queue;
+    const fits = memory.contains(queue.descriptorTable, descriptorTableBytes(size)) &&
+      memory.contains(queue.availableRing, availableRingBytes(size)) &&
+      memory.contains(queue.usedRing, usedRingBytes(size)) &&
+      queue.descriptorTable % 16 === 0 && queue.availableRing % 2 === 0 &&
+      queue.usedRing % 4 === 0;
+    if (!fits) throw new MachineError(`${this.name}: queue ${index} is not in the guest's memory`);
+  }
+
+  /** Goes on with another back end. @throws {MachineError} where that is not to be. */
+  async #replace(): Promise<void> {
+    const { device, restart } = this.#options;
+    const dead = this.#backend;
+    const reason = await dead.reason();
+    if (this.#ended) throw new MachineError(reason);
+    if (!restart) this.#lose(reason);
+    const now = performance.now();
+    this.#deaths.push(now);
+    while (this.#deaths[0]! < now - 60_000) this.#deaths.shift();
+    if (this.#deaths.length > MAX_DEATHS_PER_MINUTE) {
+      this.#lose(`${reason}; it dies again and again`);
+    }
+    if (this.#running.size > 0 && !dead.recordsRequests) {
+      this.#lose(`${reason}; it kept no record of the requests that it held, so none can go on`);
+    }
+    log.warn(`${device.name} ended (${reason}), starting it again`);
+    try {
+      this.#backend = await dead.revive();
+    } catch (error) {
+      this.#lose(`${reason}; it cannot be started again: ${describeError(error)}`);
+    }
+    this.#restarts++;
+    if (this.#active === undefined) return;
+    const queues = [...this.#running.values()];
+    const { memory } = this.#parts!;
+    if (this.#paused !== undefined) {
+      // They go on when the VM does, from where they were stopped.
+      await this.#backend.frontend.activate({ features: this.#active, memory, queues: [] });
+      return;
+    }
+    await this.#backend.frontend.activate({
+      features: this.#active,
+      memory,
+      queues,
+      resume: true,
+    });
+    // What the dead one had used without telling.
+    for (const { index } of queues) signalEvent(this.#backend.frontend.queueEvents(index).call);
+  }
+
+  /** @throws {MachineError} always */
+  #lose(reason: string): never {
+    this.#ended = true;
+    this.#options.onLost(`${this.name} ended: ${reason}`);
+    throw new MachineError(reason);
+  }
+
+  #readConfig(): void {
+    this.#inTurn(async () => this.#host?.changeConfig(await this.#backend.readConfig()))
+      .catch((error) => log.debug(`${this.name}: ${describeError(error)}`));
+  }
+
+  #queueBroke(index: number): void {
+    log.warn(`${this.name}: the driver has broken queue ${index}; it needs a reset`);
+    this.#host?.needReset();
+  }
+
+  #poke(): void {
+    if (this.#host === undefined) return;
+    const { words, index } = this.#host.event;
+    Atomics.add(words, index, 1);
+    Atomics.notify(words, index);
+  }
+
+  #inTurn<Result>(action: () => Promise<Result> | Result): Promise<Result> {
+    const result = this.#turn.then(action);
+    this.#turn = result.catch(() => {});
+    return result;
+  }
+}

@@ -1,0 +1,213 @@
+/**
+ * The back end of a device while it lives, and the next one after its death.
+ *
+ * @module
+ */
+
+import { setTimeout as delay } from "node:timers/promises";
+import { describeError, Logger } from "../../base/mod.ts";
+import type { Reactor } from "../../host/mod.ts";
+import {
+  DeviceType,
+  Feature,
+  type FrontendState,
+  MAX_DEVICE_CONFIG_BYTES,
+  MAX_QUEUES,
+  ProtocolFeature,
+  VhostUserError,
+  VhostUserFrontend,
+} from "../../virtio/mod.ts";
+import { MachineError } from "../errors.ts";
+import type { BackendLink, VirtioDevice } from "./device.ts";
+
+const log = new Logger("virtio");
+
+/** How long a launcher may take to say why a back end ended, in ms. */
+const REASON_TIMEOUT_MS = 1000;
+/** How long to try to reach a successor, in ms, and how long between two tries. */
+const REVIVE_TIMEOUT_MS = 10_000;
+const REVIVE_INTERVAL_MS = 100;
+
+/** Features that a front end has no use for: those of older drivers, and what the machine does not do. */
+const UNSUPPORTED = 1n << 24n | 1n << 26n | 1n << 27n | Feature.AccessPlatform |
+  Feature.RingPacked | 1n << 37n | Feature.NotificationData | Feature.RingReset;
+
+/** What devices of a type have where nobody says more. */
+interface TypeTraits {
+  readonly queueCount: number;
+  /** Bytes of the configuration space that every back end of the type has. */
+  readonly configBytes: number;
+}
+
+const TRAITS: Readonly<Record<number, TypeTraits>> = {
+  [DeviceType.Net]: { queueCount: 2, configBytes: 12 },
+  [DeviceType.Block]: { queueCount: 1, configBytes: 60 },
+  [DeviceType.Console]: { queueCount: 2, configBytes: 12 },
+  [DeviceType.Entropy]: { queueCount: 1, configBytes: 0 },
+  [DeviceType.Balloon]: { queueCount: 3, configBytes: 16 },
+  [DeviceType.P9]: { queueCount: 1, configBytes: 0 },
+  [DeviceType.Gpu]: { queueCount: 2, configBytes: 16 },
+  [DeviceType.Input]: { queueCount: 2, configBytes: 136 },
+  [DeviceType.Vsock]: { queueCount: 3, configBytes: 8 },
+  [DeviceType.Fs]: { queueCount: 2, configBytes: 44 },
+};
+const OTHER: TypeTraits = { queueCount: 1, configBytes: 0 };
+
+/** What a back end is told of, and whom it tells. */
+export interface BackendOptions {
+  readonly device: VirtioDevice;
+  readonly reactor: Reactor;
+  /** Ends attempts to reach it: the VM ends. */
+  readonly signal: AbortSignal;
+  /** It is gone. */
+  readonly onDeath: () => void;
+  readonly onConfigChange: () => void;
+  readonly onQueueError: (index: number) => void;
+}
+
+/** A back end that was reached. */
+export class Backend implements AsyncDisposable {
+  readonly #options: BackendOptions;
+  readonly #link: BackendLink;
+  readonly #frontend: VhostUserFrontend;
+  /** The configuration space as it was read first. */
+  readonly config: Uint8Array;
+
+  private constructor(
+    options: BackendOptions,
+    parts: { link: BackendLink; frontend: VhostUserFrontend; config: Uint8Array },
+  ) {
+    this.#options = options;
+    this.#link = parts.link;
+    this.#frontend = parts.frontend;
+    this.config = parts.config;
+  }
+
+  /**
+   * Launches a back end and learns what it offers.
+   *
+   * @param state of its predecessor's front end
+   * @throws {VmctlError} where it cannot be reached or is no virtio 1 device.
+   */
+  static async launch(options: BackendOptions, state?: FrontendState): Promise<Backend> {
+    const { device, reactor, signal } = options;
+    await using stack = new AsyncDisposableStack();
+    const link = stack.use(await device.launch(signal));
+    const frontend = stack.use(
+      await VhostUserFrontend.connect({
+        name: device.name,
+        socket: link.socket,
+        reactor,
+        ...state === undefined ? {} : { state },
+        onClose: options.onDeath,
+        onConfigChange: options.onConfigChange,
+        onQueueError: options.onQueueError,
+      }),
+    );
+    try {
+      if ((frontend.features & Feature.Version1) === 0n) {
+        throw new MachineError(`${device.name}: its back end is no device of virtio 1`);
+      }
+      const config = await readConfig(frontend, traitsOf(device).configBytes);
+      stack.move();
+      return new Backend(options, { link, frontend, config });
+    } catch (error) {
+      // The state stays the caller's for another try.
+      if (state !== undefined) frontend.takeState();
+      throw error;
+    }
+  }
+
+  /** The connection. */
+  get frontend(): VhostUserFrontend {
+    return this.#frontend;
+  }
+
+  /** Features for the driver to choose from, but for those that are the transport's. */
+  get features(): bigint {
+    return this.#frontend.features & ~UNSUPPORTED;
+  }
+
+  /** How many queues the guest sees. */
+  get queueCount(): number {
+    const { device } = this.#options;
+    const count = device.queueCount ?? this.#frontend.queueCount ?? traitsOf(device).queueCount;
+    return Math.min(count, MAX_QUEUES);
+  }
+
+  /** Whether a successor can take up what this one held. */
+  get recordsRequests(): boolean {
+    return (this.#frontend.protocolFeatures & ProtocolFeature.InflightShmfd) !== 0n;
+  }
+
+  /** The configuration space as it is now. */
+  readConfig(): Promise<Uint8Array> {
+    return readConfig(this.#frontend, this.config.byteLength);
+  }
+
+  /** Why it is gone, for the log. */
+  async reason(): Promise<string> {
+    const told = await Promise.race([
+      this.#link.ended,
+      delay(REASON_TIMEOUT_MS, undefined, { ref: false }),
+    ]);
+    const { end } = this.#frontend;
+    return told ?? (end === undefined ? "unknown reason" : describeError(end));
+  }
+
+  /**
+   * The next back end, after this one's death.
+   *
+   * @throws {VmctlError} where there is none in time, or it is another device than this one.
+   */
+  async revive(): Promise<Backend> {
+    const { device, signal } = this.#options;
+    const state = this.#frontend.takeState();
+    await this.#link[Symbol.asyncDispose]();
+    const deadline = performance.now() + REVIVE_TIMEOUT_MS;
+    for (;;) {
+      try {
+        const next = await Backend.launch(this.#options, state);
+        if (this.#isLike(next)) return next;
+        await next[Symbol.asyncDispose]();
+        throw new MachineError(`${device.name}: its new back end offers less than the one before`);
+      } catch (error) {
+        if (state.disposed) throw error;
+        if (signal.aborted || performance.now() > deadline) {
+          state[Symbol.dispose]();
+          throw error;
+        }
+        log.debug(`${device.name}: ${describeError(error)}`);
+        await delay(REVIVE_INTERVAL_MS);
+      }
+    }
+  }
+
+  /** Whether a driver of this one can go on with `next`. */
+  #isLike(next: Backend): boolean {
+    return next.config.byteLength === this.config.byteLength &&
+      next.queueCount >= this.queueCount && (this.features & ~next.features) === 0n;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#frontend[Symbol.dispose]();
+    await this.#link[Symbol.asyncDispose]();
+  }
+}
+
+function traitsOf(device: VirtioDevice): TypeTraits {
+  return TRAITS[device.deviceType] ?? OTHER;
+}
+
+/** A back end does not say how much it has: those that are asked for too much refuse. */
+async function readConfig(frontend: VhostUserFrontend, bytes: number): Promise<Uint8Array> {
+  if (bytes === 0 || (frontend.protocolFeatures & ProtocolFeature.Config) === 0n) {
+    return new Uint8Array(0);
+  }
+  try {
+    return await frontend.readConfig(0, Math.min(bytes, MAX_DEVICE_CONFIG_BYTES));
+  } catch (error) {
+    if (!(error instanceof VhostUserError) || error.kind !== "refused" || bytes < 16) throw error;
+    return await readConfig(frontend, bytes - 8);
+  }
+}

@@ -1,0 +1,108 @@
+/**
+ * The virtio devices of a VM: launched together, put on the PCI bus in their order, suspended, resumed and
+ * ended together.
+ *
+ * @module
+ */
+
+import { describeError } from "../../base/mod.ts";
+import { PCI_MMIO_START } from "../../boot/mod.ts";
+import { PCI_DEVICE_COUNT, type Platform } from "../../devices/mod.ts";
+import type { Reactor } from "../../host/mod.ts";
+import type { Vm } from "../../hypervisor/mod.ts";
+import type { GuestMemory } from "../../memory/mod.ts";
+import { BAR_SIZE_BYTES, type VirtioPciHandle } from "../../virtio/mod.ts";
+import { MachineError } from "../errors.ts";
+import { AttachedDevice, type VirtioDeviceInfo } from "./attached_device.ts";
+import type { VirtioDevice } from "./device.ts";
+
+/** The first number behind the host bridge. */
+const FIRST_DEVICE = 1;
+/** GSIs below are pins of the I/O APIC. */
+const FIRST_MESSAGE_GSI = 24;
+
+/** Settings of {@link VirtioBus.launch}. */
+export interface VirtioBusOptions {
+  readonly reactor: Reactor;
+  /** Ends attempts to reach back ends: the VM ends. */
+  readonly signal: AbortSignal;
+  /** Whether a back end that died is started again. */
+  readonly restart: boolean;
+  /** A device is lost, for the reason that is given. */
+  readonly onLost: (why: string) => void;
+}
+
+/** All virtio devices of a VM. */
+export class VirtioBus implements AsyncDisposable {
+  readonly #devices: readonly AttachedDevice[];
+
+  private constructor(devices: readonly AttachedDevice[]) {
+    this.#devices = devices;
+  }
+
+  /**
+   * Launches all of `devices` at once.
+   *
+   * @throws {VmctlError} where one cannot be launched; the others are ended then.
+   */
+  static async launch(
+    devices: readonly VirtioDevice[],
+    options: VirtioBusOptions,
+  ): Promise<VirtioBus> {
+    const most = PCI_DEVICE_COUNT - FIRST_DEVICE;
+    if (devices.length > most) {
+      throw new MachineError(`expected up to ${most} virtio devices, got ${devices.length}`);
+    }
+    const launches = devices.map((device) => AttachedDevice.launch({ device, ...options }));
+    const results = await Promise.allSettled(launches);
+    const launched = results.flatMap((result) =>
+      result.status === "fulfilled" ? [result.value] : []
+    );
+    const failed = results.find((result) => result.status === "rejected");
+    if (failed === undefined) return new VirtioBus(launched);
+    await Promise.all(launched.map((device) => device[Symbol.asyncDispose]()));
+    throw failed.reason;
+  }
+
+  /** Puts the devices on the bus, before any vCPU runs. The result is for the vCPUs' workers. */
+  install(
+    parts: { readonly vm: Vm; readonly memory: GuestMemory; readonly platform: Platform },
+  ): VirtioPciHandle[] {
+    let firstGsi = FIRST_MESSAGE_GSI;
+    return this.#devices.map((device, index) => {
+      const number = FIRST_DEVICE + index;
+      const barAddress = PCI_MMIO_START + number * BAR_SIZE_BYTES;
+      const handle = device.install({ number, barAddress, firstGsi }, parts);
+      firstGsi += device.vectorCount;
+      return handle;
+    });
+  }
+
+  /**
+   * Stops all queues; vCPUs do not run.
+   *
+   * @throws {MachineError} where a back end does not stop; all go on then.
+   */
+  async suspend(): Promise<void> {
+    const results = await Promise.allSettled(this.#devices.map((device) => device.suspend()));
+    const failed = results.find((result) => result.status === "rejected");
+    if (failed === undefined) return;
+    await this.resume();
+    throw new MachineError(`cannot suspend: ${describeError(failed.reason)}`);
+  }
+
+  /** Lets all queues go on. */
+  async resume(): Promise<void> {
+    await Promise.all(this.#devices.map((device) => device.resume()));
+  }
+
+  /** What each is and does. */
+  info(): VirtioDeviceInfo[] {
+    return this.#devices.map((device) => device.info());
+  }
+
+  /** Ends all back ends. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.#devices.map((device) => device[Symbol.asyncDispose]()));
+  }
+}

@@ -1,0 +1,118 @@
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { buildInitramfs, moduleEntries, tryFetchGuest } from "../scripts/guest/mod.ts";
+import { engineTest, type TestEngine } from "./support/engines.ts";
+import { StorageDaemon, WITHOUT_STORAGE_DAEMON } from "./support/storage_daemon.ts";
+import { VmBench } from "./support/vm_bench.ts";
+
+const guest = await tryFetchGuest();
+const MIB = 1024 * 1024;
+
+/** A stock kernel executes what an emulating KVM cannot. */
+function unless(engine: TestEngine): string | undefined {
+  if (typeof guest === "string") return guest;
+  if (WITHOUT_STORAGE_DAEMON !== "") return "no qemu-storage-daemon";
+  return engine.emulated ? "KVM is only emulated here" : undefined;
+}
+
+function md5(bytes: Uint8Array): string {
+  return createHash("md5").update(bytes).digest("hex");
+}
+
+function run(command: string, ...args: string[]): void {
+  const { success, stdout, stderr } = new Deno.Command(command, { args }).outputSync();
+  const decoder = new TextDecoder();
+  assert(success, `${command}: ${decoder.decode(stdout)}${decoder.decode(stderr)}`);
+}
+
+/** Loads the driver of disks again and again, then goes on from the first disk. */
+const INIT = `#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs dev /dev
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin
+modprobe virtio_pci
+modprobe virtio_blk
+for turn in 1 2 3; do
+  dd if=/dev/vdb bs=64k count=16 2>/dev/null | md5sum
+  rmmod virtio_blk
+  [ -e /dev/vdb ] && echo "vdb is still there"
+  [ $turn = 2 ] && rmmod virtio_pci && modprobe virtio_pci
+  modprobe virtio_blk
+done
+grep virtio /proc/interrupts
+mkdir /disk
+mount -t ext4 /dev/vda /disk
+exec switch_root /disk /init
+`;
+
+/** Runs from the first disk. */
+const ROOT_INIT = `#!/bin/busybox sh
+export PATH=/bin
+busybox mount -t proc proc /proc
+busybox mount -t devtmpfs dev /dev
+busybox grep -q '/dev/vda / ext4' /proc/mounts && echo "root is on vda"
+busybox dd if=/dev/zero bs=1024 count=3000 2>/dev/null | busybox tr '\\0' 'x' > /written
+busybox dd if=/written of=/dev/vdb bs=100k seek=20 conv=fsync 2>/dev/null
+busybox mount -o remount,ro /
+busybox sync
+echo "all done"
+busybox poweroff -f
+`;
+
+engineTest(
+  "virtio: a stock kernel boots from foreign back ends, whose driver is unloaded and loaded",
+  async (engine) => {
+    assert(typeof guest === "object");
+    await using bench = new VmBench(engine);
+    const busybox = await Deno.readFile(guest.busybox);
+    const tree = bench.path("tree");
+    for (const name of ["bin", "proc", "dev"]) {
+      Deno.mkdirSync(`${tree}/${name}`, { recursive: true });
+    }
+    Deno.writeFileSync(`${tree}/bin/busybox`, busybox, { mode: 0o755 });
+    Deno.writeTextFileSync(`${tree}/init`, ROOT_INIT, { mode: 0o755 });
+    const root = bench.path("root.img");
+    run("mke2fs", "-q", "-t", "ext4", "-d", tree, root, "32M");
+    const data = new Uint8Array(8 * MIB);
+    for (let at = 0; at < data.length; at += 65536) {
+      crypto.getRandomValues(data.subarray(at, at + 65536));
+    }
+    const disk = bench.file(data);
+
+    const sockets = [bench.path("root.sock"), bench.path("disk.sock")];
+    await using _daemon = await StorageDaemon.start([
+      { image: root, socket: sockets[0]! },
+      { image: disk, socket: sockets[1]!, queueCount: 2 },
+    ]);
+    const initramfs = await buildInitramfs({
+      busybox: guest.busybox,
+      script: "",
+      entries: [
+        ...await moduleEntries(guest, ["virtio_pci", "virtio_blk"]),
+        { type: "file", path: "init", data: INIT, mode: 0o755 },
+      ],
+    });
+    const result = await bench.run(Deno.readFileSync(guest.kernel), [
+      ...["--mem", "256", "--initrd", bench.file(initramfs), "--params", "quiet"],
+      ...sockets.flatMap((socket) => ["--vhost-user", `type=block,socket=${socket}`]),
+    ], { timeoutMs: 300_000 });
+    assert.equal(result.code, 0, result.stderr + result.stdout);
+    const sums = result.stdout.match(/^[0-9a-f]{32}(?=  -)/gm);
+    assert.deepEqual(sums, Array(3).fill(md5(data.subarray(0, MIB))), result.stdout);
+    assert.doesNotMatch(result.stdout, /still there|error|can't/);
+    // One interrupt for each queue and one for each configuration.
+    assert.match(result.stdout, /PCI-MSI \d+-edge +virtio1-req\.0/);
+    assert.match(result.stdout, /root is on vda/);
+    assert.match(result.stdout, /all done/);
+    assert.doesNotMatch(result.stderr, /error|warn/i);
+    run("e2fsck", "-f", "-n", root);
+    const after = Deno.readFileSync(disk);
+    const from = 20 * 100 * 1024;
+    const length = 3000 * 1024;
+    assert(after.subarray(from, from + length).every((byte) => byte === "x".charCodeAt(0)));
+    assert.equal(md5(after.subarray(0, from)), md5(data.subarray(0, from)));
+    await bench.checkClean();
+  },
+  { unless },
+);
