@@ -45,6 +45,8 @@ Deno.test("defaults are the seeds': one vCPU, 256 MiB, the console on standard i
     rng: true,
     balloon: { policy: "auto", pageReporting: false, cgroup: undefined },
     disks: [],
+    vhostUser: [],
+    restartDevices: false,
     socket: undefined,
     hypervisor: "auto",
     extendedStatus: false,
