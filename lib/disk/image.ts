@@ -17,6 +17,30 @@ export interface WriteZeroesOptions {
 }
 
 /**
+ * The file under an image whose bytes are the disk's, for who makes transfers by other means than the
+ * image's methods, such as several at once. Ranges are to be checked before.
+ */
+export interface DiskTransfers {
+  /** Number of the descriptor. */
+  readonly fd: number;
+  /** Whether transfers go past the host's page cache. */
+  readonly direct: boolean;
+  /** Whether a read or write may be made so. */
+  allows(offset: number, vector: IoVector, writing: boolean): boolean;
+  /** A write is about to begin. */
+  beginWrite(): void;
+  /**
+   * Writes that are done are about to be made durable, by fdatasync(2) or the like.
+   *
+   * @returns whether there is anything to do
+   * @throws {DiskError} where that has failed before: nothing makes the file whole again.
+   */
+  beginSync(): boolean;
+  /** It is done, or has failed with `errno`. @throws {DiskError} where it has failed. */
+  endSync(errno: number): void;
+}
+
+/**
  * A disk: bytes that are read and written at any offset. All of it is synchronous and belongs to one
  * thread. What was written is durable after the next {@link flush}, and only then. Every method throws
  * {@link DiskError}; after an error of a write, the range holds old or new bytes, and the rest of the
@@ -36,6 +60,8 @@ export interface DiskImage extends Disposable {
   readonly alignmentBytes: number;
   /** Unit in bytes in which {@link discard} gives storage back. */
   readonly discardUnitBytes: number;
+  /** Where transfers can be made by other means. */
+  readonly transfers?: DiskTransfers;
   /** Fills the pieces of `vector` with what is at `offset`. */
   readAt(offset: number, vector: IoVector): void;
   /** Writes the pieces of `vector` at `offset`. */

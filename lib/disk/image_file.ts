@@ -17,6 +17,7 @@ import {
   fstat,
   ftruncate,
   getStatusFlags,
+  HostError,
   IoVector,
   isHostError,
   MemorySpan,
@@ -64,6 +65,7 @@ export class ImageFile implements Disposable {
   #lengthBytes: number;
   // What a process before this one wrote may not be durable yet.
   #unsynced = true;
+  #syncing = 0;
   #syncFailure: DiskError | undefined;
 
   /** Takes `fd` over, also when it throws. */
@@ -163,17 +165,49 @@ export class ImageFile implements Disposable {
 
   /** Makes everything that was written durable. */
   sync(): void {
-    if (this.#syncFailure !== undefined) throw this.#syncFailure;
-    if (!this.#unsynced) return;
+    if (!this.beginSync()) return;
+    let errno = 0;
     try {
       fdatasync(this.#fd);
     } catch (error) {
-      // Linux may have dropped what it could not write, and says so only once: nothing that is written
-      // from now on makes the file whole again.
-      this.#syncFailure = DiskError.from(error, `${this.path}: making writes durable`);
-      throw this.#syncFailure;
+      if (!(error instanceof HostError)) throw error;
+      errno = error.errno;
     }
+    this.endSync(errno);
+  }
+
+  /** Somebody writes to the descriptor. */
+  beginWrite(): void {
+    this.#unsynced = true;
+  }
+
+  /** Somebody makes durable what was written to the descriptor; false where there is nothing to do. */
+  beginSync(): boolean {
+    if (this.#syncFailure !== undefined) throw this.#syncFailure;
+    // What another one has begun is not done yet.
+    if (!this.#unsynced && this.#syncing === 0) return false;
     this.#unsynced = false;
+    this.#syncing++;
+    return true;
+  }
+
+  /** It is done, or has failed with `errno`. */
+  endSync(errno: number): void {
+    this.#syncing--;
+    if (errno === 0) return;
+    // Linux may have dropped what it could not write, and says so only once: nothing that is written
+    // from now on makes the file whole again.
+    this.#syncFailure ??= DiskError.from(
+      new HostError("fdatasync", errno),
+      `${this.path}: making writes durable`,
+    );
+    throw this.#syncFailure;
+  }
+
+  /** Whether a transfer needs no detour. */
+  isAligned(offset: number, vector: IoVector): boolean {
+    const unit = this.alignmentBytes;
+    return unit === 1 || (offset % unit === 0 && vector.isAligned(unit));
   }
 
   /** Sets the length of a file. */
@@ -249,10 +283,7 @@ export class ImageFile implements Disposable {
   }
 
   #call(call: typeof preadv, vector: IoVector, offset: number): number {
-    const unit = this.alignmentBytes;
-    if (unit === 1 || (offset % unit === 0 && vector.isAligned(unit))) {
-      return call(this.#fd, vector, offset);
-    }
+    if (this.isAligned(offset, vector)) return call(this.#fd, vector, offset);
     // The kernel keeps its page cache and direct transfers of one file coherent.
     setStatusFlags(this.#fd, this.#flags & ~OpenFlag.Direct);
     try {

@@ -5,7 +5,7 @@
  */
 
 export { DiskError, type DiskErrorOptions } from "./errors.ts";
-export type { DiskFormat, DiskImage, WriteZeroesOptions } from "./image.ts";
+export type { DiskFormat, DiskImage, DiskTransfers, WriteZeroesOptions } from "./image.ts";
 export {
   assembleDisk,
   type DiskFile,

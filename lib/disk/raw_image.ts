@@ -11,6 +11,7 @@ import {
   checkSize,
   checkWritable,
   type DiskImage,
+  type DiskTransfers,
   type WriteZeroesOptions,
 } from "./image.ts";
 import type { ImageFile } from "./image_file.ts";
@@ -34,6 +35,7 @@ export class RawImage implements DiskImage {
   readonly readOnly: boolean;
   readonly alignmentBytes: number;
   readonly discardUnitBytes: number;
+  readonly transfers: DiskTransfers;
   readonly #file: ImageFile;
   readonly #sparse: boolean;
   readonly #probed: boolean;
@@ -48,6 +50,16 @@ export class RawImage implements DiskImage {
     this.#file = file;
     this.#sparse = options.sparse;
     this.#probed = options.probed;
+    this.transfers = {
+      fd: file.rawFd,
+      direct: file.alignmentBytes > 1,
+      allows: (offset, vector, writing) =>
+        file.isAligned(offset, vector) &&
+        !(writing && (this.readOnly || (this.#probed && offset < PROBE_BYTES))),
+      beginWrite: () => file.beginWrite(),
+      beginSync: () => file.beginSync(),
+      endSync: (errno) => file.endSync(errno),
+    };
   }
 
   get sizeBytes(): number {

@@ -135,7 +135,15 @@ export {
   setResourceLimit,
   umask,
 } from "./process.ts";
-export { IoVector, MAX_VECTOR_PIECES, MemorySpan, preadv, pwritev } from "./vector.ts";
+export {
+  IoVector,
+  MAX_VECTOR_PIECES,
+  MemorySpan,
+  preadv,
+  preadvNoWait,
+  pwritev,
+} from "./vector.ts";
+export { IoUring } from "./io_uring.ts";
 export { blockDeviceSize, blockDiscard, blockSectorSize, blockZeroOut } from "./block_device.ts";
 export { compareExchange16 } from "./exchange16.ts";
 export { NativeCode, protect, Protection } from "./native_code.ts";

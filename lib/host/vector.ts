@@ -12,12 +12,14 @@ import { addressOf, bindLibc, lastErrno } from "./libc.ts";
 // Safe: the list of pieces is an IoVector's, whose pieces lie inside of spans that it keeps alive.
 const libc = bindLibc({
   preadv64: { parameters: ["i32", "buffer", "i32", "i64"], result: "i32" },
+  preadv64v2: { parameters: ["i32", "buffer", "i32", "i64", "i32"], result: "i32" },
   pwritev64: { parameters: ["i32", "buffer", "i32", "i64"], result: "i32" },
 });
 
 /** Most pieces that one call takes (IOV_MAX of Linux). */
 export const MAX_VECTOR_PIECES = 1024;
 
+const RWF_NOWAIT = 8;
 const TWO_32 = 2 ** 32;
 
 /** Memory with a fixed address, such as a region of guest memory or a buffer. */
@@ -51,6 +53,7 @@ export class IoVector {
   readonly #offsets: Float64Array;
   #count = 0;
   #lengthBytes = 0;
+  #address = 0;
 
   constructor(capacity: number = MAX_VECTOR_PIECES) {
     if (!Number.isInteger(capacity) || capacity < 1 || capacity > MAX_VECTOR_PIECES) {
@@ -79,6 +82,11 @@ export class IoVector {
   /** Bytes of all pieces. */
   get lengthBytes(): number {
     return this.#lengthBytes;
+  }
+
+  /** Where the list (of struct iovec) lies, for the kernel; it does not move. */
+  get address(): number {
+    return this.#address ||= Number(addressOf(this.#list));
   }
 
   /** Takes all pieces out. */
@@ -224,6 +232,19 @@ export function preadv(fd: FdLike, vector: IoVector, offset: number): number {
     if (count >= 0) return count;
     if (lastErrno() !== Errno.EINTR) return check(count, "preadv");
   }
+}
+
+/**
+ * Reads once at `offset` into the pieces what is in memory already (preadv2(2), RWF_NOWAIT).
+ *
+ * @returns bytes, or a negated error number: `EAGAIN` where it would wait, `EOPNOTSUPP` where the file
+ * cannot tell
+ */
+export function preadvNoWait(fd: FdLike, vector: IoVector, offset: number): number {
+  const raw = rawFd(fd);
+  const list = IoVector.list(vector);
+  const count = libc().preadv64v2(raw, list, vector.count, BigInt(offset), RWF_NOWAIT);
+  return count >= 0 ? count : -lastErrno();
 }
 
 /** Writes the pieces once at `offset`; returns how much was taken. */

@@ -5,13 +5,8 @@
  */
 
 import { DiskError, type DiskImage } from "../../disk/mod.ts";
-import { HostError, IoVector } from "../../host/mod.ts";
-import {
-  type DescriptorChain,
-  type DeviceContext,
-  DeviceType,
-  type Pieces,
-} from "../../virtio/mod.ts";
+import { HostError, PollEvent, type Watch } from "../../host/mod.ts";
+import { type DeviceContext, DeviceType } from "../../virtio/mod.ts";
 import type { DeviceReply } from "../control/device_end.ts";
 import type { DeviceRequest } from "../control/messages.ts";
 import type { ServableDevice } from "../frame/device_kind.ts";
@@ -19,29 +14,21 @@ import {
   blockConfig,
   blockFeatures,
   type DiskPresentation,
-  MAX_DISCARD_SECTORS,
   MAX_QUEUE_SIZE,
-  MAX_RANGES,
-  MAX_ZERO_SECTORS,
   setCapacity,
 } from "./config_space.ts";
+import { DiskCommands } from "./disk_commands.ts";
 import { FailureLog } from "./failure_log.ts";
-import {
-  BlockFeature,
-  ConfigField,
-  HEADER_BYTES,
-  ID_BYTES,
-  RANGE_BYTES,
-  RANGE_UNMAP,
-  RequestStatus,
-  RequestType,
-  SECTOR_BYTES,
-} from "./protocol.ts";
+import { BlockFeature, ConfigField, RequestStatus } from "./protocol.ts";
+import { BlockRequest } from "./request.ts";
+import type { RingTransfers } from "./ring_transfers.ts";
 
 /** Settings of a {@link BlockDevice}. */
 export interface BlockDeviceOptions extends DiskPresentation {
   /** Serial number, at most 20 ASCII characters. */
   readonly id: string;
+  /** What takes requests beside the thread, owned by the device; all are carried out in turn without. */
+  readonly transfers?: RingTransfers | undefined;
 }
 
 /** A disk image as a virtio block device. */
@@ -53,34 +40,44 @@ export class BlockDevice implements ServableDevice {
   readonly maxQueueSize: number = MAX_QUEUE_SIZE;
   readonly config: Uint8Array;
   readonly #image: DiskImage;
-  readonly #options: BlockDeviceOptions;
-  readonly #id = new Uint8Array(ID_BYTES);
+  readonly #blockBytes: number;
+  readonly #commands: DiskCommands;
+  readonly #transfers: RingTransfers | undefined;
   readonly #failures: FailureLog;
-  readonly #vector = new IoVector();
+  /** Room for as many requests as were ever under way at once, and one. */
+  readonly #requests: BlockRequest[] = [];
+  /** Those of them that are not under way. */
+  readonly #idle: BlockRequest[] = [];
   #context: DeviceContext | undefined;
-  /** Whether each write is made durable before it is answered. */
-  #writeThrough = false;
+  #watch: Watch | undefined;
+  /** Whether a queue had to wait for room. */
+  #starved = false;
 
   /** Over `image`, which is closed with the device. */
   constructor(image: DiskImage, options: BlockDeviceOptions) {
     this.#image = image;
-    this.#options = options;
+    this.#blockBytes = options.blockBytes;
+    this.#transfers = options.transfers;
     this.#failures = new FailureLog(image.path);
     this.queueCount = options.queueCount;
     this.features = blockFeatures(image, options);
     this.config = blockConfig(image, options);
-    new TextEncoder().encodeInto(options.id, this.#id);
+    this.#commands = new DiskCommands(image, { ...options, features: this.features });
   }
 
   activate(context: DeviceContext): void {
     this.#context = context;
     this.#setWriteThrough();
+    const ring = this.#transfers?.ring;
+    if (ring === undefined) return;
+    this.#watch = context.watch(ring.fd, PollEvent.In, () => this.#complete());
   }
 
   /** Only the mode of the cache can be written (virtio 1.2, 5.2.5). */
   writeConfig(offset: number, bytes: Uint8Array): void {
     const [value] = bytes;
     if (offset !== ConfigField.Writeback || bytes.length !== 1 || value === undefined) return;
+    if (this.#image.readOnly) return;
     this.config[ConfigField.Writeback] = value & 1;
     this.#setWriteThrough();
   }
@@ -88,12 +85,28 @@ export class BlockDevice implements ServableDevice {
   process(index: number): void {
     const queue = this.#context?.queue(index);
     if (queue === undefined) return;
-    for (let chain; (chain = queue.pop()) !== undefined;) {
-      queue.push(chain.head, this.#serve(chain));
+    for (let request; (request = this.#room()) !== undefined;) {
+      if (queue.pop(request.chain) === undefined) break;
+      request.queue = index;
+      const status = this.#begin(request);
+      if (status === undefined) this.#idle.pop();
+      else this.#answer(request, status);
     }
+    this.#transfers?.ring.submit();
+  }
+
+  queueStopping(): void {
+    this.#drain();
+  }
+
+  quiesce(): void {
+    this.#drain();
   }
 
   reset(): void {
+    this.#drain();
+    this.#watch?.[Symbol.dispose]();
+    this.#watch = undefined;
     this.#context = undefined;
     if (!this.#image.readOnly) this.config[ConfigField.Writeback] = 1;
   }
@@ -105,114 +118,106 @@ export class BlockDevice implements ServableDevice {
       return;
     }
     this.#image.resize(request.data.sizeBytes);
-    setCapacity(this.config, this.#image, this.#options.blockBytes);
+    setCapacity(this.config, this.#image, this.#blockBytes);
     this.#context?.configChanged();
     reply.answer(null);
   }
 
   [Symbol.dispose](): void {
+    this.#transfers?.[Symbol.dispose]();
     this.#image.close();
   }
 
   // Who cannot flush is to find everything durable; who can, chooses (virtio 1.2, 5.2.6.2).
   #setWriteThrough(): void {
     const features = this.#context?.features ?? 0n;
-    this.#writeThrough = (features & BlockFeature.Flush) === 0n ||
+    this.#commands.writeThrough = (features & BlockFeature.Flush) === 0n ||
       ((features & BlockFeature.ConfigWce) !== 0n && this.config[ConfigField.Writeback] === 0);
   }
 
-  /** Answers a request; the result is how many bytes were written. */
-  #serve({ readable, writable }: DescriptorChain): number {
-    // Without room for a status there is nothing to answer.
-    if (writable.lengthBytes < 1) return 0;
-    const dataBytes = writable.lengthBytes - 1;
-    let status: number;
+  /** Room for one more request; undefined where as many are under way as can be. */
+  #room(): BlockRequest | undefined {
+    const idle = this.#idle;
+    if (idle.length === 0) {
+      const count = this.#requests.length;
+      if (count > 0 && count >= (this.#transfers?.ring.capacity ?? 1)) {
+        this.#starved = true;
+        return undefined;
+      }
+      const request = new BlockRequest(count);
+      this.#requests.push(request);
+      idle.push(request);
+    }
+    return idle[idle.length - 1];
+  }
+
+  /** Carries a request out, or begins to; the result is its status if it has one. */
+  #begin(request: BlockRequest): number | undefined {
     try {
-      status = readable.lengthBytes < HEADER_BYTES
-        ? RequestStatus.IoError
-        : this.#execute(readable, writable);
+      const status = this.#commands.prepare(request);
+      if (status !== undefined) return status;
+      switch (this.#transfers?.begin(request, this.#commands.writeThrough)) {
+        case "done":
+          return RequestStatus.Ok;
+        case "pending":
+          return undefined;
+        default:
+          return this.#commands.execute(request);
+      }
     } catch (error) {
-      if (!(error instanceof DiskError || error instanceof HostError)) throw error;
-      this.#failures.add(error);
-      status = RequestStatus.IoError;
-    }
-    writable.writeU8(dataBytes, status);
-    return status === RequestStatus.Ok ? writable.lengthBytes : 1;
-  }
-
-  /** Does what a request asks for; the result is its status. */
-  #execute(readable: Pieces, writable: Pieces): number {
-    switch (readable.readU32(0)) {
-      case RequestType.In:
-        return this.#transfer(readable, writable, writable.lengthBytes - 1);
-      case RequestType.Out:
-        return this.#transfer(readable, undefined, readable.lengthBytes - HEADER_BYTES);
-      case RequestType.Flush:
-        this.#image.flush();
-        return RequestStatus.Ok;
-      case RequestType.GetId:
-        writable.copyFrom(this.#id.subarray(0, Math.min(ID_BYTES, writable.lengthBytes - 1)));
-        return RequestStatus.Ok;
-      case RequestType.Discard:
-        return this.#ranges(readable, false);
-      case RequestType.WriteZeroes:
-        return this.#ranges(readable, true);
-      default:
-        return RequestStatus.Unsupported;
+      return this.#failed(error);
     }
   }
 
-  #transfer(readable: Pieces, into: Pieces | undefined, lengthBytes: number): number {
-    // Beyond 2^53 it is rounded, and beyond any disk.
-    const offset = readable.readU64AsNumber(8) * SECTOR_BYTES;
-    if (lengthBytes % SECTOR_BYTES !== 0 || offset + lengthBytes > this.#capacityBytes) {
-      return RequestStatus.IoError;
+  /** Takes what is done beside the thread. */
+  #complete(): void {
+    const { ring } = this.#transfers!;
+    for (let token; (token = ring.complete()) >= 0;) {
+      const request = this.#requests[token]!;
+      this.#answer(request, this.#finish(request, ring.result));
+      this.#idle.push(request);
+      this.#context?.notify(request.queue);
     }
-    const vector = this.#vector;
-    vector.clear();
-    if (into !== undefined) {
-      into.appendTo(vector, 0, lengthBytes);
-      this.#image.readAt(offset, vector);
-      return RequestStatus.Ok;
-    }
-    readable.appendTo(vector, HEADER_BYTES, lengthBytes);
-    this.#image.writeAt(offset, vector);
-    if (this.#writeThrough) this.#image.flush();
-    return RequestStatus.Ok;
+    if (!this.#starved) return;
+    this.#starved = false;
+    for (let index = 0; index < this.queueCount; index++) this.#context?.schedule(index);
   }
 
-  /** Discards ranges, or zeroes them. All of them are checked before anything is done. */
-  #ranges(readable: Pieces, zero: boolean): number {
-    const wanted = zero ? BlockFeature.WriteZeroes : BlockFeature.Discard;
-    if ((this.features & wanted) === 0n) return RequestStatus.Unsupported;
-    const lengthBytes = readable.lengthBytes - HEADER_BYTES;
-    const count = lengthBytes / RANGE_BYTES;
-    if (!Number.isInteger(count) || count < 1 || count > MAX_RANGES) return RequestStatus.IoError;
-    // Read once: the guest could change them between check and use.
-    const bytes = new Uint8Array(lengthBytes);
-    readable.copyTo(bytes, HEADER_BYTES);
-    const view = new DataView(bytes.buffer);
-    const most = zero ? MAX_ZERO_SECTORS : MAX_DISCARD_SECTORS;
-    for (let at = 0; at < lengthBytes; at += RANGE_BYTES) {
-      const flags = view.getUint32(at + 12, true);
-      if ((flags & ~(zero ? RANGE_UNMAP : 0)) !== 0) return RequestStatus.Unsupported;
-      const sectors = view.getUint32(at + 8, true);
-      const end = Number(view.getBigUint64(at, true)) + sectors;
-      if (sectors > most || end * SECTOR_BYTES > this.#capacityBytes) return RequestStatus.IoError;
+  #finish(request: BlockRequest, result: number): number {
+    try {
+      if (this.#transfers!.finish(request, result)) return RequestStatus.Ok;
+      return this.#commands.execute(request);
+    } catch (error) {
+      return this.#failed(error);
     }
-    for (let at = 0; at < lengthBytes; at += RANGE_BYTES) {
-      const offset = Number(view.getBigUint64(at, true)) * SECTOR_BYTES;
-      const length = view.getUint32(at + 8, true) * SECTOR_BYTES;
-      const unmap = (view.getUint32(at + 12, true) & RANGE_UNMAP) !== 0;
-      if (zero) this.#image.writeZeroes(offset, length, { unmap });
-      else this.#image.discard(offset, length);
-    }
-    if (this.#writeThrough) this.#image.flush();
-    return RequestStatus.Ok;
   }
 
-  get #capacityBytes(): number {
-    const { blockBytes } = this.#options;
-    return Math.floor(this.#image.sizeBytes / blockBytes) * blockBytes;
+  #failed(error: unknown): number {
+    if (!(error instanceof DiskError || error instanceof HostError)) throw error;
+    this.#failures.add(error);
+    return RequestStatus.IoError;
+  }
+
+  #answer(request: BlockRequest, status: number): void {
+    const { chain } = request;
+    const { writable } = chain;
+    const { writableBytes } = request;
+    // Without room for a status there is nothing to answer.
+    if (writableBytes >= 0) writable.writeU8(writableBytes, status);
+    const written = status === RequestStatus.Ok
+      ? writableBytes + 1
+      : Math.min(1, writableBytes + 1);
+    this.#context?.queue(request.queue)?.push(chain.head, written);
+  }
+
+  /** Waits until nothing is under way beside the thread. */
+  #drain(): void {
+    const ring = this.#transfers?.ring;
+    if (ring === undefined) return;
+    ring.submit();
+    while (ring.underWay > 0) {
+      ring.wait();
+      this.#complete();
+    }
   }
 }

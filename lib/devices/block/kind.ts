@@ -4,22 +4,26 @@
  * @module
  */
 
-import { MIB } from "../../base/mod.ts";
+import { log, MIB } from "../../base/mod.ts";
 import type { DiskConfig } from "../../config/mod.ts";
 import {
   assembleDisk,
   type DiskFile,
   DiskFiles,
   type DiskFormat,
+  type DiskImage,
   openDiskFiles,
 } from "../../disk/mod.ts";
-import { type Fd, ftruncate, memfdCreate, mmap } from "../../host/mod.ts";
+import { type Fd, ftruncate, isHostError, memfdCreate, mmap } from "../../host/mod.ts";
 import type { DeviceKind, OpenedDevice } from "../frame/device_kind.ts";
 import { DeviceError } from "../frame/errors.ts";
 import { BlockDevice } from "./block_device.ts";
+import { RingTransfers } from "./ring_transfers.ts";
 
 /** Room for the changes of 64k clusters; when it is full, tables are written. */
 const RECOVERY_BYTES = MIB;
+/** Most requests under way beside the thread. */
+const MAX_TRANSFERS = 128;
 
 /** What the process that serves the disk is told; descriptors are the files', then the recovery memory. */
 interface BlockSettings {
@@ -30,6 +34,7 @@ interface BlockSettings {
     readonly probed: boolean;
   }[];
   readonly recovery: boolean;
+  readonly executor: DiskConfig["executor"];
   readonly sparse: boolean;
   readonly direct: boolean;
   readonly blockBytes: number;
@@ -45,17 +50,18 @@ export const BLOCK_DEVICE: DeviceKind<DiskConfig> = {
 };
 
 function openBlock(disk: DiskConfig): OpenedDevice {
-  const { path, readOnly, lock, format, sparse, direct, blockBytes, queueCount, id } = disk;
+  const { path, readOnly, lock, format, executor, ...presentation } = disk;
   using files = openDiskFiles(path, { readOnly, lock, format });
   const isQcow2 = files.list[0]?.format === "qcow2";
   const settings: BlockSettings = {
     files: files.list.map(({ fd: _fd, ...file }) => file),
     recovery: isQcow2 && !readOnly,
-    sparse,
-    direct,
-    blockBytes,
-    queueCount,
-    id,
+    executor,
+    sparse: presentation.sparse,
+    direct: presentation.direct,
+    blockBytes: presentation.blockBytes,
+    queueCount: presentation.queueCount,
+    id: presentation.id,
   };
   const fds = files.take().map(({ fd }) => fd);
   if (settings.recovery) {
@@ -91,5 +97,26 @@ function makeBlock(settings: BlockSettings, fds: readonly Fd[]): BlockDevice {
     direct,
     ...(memory === undefined ? {} : { recovery: mmap(RECOVERY_BYTES, { fd: memory }).bytes }),
   });
-  return new BlockDevice(image, { blockBytes, queueCount, sparse, id });
+  try {
+    const transfers = makeTransfers(image, settings.executor);
+    return new BlockDevice(image, { blockBytes, queueCount, sparse, id, transfers });
+  } catch (error) {
+    image.close();
+    throw error;
+  }
+}
+
+/** @throws {HostError} where there is no io_uring, but shall be. */
+function makeTransfers(
+  image: DiskImage,
+  executor: DiskConfig["executor"],
+): RingTransfers | undefined {
+  if (image.transfers === undefined || executor === "epoll") return undefined;
+  try {
+    return new RingTransfers(image.transfers, MAX_TRANSFERS);
+  } catch (error) {
+    if (executor === "uring" || !isHostError(error)) throw error;
+    log.debug(`block: ${image.path}: one request after the other: ${error.message}`);
+    return undefined;
+  }
 }

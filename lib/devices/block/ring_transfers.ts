@@ -1,0 +1,86 @@
+/**
+ * Requests that go on beside the device's thread, by io_uring: what would have to wait for the disk.
+ *
+ * @module
+ */
+
+import type { DiskTransfers } from "../../disk/mod.ts";
+import { Errno, IoUring, preadvNoWait } from "../../host/mod.ts";
+import { RequestType } from "./protocol.ts";
+import type { BlockRequest } from "./request.ts";
+
+/** Transfers of requests to and from one file. */
+export class RingTransfers implements Disposable {
+  /** The ring. */
+  readonly ring: IoUring;
+  readonly #file: DiskTransfers;
+  /** Whether the file tells what is in memory. */
+  #tells = true;
+
+  /**
+   * @param capacity requests that can be under way at once, a power of two
+   * @throws {HostError} where there is no io_uring.
+   */
+  constructor(file: DiskTransfers, capacity: number) {
+    this.ring = new IoUring(capacity);
+    this.#file = file;
+  }
+
+  /**
+   * Takes a request over where its transfer is worth it.
+   *
+   * @param request prepared; its token is its number on the ring
+   * @param writeThrough whether writes are to be durable before they are answered
+   * @returns `done` where it was not even necessary, `pending`, or `refused`: for others to carry out
+   * @throws {DiskError} where making things durable has failed before.
+   */
+  begin(request: BlockRequest, writeThrough: boolean): "done" | "pending" | "refused" {
+    const { token, vector, offset } = request;
+    const file = this.#file;
+    switch (request.type) {
+      case RequestType.In: {
+        if (!file.allows(offset, vector, false)) return "refused";
+        if (!file.direct) {
+          if (!this.#tells) return "refused";
+          const count = preadvNoWait(file.fd, vector, offset);
+          if (count === vector.lengthBytes) return "done";
+          if (count === -Errno.EOPNOTSUPP) {
+            // Mostly a file system in memory, where nothing has to wait.
+            this.#tells = false;
+            return "refused";
+          }
+        }
+        this.ring.read(file.fd, vector, { offset, token });
+        return "pending";
+      }
+      case RequestType.Out:
+        // The page cache takes writes at once.
+        if (!file.direct || writeThrough || !file.allows(offset, vector, true)) return "refused";
+        file.beginWrite();
+        this.ring.write(file.fd, vector, { offset, token });
+        return "pending";
+      case RequestType.Flush:
+        if (!file.beginSync()) return "done";
+        this.ring.sync(file.fd, token);
+        return "pending";
+      default:
+        return "refused";
+    }
+  }
+
+  /**
+   * What became of a request that was completed with `result`.
+   *
+   * @returns false where it is to be carried out anew, which shows what failed
+   * @throws {DiskError} where making things durable has failed.
+   */
+  finish(request: BlockRequest, result: number): boolean {
+    if (request.type !== RequestType.Flush) return result === request.vector.lengthBytes;
+    this.#file.endSync(Math.max(0, -result));
+    return true;
+  }
+
+  [Symbol.dispose](): void {
+    this.ring[Symbol.dispose]();
+  }
+}
