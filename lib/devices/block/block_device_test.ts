@@ -5,7 +5,7 @@ import type { BlockOptions } from "../../config/mod.ts";
 import { checkDisk, createQcow2, openDisk } from "../../disk/mod.ts";
 import { IoVector } from "../../host/mod.ts";
 import { BlockFeature, ConfigField, RequestStatus, RequestType } from "./protocol.ts";
-import { DiskRig, rangeBytes } from "./testing/disk_rig.ts";
+import { DiskRig, rangeBytes } from "../../../tests/support/disk_rig.ts";
 
 const DISK_BYTES = 4 * MIB;
 const SECTORS = DISK_BYTES / 512;

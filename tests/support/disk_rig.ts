@@ -4,13 +4,18 @@
  * @module
  */
 
-import { MIB } from "../../../base/mod.ts";
-import { type BlockOptions, diskConfig } from "../../../config/mod.ts";
-import { GuestMemory } from "../../../memory/mod.ts";
-import { DeviceRig } from "../../../virtio/testing/device_rig.ts";
-import type { ServableDevice } from "../../frame/device_kind.ts";
-import { BLOCK_DEVICE } from "../kind.ts";
-import { HEADER_BYTES, RANGE_BYTES, RequestType, SECTOR_BYTES } from "../protocol.ts";
+import { MIB } from "../../lib/base/mod.ts";
+import { type BlockOptions, diskConfig } from "../../lib/config/mod.ts";
+import { GuestMemory } from "../../lib/memory/mod.ts";
+import { DeviceRig } from "../../lib/virtio/testing/device_rig.ts";
+import type { ServableDevice } from "../../lib/devices/mod.ts";
+import { BLOCK_DEVICE } from "../../lib/devices/block/mod.ts";
+import {
+  HEADER_BYTES,
+  RANGE_BYTES,
+  RequestType,
+  SECTOR_BYTES,
+} from "../../lib/devices/block/protocol.ts";
 
 const RINGS = 15 * MIB;
 /** Bytes of guest memory for each request. */
