@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { buildInitramfs, moduleEntries, tryFetchGuest } from "../scripts/guest/mod.ts";
+import { DeviceProcess } from "./support/device_process.ts";
 import { engineTest, type TestEngine } from "./support/engines.ts";
 import { StorageDaemon, WITHOUT_STORAGE_DAEMON } from "./support/storage_daemon.ts";
+import { tinyKernels } from "./support/tiny_kernel.ts";
 import { VmBench } from "./support/vm_bench.ts";
 
 const guest = await tryFetchGuest();
@@ -115,4 +117,106 @@ engineTest(
     await bench.checkClean();
   },
   { unless },
+);
+
+/** Reads and writes with several in flight, in rounds that it tells of. */
+const ROUNDS = `modprobe virtio_pci
+modprobe virtio_blk
+dd if=/bin/busybox of=/tmp/data bs=64k count=8 2>/dev/null
+echo "sum $(md5sum < /tmp/data)"
+round=0
+while [ $round -lt 8 ]; do
+  round=$((round + 1))
+  echo "round $round"
+  for job in 0 1 2 3; do
+    dd if=/tmp/data of=/dev/vda bs=4k seek=$((job * 256)) conv=notrunc oflag=direct 2>/dev/null ||
+      echo "write failed" &
+  done
+  wait
+  for job in 0 1 2 3; do
+    dd if=/dev/vda bs=4k skip=$((job * 256)) count=128 iflag=direct 2>/dev/null | md5sum &
+  done
+  wait
+done
+dmesg | grep -i -e 'I/O error' -e 'needs reset'
+echo "all done"
+`;
+
+engineTest(
+  "virtio: back ends that are killed are followed by others, and a suspended VM's wait; nothing is lost",
+  async (engine) => {
+    assert(typeof guest === "object");
+    await using bench = new VmBench(engine);
+    const disk = bench.file(new Uint8Array(8 * MIB));
+    const socket = bench.path("disk.sock");
+    const serve = () => DeviceProcess.start("block", socket, ["--path", `${disk},format=raw`]);
+    const initramfs = await buildInitramfs({
+      busybox: guest.busybox,
+      script: ROUNDS,
+      entries: await moduleEntries(guest, ["virtio_pci", "virtio_blk"]),
+    });
+    let device = await serve();
+    try {
+      await using vm = await bench.start(Deno.readFileSync(guest.kernel), [
+        ...["--mem", "256", "--initrd", bench.file(initramfs), "--params", "quiet"],
+        ...["--name", "vm", "--restart-devices", "--vhost-user", `type=block,socket=${socket}`],
+      ]);
+      for (const round of [2, 4]) {
+        await vm.waitFor(`round ${round}`);
+        await device.end("SIGKILL");
+        device = await serve();
+      }
+      await vm.waitFor("round 6");
+      assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
+      // Suspended, the device holds nothing: it may be killed, too.
+      await device.end("SIGKILL");
+      device = await serve();
+      assert.equal(await bench.request("vm", "ResumeVm"), "Ok");
+      await vm.waitFor("round 7");
+      for (let turn = 0; turn < 5; turn++) {
+        assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
+        assert.equal(await bench.request("vm", "ResumeVm"), "Ok");
+      }
+      const result = await vm.end({ timeoutMs: 300_000 });
+      assert.equal(result.code, 0, result.stderr + result.stdout);
+      const [, sum] = /^sum ([0-9a-f]{32})/m.exec(result.stdout) ?? [];
+      const sums = result.stdout.match(/^[0-9a-f]{32}\b/gm);
+      assert.deepEqual(sums, Array(32).fill(sum), result.stdout + result.stderr);
+      assert.match(result.stdout, /all done/);
+      assert.doesNotMatch(result.stdout, /failed|error|needs reset/);
+      const told = result.stderr.match(
+        /block device .*disk\.sock ended \(.*\), starting it again/g,
+      );
+      assert.equal(told?.length, 3, result.stderr);
+    } finally {
+      await device.end("SIGKILL");
+    }
+    await bench.checkClean();
+  },
+  { unless },
+);
+
+engineTest(
+  "virtio: a back end that dies ends the VM with status 1 and the reason",
+  async (engine) => {
+    await using bench = new VmBench(engine);
+    const socket = bench.path("disk.sock");
+    const options = ["--vhost-user", `type=block,socket=${socket}`, "--extended-status"];
+    const missing = await bench.run(tinyKernels.sleep(), options);
+    assert.equal(missing.code, 1);
+    assert.match(missing.stderr, /block device .*disk\.sock.*cannot connect/);
+
+    const disk = bench.file(new Uint8Array(MIB));
+    await using device = await DeviceProcess.start("block", socket, [
+      "--path",
+      `${disk},format=raw`,
+    ]);
+    await using vm = await bench.start(tinyKernels.sleep(), options);
+    await vm.waitFor("ready");
+    await device.end("SIGKILL");
+    const result = await vm.end({ timeoutMs: 60_000 });
+    assert.equal(result.code, 1, result.stderr);
+    assert.match(result.stderr, /block device .*disk\.sock ended: .*closed/);
+    await bench.checkClean();
+  },
 );
