@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { buildInitramfs, type InitramfsOptions, tryFetchGuest } from "../scripts/guest/mod.ts";
 import { engineTest, type TestEngine } from "./support/engines.ts";
 import { PtyProcess } from "./support/pty_process.ts";
@@ -111,12 +112,40 @@ engineTest(
   { unless },
 );
 
-engineTest("boot: a reboot is status 32, and so is a panic", async (engine) => {
+const REBOOT = "boot: a reboot is status 32, and so is a panic; the second boot uses the first " +
+  "one's translations, but not what is damaged";
+engineTest(REBOOT, async (engine) => {
   await using bench = new VmBench(engine);
+  const cache = join(bench.folder, "cache", "vmctl", "translations");
+  const fromDisk: number[] = [];
   for (const script of ["reboot -f", "echo c > /proc/sysrq-trigger"]) {
     const { kernel, options } = await parts(bench, { script });
-    const result = await bench.run(kernel, options, { timeoutMs: 300_000 });
+    const stats = bench.path("stats.json");
+    const result = await bench.run(kernel, [...options, "--engine-stats", stats], {
+      timeoutMs: 300_000,
+    });
     assert.equal(result.code, 32, result.stderr + result.stdout.slice(-2000));
+    const { engine: kind, vcpus } = JSON.parse(Deno.readTextFileSync(stats));
+    assert.equal(kind, engine.kind);
+    if (engine.kind !== "soft") continue;
+    const [{ timeByTier, reuse, translation }] = vcpus;
+    assert.ok(timeByTier.translated > 0.3, JSON.stringify(timeByTier));
+    assert.ok(translation.regions > 0);
+    fromDisk.push(reuse.regionsFromDisk);
+    for (const { name } of Deno.readDirSync(cache)) damage(join(cache, name));
+  }
+  if (engine.kind === "soft") {
+    const [first, second] = fromDisk;
+    assert.equal(first, 0);
+    assert.ok((second ?? 0) > 100, `${second} regions of the first boot`);
   }
   await bench.checkClean();
 }, { unless });
+
+/** Changes a byte in the middle, and what is near the end. */
+function damage(path: string): void {
+  const bytes = Deno.readFileSync(path);
+  const middle = bytes.length >>> 1;
+  bytes[middle] = (bytes[middle] ?? 0) ^ 0xff;
+  Deno.writeFileSync(path, bytes.subarray(0, bytes.length - 1001));
+}

@@ -5,6 +5,7 @@
  */
 
 export { assertNever, describeError, VmctlError } from "./errors.ts";
+export { userCacheFolder } from "./cache_folder.ts";
 export { ExitStatus } from "./exit_status.ts";
 export {
   formatSize,

@@ -5,7 +5,7 @@
  */
 
 import { join } from "node:path";
-import { describeError, formatSize } from "../base/mod.ts";
+import { describeError, formatSize, userCacheFolder } from "../base/mod.ts";
 import { runDirectory } from "../control/mod.ts";
 import { chooseEngine, type KvmFacts, probeKvm } from "../hypervisor/mod.ts";
 
@@ -55,7 +55,7 @@ export function collectFacts(): HostFact[] {
     tunFact(),
     descriptorsFact(),
     folderFact("run-folder", "control sockets", runDirectory()),
-    folderFact("cache-folder", "cache", cacheFolder()),
+    folderFact("cache-folder", "cache", userCacheFolder()),
     terminalFact(),
   ];
 }
@@ -284,13 +284,6 @@ function folderFact(id: string, title: string, path: string | undefined): HostFa
     advice: `allow this user to write to ${nearest}`,
     details: { path },
   };
-}
-
-function cacheFolder(): string | undefined {
-  const cache = Deno.env.get("XDG_CACHE_HOME");
-  if (cache?.startsWith("/") === true) return join(cache, "vmctl");
-  const home = Deno.env.get("HOME");
-  return home?.startsWith("/") === true ? join(home, ".cache", "vmctl") : undefined;
 }
 
 /** By making a file, because permission bits do not tell of read-only mounts. */

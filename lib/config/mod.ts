@@ -17,6 +17,7 @@ export type {
   SerialInput,
   SerialOutput,
   SocketConfig,
+  SoftConfig,
   VhostUserConfig,
   VhostUserType,
   VmConfig,

@@ -177,6 +177,33 @@ export const RUN_OPTIONS = {
     group: "Machine",
     help: "what runs the guest's code; auto by default",
   },
+  "soft": {
+    type: {
+      kind: "record",
+      first: "cache",
+      fields: {
+        "cache": {
+          type: { kind: "boolean" },
+          help: "keep translated code on disk for the next run; true by default",
+        },
+        "cache-dir": {
+          type: { kind: "path" },
+          help: "folder to keep it in; vmctl in XDG_CACHE_HOME or ~/.cache by default",
+        },
+        "cache-size": {
+          type: { kind: "mib", min: 1, max: MAX_MEMORY_MIB },
+          help: "how large its file may become; 64 MiB by default",
+        },
+        "code-memory": {
+          type: { kind: "mib", min: 16, max: MAX_MEMORY_MIB },
+          help: "about how much memory translated code may take; 256 MiB by default",
+        },
+      },
+    },
+    valueName: "KEY=VALUE,…",
+    group: "Machine",
+    help: "settings of the software engine",
+  },
   "serial": {
     type: { kind: "list", item: SERIAL },
     valueName: "type=TYPE,…",
@@ -275,6 +302,12 @@ export const RUN_OPTIONS = {
     valueName: "LEVEL",
     group: "Control",
     help: "how much to log to stderr: error, warn, info, debug or trace; info by default",
+  },
+  "engine-stats": {
+    type: { kind: "path" },
+    valueName: "FILE",
+    group: "Control",
+    help: "where to write what the software engine did, as JSON, at the end",
   },
   "cfg": {
     type: { kind: "list", item: { kind: "path" } },

@@ -28,6 +28,9 @@ import type {
 } from "./vm_config.ts";
 
 const DEFAULT_MEMORY_MIB = 256;
+/** Room for a few kernels with their programs, see SoftConfig. */
+const DEFAULT_CACHE_MIB = 64;
+const DEFAULT_CODE_MIB = 256;
 const DEFAULT_CPU_COUNT = 1;
 const DEFAULT_BALLOON_POLICY = "auto";
 const DEFAULT_LOG_LEVEL: LogLevelName = "info";
@@ -82,6 +85,13 @@ export function resolveLayers(
     restartDevices: options["restart-devices"] ?? false,
     socket: options.socket === undefined ? undefined : socketOf(options.socket),
     hypervisor: options.hypervisor ?? "auto",
+    soft: {
+      cache: options.soft?.cache ?? true,
+      cacheFolder: options.soft?.["cache-dir"],
+      cacheMib: options.soft?.["cache-size"] ?? DEFAULT_CACHE_MIB,
+      codeMib: options.soft?.["code-memory"] ?? DEFAULT_CODE_MIB,
+    },
+    engineStats: options["engine-stats"],
     extendedStatus: options["extended-status"] ?? false,
     ...logLevels(options["log-level"] ?? DEFAULT_LOG_LEVEL),
     disableSandbox: options["disable-sandbox"] ?? false,
@@ -96,6 +106,12 @@ export function withDefaults(given: RunOptions): RunOptions {
     cpus: { "num-cores": DEFAULT_CPU_COUNT, ...given.cpus },
     mem: { size: DEFAULT_MEMORY_MIB, ...given.mem },
     hypervisor: given.hypervisor ?? "auto",
+    soft: {
+      "cache": true,
+      "cache-size": DEFAULT_CACHE_MIB,
+      "code-memory": DEFAULT_CODE_MIB,
+      ...given.soft,
+    },
     serial: serialDefaults(given.serial ?? []),
     "extended-status": given["extended-status"] ?? false,
     "log-level": given["log-level"] ?? DEFAULT_LOG_LEVEL,

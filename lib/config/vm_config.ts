@@ -143,6 +143,18 @@ export interface VhostUserConfig {
   readonly maxQueueSize: number | undefined;
 }
 
+/** Settings of the software engine. */
+export interface SoftConfig {
+  /** Whether translated code is kept on disk for the next run. */
+  readonly cache: boolean;
+  /** Folder for it; that of the user's caches where undefined. */
+  readonly cacheFolder: string | undefined;
+  /** How large its file may become. */
+  readonly cacheMib: number;
+  /** About how much memory translated code may take. */
+  readonly codeMib: number;
+}
+
 /** A complete, valid configuration of a VM. */
 export interface VmConfig {
   /** Name under which `vmctl stop NAME` and `vmctl list` know the VM; generated from the pid where undefined. */
@@ -171,6 +183,9 @@ export interface VmConfig {
   readonly socket: SocketConfig | undefined;
   /** Engine. */
   readonly hypervisor: HypervisorChoice;
+  readonly soft: SoftConfig;
+  /** File for the software engine's counters. */
+  readonly engineStats: string | undefined;
   /** Whether the exit status tells reset, crash, panic and watchdog apart (32, 33, 34, 36). */
   readonly extendedStatus: boolean;
   /** Least important level that is logged. */

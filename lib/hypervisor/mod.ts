@@ -16,6 +16,7 @@ export {
   selectHypervisor,
 } from "./select.ts";
 export { type KvmFacts, probeKvm } from "./kvm/mod.ts";
+export type { SoftOptions } from "./soft/mod.ts";
 export { GuestClock, type GuestClockHandle } from "./soft/irqchip/mod.ts";
 export {
   type Capabilities,

@@ -8,7 +8,7 @@ import { log } from "../base/mod.ts";
 import type { GuestMemory, MemoryBacking } from "../memory/mod.ts";
 import { HypervisorError } from "./errors.ts";
 import { attachKvmVm, type KvmFacts, openKvm, probeKvm } from "./kvm/mod.ts";
-import { attachSoftVm, openSoft } from "./soft/mod.ts";
+import { attachSoftVm, openSoft, type SoftOptions } from "./soft/mod.ts";
 import type { EngineKind, Hypervisor, Vm, VmHandle } from "./types.ts";
 
 /** What `--hypervisor` takes. */
@@ -55,22 +55,24 @@ export function chooseEngine(choice: EngineChoice, facts?: KvmFacts): EngineSele
 /**
  * Opens the engine that {@link chooseEngine} names, and logs why.
  *
+ * @param soft settings for the software engine, where it is that one
  * @throws {HypervisorError} when it cannot be used on this host.
  */
-export function selectHypervisor(choice: EngineChoice): Hypervisor {
+export function selectHypervisor(choice: EngineChoice, soft: SoftOptions = {}): Hypervisor {
   const { kind, reason, warning } = chooseEngine(choice);
   if (warning !== undefined) log.warn(warning);
   log.debug(`engine ${kind}: ${reason}`);
-  return openHypervisor(kind);
+  return openHypervisor(kind, soft);
 }
 
 /**
  * Opens an engine.
  *
+ * @param soft settings for the software engine, where it is that one
  * @throws {HypervisorError} when it cannot be used on this host.
  */
-export function openHypervisor(kind: EngineKind): Hypervisor {
-  return kind === "kvm" ? openKvm() : openSoft();
+export function openHypervisor(kind: EngineKind, soft: SoftOptions = {}): Hypervisor {
+  return kind === "kvm" ? openKvm() : openSoft(soft);
 }
 
 /** The VM of `handle` in another worker of the process that made it; it does not own the VM. */

@@ -71,6 +71,8 @@ export interface Vm extends Disposable {
   handle(): VmHandle;
   /** Makes vCPU `id` in the calling worker, which is the one that runs it. Each id once. */
   createVcpu(id: number): Vcpu;
+  /** What the engine did so far, as JSON for people; undefined where it does not count. */
+  engineStats?(): Record<string, unknown>;
   /** Drives interrupt line `gsi` (level semantics; an edge is a raise and a lower). */
   setIrqLine(gsi: number, level: boolean): void;
   /** Sends a message-signalled interrupt (Intel SDM vol. 3, 11.11). */

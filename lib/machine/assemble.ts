@@ -4,7 +4,8 @@
  * @module
  */
 
-import { getLogLevels, MIB } from "../base/mod.ts";
+import { join } from "node:path";
+import { getLogLevels, MIB, userCacheFolder } from "../base/mod.ts";
 import {
   type BootEntry,
   type BootImage,
@@ -13,10 +14,17 @@ import {
   COM2_PORT,
   loadKernel,
 } from "../boot/mod.ts";
-import type { BootSource, DiskConfig, FileSource, SerialConfig, VmConfig } from "../config/mod.ts";
+import type {
+  BootSource,
+  DiskConfig,
+  FileSource,
+  SerialConfig,
+  SoftConfig,
+  VmConfig,
+} from "../config/mod.ts";
 import { Platform } from "../devices/mod.ts";
 import { isatty, validateInheritedFd } from "../host/mod.ts";
-import { memoryBackingFor, selectHypervisor } from "../hypervisor/mod.ts";
+import { memoryBackingFor, selectHypervisor, type SoftOptions } from "../hypervisor/mod.ts";
 import { GuestMemory } from "../memory/mod.ts";
 import { MachineError } from "./errors.ts";
 import { rootParams } from "./root_disk.ts";
@@ -47,7 +55,7 @@ export function assemble(
   options: { readonly team: VcpuTeam; readonly resources: DisposableStack },
 ): Assembly {
   const { team, resources } = options;
-  const hypervisor = resources.use(selectHypervisor(config.hypervisor));
+  const hypervisor = resources.use(selectHypervisor(config.hypervisor, softOptions(config.soft)));
   const memory = resources.use(GuestMemory.create({
     sizeBytes: config.memoryMib * MIB,
     backing: memoryBackingFor(hypervisor.kind),
@@ -85,6 +93,17 @@ export function assemble(
     platform,
     team,
     serialPorts: serial.ports,
+  };
+}
+
+function softOptions({ cache, cacheFolder, cacheMib, codeMib }: SoftConfig): SoftOptions {
+  const folder = cacheFolder ?? userCacheFolder();
+  return {
+    translations: {
+      cacheFolder: cache && folder !== undefined ? join(folder, "translations") : undefined,
+      cacheLimitBytes: cacheMib * MIB,
+      codeLimitBytes: codeMib * MIB,
+    },
   };
 }
 

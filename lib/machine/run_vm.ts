@@ -7,6 +7,7 @@
 import { describeError, ExitStatus, Logger } from "../base/mod.ts";
 import type { VmConfig } from "../config/mod.ts";
 import { Errno, errnoName, fstat, getpid, PollEvent, Reactor } from "../host/mod.ts";
+import type { Vm } from "../hypervisor/mod.ts";
 import { assemble, type Assembly } from "./assemble.ts";
 import { Console } from "./console.ts";
 import type { ConsoleAction } from "./escape_filter.ts";
@@ -45,6 +46,16 @@ export async function runVm(config: VmConfig, options: RunOptions = {}): Promise
   return processStatus(outcome.status, config.extendedStatus);
 }
 
+/** Writes the engine's counters, for those who asked for them. */
+function writeStats(path: string, vm: Vm): void {
+  const stats = vm.engineStats?.() ?? { engine: vm.kind };
+  try {
+    Deno.writeTextFileSync(path, JSON.stringify(stats, null, 2) + "\n");
+  } catch (error) {
+    log.warn(`${path}: the engine's counters are not written: ${describeError(error)}`);
+  }
+}
+
 /** One VM's way from start to end. */
 class Run {
   readonly #config: VmConfig;
@@ -52,6 +63,7 @@ class Run {
   #serialPorts: readonly SerialPort[] = [];
   #console: Console | undefined;
   #stuck = false;
+  #statsOf: (() => void) | undefined;
 
   constructor(config: VmConfig) {
     this.#config = config;
@@ -83,6 +95,7 @@ class Run {
     const inputs = new DisposableStack();
     stack.defer(async () => {
       this.#stuck = !await team.stop();
+      this.#statsOf?.();
       for (const { output } of this.#serialPorts) output?.finish();
       inputs.dispose();
       // What a vCPU still uses stays until the process ends.
@@ -119,6 +132,8 @@ class Run {
     // The terminal is ready before the guest's first word.
     this.#connect(assembly, { reactor, inputs });
     machine.run({ ...assembly, virtio });
+    const { engineStats } = this.#config;
+    if (engineStats !== undefined) this.#statsOf = () => writeStats(engineStats, assembly.vm);
     inputs.use(new PlatformTimers(assembly.platform));
     return await machine.ended;
   }

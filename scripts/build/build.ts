@@ -79,6 +79,14 @@ async function bundle(
   ]);
 }
 
+/** Lets the program say which one it is; at the end, so that the source map's lines stay right. */
+async function nameBuild(script: string): Promise<void> {
+  const text = await Deno.readTextFile(script);
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+  const name = new Uint8Array(digest).toHex().slice(0, 32);
+  await Deno.writeTextFile(script, `${text}\n;globalThis.VMCTL_BUILD=${JSON.stringify(name)};\n`);
+}
+
 async function removeIfThere(path: string): Promise<void> {
   try {
     await Deno.remove(path, { recursive: true });
@@ -121,6 +129,7 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
     const newScript = join(folder, "vmctl.js");
     const newOutput = join(folder, "vmctl");
     await bundle(newScript, { entry: "entry.ts", format: options.compile ? "esm" : "cjs" });
+    await nameBuild(newScript);
     if (options.compile) {
       await runDeno("deno compile", [
         "compile",

@@ -36,6 +36,7 @@ export class VmBench implements AsyncDisposable {
     this.env = {
       XDG_RUNTIME_DIR: join(this.folder, "run"),
       TMPDIR: join(this.folder, "tmp"),
+      XDG_CACHE_HOME: join(this.folder, "cache"),
       NO_COLOR: "1",
     };
   }

@@ -17,8 +17,11 @@ import {
 import type { MemoryMap } from "./cpu/mmu.ts";
 import { Processor, RunResult } from "./cpu/processor.ts";
 import { S, Seg, SegAttr, SegField, segOffset } from "./cpu/state.ts";
+import { TranslationStore } from "./cpu/translator/store.ts";
 import type { Tier } from "./cpu/translator/tier.ts";
+import { translatorVersion } from "./version.ts";
 import { loadFlags, readMsr, updateMode, writeMsr } from "./cpu/system/mod.ts";
+import { type EngineCounters, SLOW_PAGES } from "./engine_stats.ts";
 import type { SoftEvents } from "./events.ts";
 import type { SoftIrqChip } from "./irqchip/mod.ts";
 
@@ -53,6 +56,16 @@ const segments:
     ["tr", Seg.TR],
   ];
 
+/** What is kept of translated code. */
+export interface TranslationSettings {
+  /** Folder where it is kept for the next run; undefined for nowhere. */
+  readonly cacheFolder?: string | undefined;
+  /** How large its file may become, and what is kept of it in memory, in bytes. */
+  readonly cacheLimitBytes?: number | undefined;
+  /** About how much memory modules in use may take, in bytes; 256 MiB where it is absent. */
+  readonly codeLimitBytes?: number | undefined;
+}
+
 /** Parts of a {@link SoftVcpu}. */
 export interface SoftVcpuOptions {
   readonly id: number;
@@ -64,16 +77,32 @@ export interface SoftVcpuOptions {
   readonly tier: Tier;
   /** Where there are several vCPUs: what they share, and the state memories of all. */
   readonly team?: { memory: WebAssembly.Memory; cpus: readonly WebAssembly.Memory[] };
+  readonly translations: TranslationSettings;
+  readonly counters: EngineCounters;
+}
+
+/** Locked instructions of several vCPUs are other ones than those of one. */
+function versionFor(options: SoftVcpuOptions): string {
+  return `${translatorVersion()}${options.team === undefined ? "" : "+"}`;
 }
 
 /** A software processor behind the engine interface. */
 export class SoftVcpu implements Vcpu {
   readonly id: number;
   readonly #processor: Processor;
+  readonly #store: TranslationStore;
+  readonly #counters: EngineCounters;
   readonly #exit: VcpuExit = { reason: ExitReason.Interrupted, detail: "" };
 
   constructor(options: SoftVcpuOptions) {
     this.id = options.id;
+    const { cacheFolder, cacheLimitBytes } = options.translations;
+    this.#store = new TranslationStore({
+      folder: cacheFolder,
+      version: cacheFolder === undefined ? "" : versionFor(options),
+      limitBytes: cacheLimitBytes,
+    });
+    this.#store.load();
     this.#processor = new Processor({
       id: options.id,
       memory: options.state,
@@ -83,16 +112,26 @@ export class SoftVcpu implements Vcpu {
       events: options.events,
       tier: options.tier,
       ...(options.team === undefined ? {} : { team: options.team }),
+      store: this.#store,
+      codeLimitBytes: options.translations.codeLimitBytes,
     });
     this.#processor.reset(options.id !== 0);
+    this.#counters = options.counters;
+    this.#processor.samples.onMany = () => this.#publish();
   }
 
   run(io: VcpuIo): VcpuExit {
     const exit = this.#exit;
     const result = this.#processor.run(io);
+    this.#publish();
     exit.reason = result === RunResult.TripleFault ? ExitReason.Shutdown : ExitReason.Interrupted;
     exit.detail = result === RunResult.TripleFault ? this.#describe("triple fault") : "";
     return exit;
+  }
+
+  /** Lets others see the counters. */
+  #publish(): void {
+    this.#counters.write(this.id, this.stats(), this.#processor.samples.worst(SLOW_PAGES));
   }
 
   #describe(what: string): string {
@@ -219,12 +258,18 @@ export class SoftVcpu implements Vcpu {
 
   /** Counters of the engine. */
   stats(): Record<string, number> {
-    const { code, translator, lockstep } = this.#processor;
+    const { code, translator, lockstep, stats, samples, cpu } = this.#processor;
     return {
+      samplesInterpreted: samples.interpreted,
+      samplesTranslated: samples.translated,
+      ...stats,
+      tlbFills: Number(cpu.get64(S.tlbFills)),
+      codeFlushes: code.flushes,
       decoded: code.decoded,
       invalidated: code.invalidated,
-      flushes: code.flushes,
       ...translator.stats,
+      ...translator.installer.stats,
+      ...this.#store.stats,
       ...(lockstep === undefined ? {} : {
         comparedRegions: lockstep.stats.regions,
         comparedInstructions: lockstep.stats.instructions,
@@ -235,5 +280,6 @@ export class SoftVcpu implements Vcpu {
 
   [Symbol.dispose](): void {
     // Its memory goes with the VM.
+    this.#store.save();
   }
 }

@@ -20,9 +20,10 @@ import { createTeamMemory, MAX_TEAM } from "./cpu/cpu_team.ts";
 import { cpuLayout, createCpuMemory } from "./cpu/processor.ts";
 import { Mailbox, S } from "./cpu/state.ts";
 import { type Tier, tierOfEnvironment } from "./cpu/translator/tier.ts";
+import { describeCounters, EngineCounters } from "./engine_stats.ts";
 import { SoftEvents, type SoftEventsHandle } from "./events.ts";
 import { SoftIrqChip, type SoftIrqChipHandle } from "./irqchip/mod.ts";
-import { SoftVcpu } from "./vcpu.ts";
+import { SoftVcpu, type TranslationSettings } from "./vcpu.ts";
 
 /** RAM that one 32-bit WebAssembly memory can hold, with a page to spare. */
 const MAX_MEMORY_BYTES = PCI_HOLE_START + 0x3fff_0000;
@@ -38,6 +39,8 @@ const capabilities: Capabilities = {
 export interface SoftOptions {
   /** How code is executed; for tests. */
   readonly tier?: Tier;
+  /** What is kept of translated code; nothing on disk where it is absent. */
+  readonly translations?: TranslationSettings;
 }
 
 /** The software engine; needs no privilege and no device. */
@@ -45,8 +48,10 @@ export class SoftHypervisor implements Hypervisor {
   readonly kind = "soft";
   readonly capabilities: Capabilities = capabilities;
   readonly #tier: Tier;
+  readonly #translations: TranslationSettings;
 
   constructor(options: SoftOptions = {}) {
+    this.#translations = options.translations ?? {};
     this.#tier = options.tier ?? tierOfEnvironment();
   }
 
@@ -71,7 +76,10 @@ export class SoftHypervisor implements Hypervisor {
     const claimed = new Int32Array(new SharedArrayBuffer(4 * options.vcpuCount));
     const events = SoftEvents.create();
     const team = vcpuCount > 1 ? { team: createTeamMemory(memory.sizeBytes) } : {};
-    return new SoftVm({ memory, cpus, ...team, chip, claimed, events, tier: this.#tier }, true);
+    const [tier, translations] = [this.#tier, this.#translations];
+    const counters = EngineCounters.create(vcpuCount);
+    const parts = { memory, cpus, ...team, chip, claimed, events, tier, translations, counters };
+    return new SoftVm(parts, true);
   }
 
   [Symbol.dispose](): void {
@@ -89,6 +97,8 @@ interface Parts {
   readonly claimed: Int32Array;
   readonly events: SoftEvents;
   readonly tier: Tier;
+  readonly translations: TranslationSettings;
+  readonly counters: EngineCounters;
 }
 
 interface Handle {
@@ -100,6 +110,8 @@ interface Handle {
   readonly claimed: Int32Array;
   readonly events: SoftEventsHandle;
   readonly tier: Tier;
+  readonly translations: TranslationSettings;
+  readonly counters: SharedArrayBuffer;
 }
 
 /** Attaches to the VM of `handle` in another worker. */
@@ -113,6 +125,8 @@ export function attachSoftVm(handle: VmHandle, memory: GuestMemory): Vm {
     claimed: parts.claimed,
     events: SoftEvents.attach(parts.events),
     tier: parts.tier,
+    translations: parts.translations,
+    counters: EngineCounters.attach(parts.counters),
   }, false);
 }
 
@@ -130,7 +144,7 @@ class SoftVm implements Vm {
   }
 
   handle(): VmHandle {
-    const { cpus, team, chip, claimed, events, tier } = this.#parts;
+    const { cpus, team, chip, claimed, events, tier, translations, counters } = this.#parts;
     const handle: Handle = {
       kind: "soft",
       cpus,
@@ -139,12 +153,14 @@ class SoftVm implements Vm {
       claimed,
       events: events.handle(),
       tier,
+      translations,
+      counters: counters.handle(),
     };
     return { ...handle };
   }
 
   createVcpu(id: number): Vcpu {
-    const { memory, cpus, team, chip, claimed, events, tier } = this.#parts;
+    const { memory, cpus, team, chip, claimed, events, tier, translations, counters } = this.#parts;
     const state = cpus[id];
     const ram = memory.wasmMemory;
     if (state === undefined || ram === undefined) {
@@ -155,7 +171,22 @@ class SoftVm implements Vm {
     }
     const map = { lowBytes: memory.lowBytes, highBytes: memory.highBytes };
     const shared = team === undefined ? {} : { team: { memory: team, cpus } };
-    return new SoftVcpu({ id, state, ram, map, chip, events, tier, ...shared });
+    return new SoftVcpu({
+      id,
+      state,
+      ram,
+      map,
+      chip,
+      events,
+      tier,
+      translations,
+      counters,
+      ...shared,
+    });
+  }
+
+  engineStats(): Record<string, unknown> {
+    return describeCounters(this.#parts.counters.read());
   }
 
   setIrqLine(gsi: number, level: boolean): void {

@@ -48,6 +48,8 @@ export interface CodePage {
   readonly regions: Map<number, number>;
   /** Table slots of the page's regions. */
   slots: number[];
+  /** True where it was looked up what is known of its present code. */
+  opened: boolean;
   /** Guards of instructions that reach from the page before into this one. */
   readonly crossings: Set<number>;
 }
@@ -143,6 +145,7 @@ export class CodeCache {
       heat: new Map(),
       regions: new Map(),
       slots: [],
+      opened: false,
       crossings: new Set(),
     };
     this.#byMap[(page.map - this.#regions.maps) / PAGE_MAP] = page;
@@ -169,6 +172,7 @@ export class CodeCache {
     page.slots = [];
     page.regions.clear();
     page.heat.clear();
+    page.opened = false;
   }
 
   /** True where there is room for another run of records. */
@@ -363,6 +367,11 @@ export class CodeCache {
     }
     next.crossings.add(guard);
     this.decoded++;
+  }
+
+  /** Marks bytes `first` to `last` of `page` as code that something was made from. */
+  mark(page: CodePage, first: number, last: number): void {
+    this.#mark(page.ram, first, last);
   }
 
   /** Marks bytes `first` to `last` of the page at `ram` as decoded code. */

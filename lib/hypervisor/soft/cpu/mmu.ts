@@ -526,6 +526,7 @@ function buildFill(
   const entry = f.let(entryOf(linear));
   const page = f.let(and(linear, ~0xfffn));
   const ramPage = f.let(and(ram, ~0xfff));
+  set64(f, S.tlbFills, add(state64(S.tlbFills), 1));
   f.store64(CPU, entry, page, TlbField.read);
   f.store64(CPU, entry, extU(ramPage), TlbField.physical);
   f.store32(CPU, entry, sub(ramPage, wrap(page)), TlbField.addend);

@@ -19,6 +19,7 @@ import { Host } from "./host_calls.ts";
 import { buildInterpreter, HANDLER_SLOTS, type Interpreter } from "./interpreter.ts";
 import { type MemoryMap, protectModule } from "./mmu.ts";
 import { SplitLocks } from "./split_lock.ts";
+import { Samples } from "./samples.ts";
 import {
   Access,
   CodeMode,
@@ -44,6 +45,7 @@ import {
 import { deliver, hostFunctions, resetCpu, updateMode } from "./system/mod.ts";
 import { allRows, registerHelpers } from "./table.ts";
 import { Lockstep } from "./translator/lockstep.ts";
+import type { TranslationStore } from "./translator/store.ts";
 import { type Tier, TierPolicy } from "./translator/tier.ts";
 import { Translator } from "./translator/translator.ts";
 
@@ -152,6 +154,16 @@ export class Processor {
   readonly lockstep: Lockstep | undefined;
   readonly #team: CpuTeam | undefined;
   readonly #locks: SplitLocks | undefined;
+  /** Counters of the run loop. */
+  readonly stats = {
+    lookups: 0,
+    faults: 0,
+    hostCalls: 0,
+    deviceAccesses: 0,
+    halts: 0,
+  };
+  /** Where the guest was found. */
+  readonly samples: Samples;
   /** Fuel to go on with, 0 for a new load. */
   #fuelLeft = 0;
   #waiting = false;
@@ -169,6 +181,8 @@ export class Processor {
     tier?: Tier;
     /** Where there are several vCPUs: what they share, and the state memories of all. */
     team?: { memory: WebAssembly.Memory; cpus: readonly WebAssembly.Memory[] };
+    store?: TranslationStore | undefined;
+    codeLimitBytes?: number | undefined;
   }) {
     const { id, memory, ram, chip } = options;
     // Another vCPU may change memory between a region and the interpreter, so they are not compared.
@@ -195,6 +209,7 @@ export class Processor {
     this.cpu = new HostContext(memory, { id, tag: this.#tag });
     this.cpu.vcpuCount = options.team?.cpus.length ?? 1;
     this.#mailbox = this.cpu.i32;
+    this.samples = new Samples(this.cpu.i32);
     this.#mmioData = new DataView(memory.buffer, S.mmioData, 8);
     this.#ioWrite = { size: 0, data: this.#mmioData };
     this.interpreter = interpreterFor(this.#map, {
@@ -239,6 +254,9 @@ export class Processor {
       exports: instance.exports,
       code: this.code,
       lockstep: this.#tier.tier === "lockstep",
+      isIntact: (at) => this.#exports.codeIntact(at) !== 0,
+      store: this.#tier.tier === "lockstep" ? undefined : options.store,
+      codeLimitBytes: options.codeLimitBytes,
     });
     if (this.#tier.tier === "lockstep") this.lockstep = this.#makeLockstep();
     this.cpu.flushCode = () => this.code.flushTlb();
@@ -327,6 +345,7 @@ export class Processor {
   }
 
   #host(id: number, record: number): number {
+    this.stats.hostCalls++;
     const f = hostFunctions.get(id);
     if (f === undefined) throw new HypervisorError(`software engine: no host function ${id}`);
     const result = f(this.cpu, record);
@@ -342,6 +361,7 @@ export class Processor {
   }
 
   #deviceLoad(physical: number, size: number): void {
+    this.stats.deviceAccesses++;
     if (this.#chip.handlesMmio(physical, this.cpu.id)) {
       this.#chip.mmioRead(this.cpu.id, physical, size, this.#mmioData);
     } else this.cpu.io.mmioRead(physical, size, this.#mmioData);
@@ -355,6 +375,7 @@ export class Processor {
   }
 
   #deviceStore(physical: number, size: number): void {
+    this.stats.deviceAccesses++;
     if (this.#chip.handlesMmio(physical, this.cpu.id)) {
       this.#chip.mmioWrite(this.cpu.id, physical, size, this.#mmioData);
     } else if (!this.#events.hasIoEvents || !this.#signalMmio(physical, size)) {
@@ -424,9 +445,11 @@ export class Processor {
           this.#yield();
           break;
         case Exit.Fault:
+          this.stats.faults++;
           if (this.#fault() === "triple") return RunResult.TripleFault;
           break;
         case Exit.Halt:
+          this.stats.halts++;
           if (this.#halt(io)) return RunResult.Interrupted;
           break;
       }
@@ -510,7 +533,14 @@ export class Processor {
       i32[entry] !== ((low & ~0xfff) | tag) || i32[entry + 1] !== i32[(S.rip >>> 2) + 1]
     ) return;
     const page = this.code.pageOfMap(i32[entry + 2] as number);
-    if (page === undefined || this.#tier.tier === "interpreter") return;
+    if (page === undefined) return;
+    this.samples.count(page);
+    if (this.#tier.tier === "interpreter") return;
+    if (this.translator.installer.isFull) {
+      // What runs now comes back soon, and finds its modules where nobody collected them yet.
+      this.code.flush();
+      return;
+    }
     if (this.#tier.translatesNow()) this.translator.translate(page, low & 0xfff);
     else this.translator.sample(page, low & 0xfff);
   }
@@ -702,6 +732,7 @@ export class Processor {
   /** Makes the code at `S.rip` ready; returns an exit to handle. */
   #lookup(): number {
     const cpu = this.cpu;
+    this.stats.lookups++;
     const rip = cpu.get64(S.rip);
     const linear = (rip + cpu.segBase(Seg.CS)) & cpu.get64(S.linearMask);
     const codeTag = cpu.get32(S.codeTag);
@@ -716,6 +747,9 @@ export class Processor {
     if (this.#exports.codeIntact(ram) === 0) this.code.invalidate(ram >>> 12);
     const page = this.code.page(ram - offset, codeTag & ~CodeMode.user);
     this.#enterTlb(linear, codeTag, page);
+    if (!page.opened && page.mode === CodeMode.bits64 && this.#tier.tier !== "interpreter") {
+      this.translator.installer.open(page);
+    }
     const record = cpu.get32(page.map + offset * 4);
     if (record === 0) {
       if (this.code.decode(page, offset) === DecodeResult.Ready) return Exit.Resume;

@@ -184,6 +184,8 @@ export const S = {
   pauses: 0x320,
   /** i64: instructions that a region began, where they are counted. */
   regionCount: 0x600,
+  /** i64: entries of the data TLBs that were filled. */
+  tlbFills: 0x7f8,
   /** First byte behind the fixed state. */
   end: 0x800,
 } as const;

@@ -5,14 +5,8 @@
  * @module
  */
 
-import {
-  type FuncBuilder,
-  type MemoryImport,
-  ModuleBuilder,
-  type Tag,
-  ValType,
-} from "../../wasm/mod.ts";
-import type { CodeCache, CodePage } from "../code_cache.ts";
+import { type FuncBuilder, type MemoryImport, ModuleBuilder, ValType } from "../../wasm/mod.ts";
+import type { CodePage } from "../code_cache.ts";
 import type { Interpreter } from "../interpreter.ts";
 import { fastCallRows } from "../integer/fast_calls.ts";
 import { systemRows } from "../integer/system.ts";
@@ -25,7 +19,9 @@ import {
   Translatability,
 } from "./region.ts";
 import { LazyRuntime } from "./lazy_runtime.ts";
+import { Installer, type InstallerOptions } from "./installer.ts";
 import type { RegionInsn, WideAddress } from "./region_cx.ts";
+import { codeRanges, type Unit, type UnitPart } from "./unit.ts";
 
 const { I32 } = ValType;
 
@@ -35,21 +31,14 @@ const HOT = 6;
 /** Samples that make a place worth to be translated or entered where its page is translated anyway. */
 const WARM = 1;
 
-/** Slots of the table, as records name them in 16 bits; those behind the handlers are for regions. */
-const TABLE_SLOTS = 1 << 16;
-
 /** Regions do not depend on how large the memories are. */
 const ANY_MEMORY: MemoryImport = { minPages: 1, maxPages: 65536, shared: true };
 
 /** What the translator works with. */
-export interface TranslatorOptions {
-  readonly cpuMemory: WebAssembly.Memory;
-  readonly ramMemory: WebAssembly.Memory;
-  readonly table: WebAssembly.Table;
-  readonly tag: Tag;
+export interface TranslatorOptions extends InstallerOptions {
   readonly interpreter: Interpreter;
-  readonly exports: WebAssembly.Exports;
-  readonly code: CodeCache;
+  /** Whether the decoded code of the page at a RAM offset is what it was decoded from. */
+  readonly isIntact: (ram: number) => boolean;
   /** Regions count instructions and leave where they would go on elsewhere; their bytes are kept. */
   readonly lockstep: boolean;
 }
@@ -61,8 +50,7 @@ export interface TranslatorStats {
   /** Places that were hot but hold nothing to translate. */
   refused: number;
   milliseconds: number;
-  modules: number;
-  /** Bytes of these modules. */
+  /** Bytes of modules. */
   bytes: number;
 }
 
@@ -74,7 +62,6 @@ export class Translator {
     instructions: 0,
     refused: 0,
     milliseconds: 0,
-    modules: 0,
     bytes: 0,
   };
   readonly #options: TranslatorOptions;
@@ -82,10 +69,9 @@ export class Translator {
   readonly #u16: Uint16Array;
   readonly #u8: Uint8Array;
   readonly #translatable: Translatability;
-  readonly #freeSlots: number[] = [];
-  /** Modules by slot, for lockstep. */
-  readonly #bytes = new Map<number, Uint8Array>();
-  #nextSlot: number;
+  readonly #ram: Uint8Array;
+  /** Puts modules in their place. */
+  readonly installer: Installer;
 
   constructor(options: TranslatorOptions) {
     this.#options = options;
@@ -97,14 +83,8 @@ export class Translator {
       new Set([...systemRows, ...fastCallRows]),
       () => new LazyRuntime(new ModuleBuilder(), options.interpreter.runtime, false),
     );
-    this.#nextSlot = options.table.length;
-    options.table.grow(TABLE_SLOTS - options.table.length);
-    options.code.onDiscard = (slot) => this.#discard(slot);
-  }
-
-  #discard(slot: number): void {
-    this.#options.table.set(slot, null);
-    this.#freeSlots.push(slot);
+    this.#ram = new Uint8Array(options.ramMemory.buffer);
+    this.installer = new Installer(options);
   }
 
   /** Notes that the guest was seen at `offset` of `page`; translates where that is hot. */
@@ -116,9 +96,7 @@ export class Translator {
 
   /** The module of the region in `record`'s place, where it is kept; undefined where there is no region. */
   bytesOf(page: CodePage, record: number): Uint8Array | undefined {
-    return page.regions.has(record)
-      ? this.#bytes.get(this.#u16[record >>> 1] as number)
-      : undefined;
+    return this.installer.unitOf(page, record)?.bytes;
   }
 
   /** Translates the region that begins at `offset` of `page`, and others of the page that are warm. */
@@ -167,40 +145,26 @@ export class Translator {
       this.stats.regions++;
       for (const block of plan.blocks) this.stats.instructions += block.insns.length;
     });
-    const bytes = module.finish();
-    const instance = this.#instantiate(bytes);
-    this.stats.modules++;
-    this.stats.bytes += bytes.length;
-    for (const [i, { plan }] of regions.entries()) {
-      const slot = this.#freeSlots.pop() ?? this.#newSlot();
-      if (slot < 0) return;
-      this.#options.table.set(slot, instance.exports[`r${i}`] as unknown as () => number);
-      if (this.#options.lockstep) this.#bytes.set(slot, bytes);
-      page.slots.push(slot);
-      for (const offset of plan.entries) {
-        const record = this.#recordOf(page, offset);
-        if (record === 0 || page.regions.has(record)) continue;
-        const block = plan.blocks.findIndex((b) => b.start === offset);
-        page.regions.set(record, this.#i32[record >>> 2] as number);
-        this.#i32[record >>> 2] = slot | (block << 16);
-      }
-    }
+    const unit: Unit = {
+      regions: regions.map(({ plan }) => ({ parts: [this.#partOf(plan, page)] })),
+      bytes: module.finish(),
+    };
+    this.stats.bytes += unit.bytes.length;
+    this.installer.install(unit, page);
+    // What was decoded may have been changed by others just now: then it is of no use to anyone.
+    if (this.#options.isIntact(page.ram)) this.#options.store?.add(unit);
   }
 
-  #newSlot(): number {
-    return this.#nextSlot < this.#options.table.length ? this.#nextSlot++ : -1;
-  }
-
-  #instantiate(bytes: Uint8Array<ArrayBuffer>): WebAssembly.Instance {
-    const { cpuMemory, ramMemory, tag, exports } = this.#options;
-    return new WebAssembly.Instance(new WebAssembly.Module(bytes), {
-      e: {
-        cpu: cpuMemory,
-        ram: ramMemory,
-        fault: tag as unknown as WebAssembly.ImportValue,
-      },
-      i: exports as unknown as WebAssembly.ModuleImports,
-    });
+  #partOf(plan: RegionPlan, page: CodePage): UnitPart {
+    return {
+      pageNumber: page.ram / 4096,
+      sum: this.installer.pageSum(page.ram),
+      entries: plan.entries.map((offset) => ({
+        offset,
+        block: plan.blocks.findIndex((b) => b.start === offset),
+      })),
+      code: codeRanges(plan.blocks.map(({ start, end }) => [start, end]), this.#ram, page.ram),
+    };
   }
 
   /** The instruction at page offset `offset`, as its records say it. */

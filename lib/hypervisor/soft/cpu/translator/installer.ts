@@ -1,0 +1,204 @@
+/**
+ * Puts translated modules in the place of handlers and takes them away again: table slots, records,
+ * instances, and what the store knows of pages that are seen again.
+ *
+ * @module
+ */
+
+import type { Tag } from "../../wasm/mod.ts";
+import { type CodeCache, type CodePage, DecodeResult } from "../code_cache.ts";
+import type { TranslationStore } from "./store.ts";
+import { isCodeThere, pageSum, type Unit, type UnitPart } from "./unit.ts";
+
+/** Slots of the table, as records name them in 16 bits; those behind the handlers are for regions. */
+const TABLE_SLOTS = 1 << 16;
+
+/** What V8 takes for a module beside what its bytes become, and for a byte of it, about. */
+const MODULE_BYTES = 12 << 10;
+const BYTES_PER_BYTE = 10;
+
+/** About what modules in use may take, unless told otherwise. */
+const CODE_LIMIT_BYTES = 256 << 20;
+
+/** What the installer works with. */
+export interface InstallerOptions {
+  readonly cpuMemory: WebAssembly.Memory;
+  readonly ramMemory: WebAssembly.Memory;
+  readonly table: WebAssembly.Table;
+  readonly tag: Tag;
+  readonly exports: WebAssembly.Exports;
+  readonly code: CodeCache;
+  readonly store: TranslationStore | undefined;
+  /** About how much memory modules in use may take; 256 MiB where it is absent. */
+  readonly codeLimitBytes?: number | undefined;
+}
+
+/** A unit that has an instance. */
+interface Live {
+  readonly unit: Unit;
+  readonly instance: WebAssembly.Instance;
+  /** Table slots of its regions that are installed. */
+  slots: number;
+}
+
+/** Installs for one vCPU. */
+export class Installer {
+  /** Counters. */
+  readonly stats = {
+    modules: 0,
+    /** Milliseconds to make modules and instances. */
+    compileMilliseconds: 0,
+    /** Regions found again in this run, and those of an earlier run. */
+    regionsReused: 0,
+    regionsFromDisk: 0,
+    /** Estimate of what V8 holds for modules in use. */
+    liveBytes: 0,
+  };
+  readonly #options: InstallerOptions;
+  readonly #i32: Int32Array;
+  readonly #u16: Uint16Array;
+  readonly #ram: Uint8Array;
+  readonly #ram32: Uint32Array;
+  readonly #limit: number;
+  readonly #free: number[] = [];
+  #next: number;
+  readonly #bySlot = new Map<number, Live>();
+  /** Instances that are in use, or that nobody has collected yet. */
+  readonly #live = new WeakMap<Unit, WeakRef<Live>>();
+
+  constructor(options: InstallerOptions) {
+    this.#options = options;
+    this.#limit = options.codeLimitBytes ?? CODE_LIMIT_BYTES;
+    this.#i32 = new Int32Array(options.cpuMemory.buffer);
+    this.#u16 = new Uint16Array(options.cpuMemory.buffer);
+    this.#ram = new Uint8Array(options.ramMemory.buffer);
+    this.#ram32 = new Uint32Array(options.ramMemory.buffer);
+    this.#next = options.table.length;
+    options.table.grow(TABLE_SLOTS - options.table.length);
+    options.code.onDiscard = (slot) => this.#discard(slot);
+  }
+
+  /** Whether modules take more than they may: all code is to be thrown away then. */
+  get isFull(): boolean {
+    if (this.stats.liveBytes > this.#limit) return true;
+    return this.#free.length === 0 && this.#next >= this.#options.table.length;
+  }
+
+  /** Sum of the page at RAM offset `ram` as it is now. */
+  pageSum(ram: number): number {
+    return pageSum(this.#ram32, ram);
+  }
+
+  /** The unit whose region is in `record`'s place. */
+  unitOf(page: CodePage, record: number): Unit | undefined {
+    if (!page.regions.has(record)) return undefined;
+    return this.#bySlot.get(this.#u16[record >>> 1] as number)?.unit;
+  }
+
+  /** Installs all of a new unit. */
+  install(unit: Unit, page: CodePage): void {
+    const live = this.#instantiate(unit);
+    if (live === undefined) return;
+    for (const [region, { parts }] of unit.regions.entries()) {
+      for (const part of parts) this.#enter(live, region, { part, page });
+    }
+  }
+
+  /** Brings back what is known of `page`, whose code nobody has looked at since it was changed. */
+  open(page: CodePage): void {
+    page.opened = true;
+    const { store } = this.#options;
+    if (store === undefined) return;
+    for (const candidate of store.candidates(page.ram / 4096, this.pageSum(page.ram))) {
+      const { unit, region, part, fromDisk } = candidate;
+      if (!isCodeThere(part, this.#ram, page.ram)) continue;
+      const live = this.#instantiate(unit);
+      if (live === undefined) {
+        store.discard(unit);
+        continue;
+      }
+      if (!this.#enter(live, region, { part, page })) continue;
+      candidate.use();
+      if (fromDisk) this.stats.regionsFromDisk++;
+      else this.stats.regionsReused++;
+    }
+  }
+
+  #instantiate(unit: Unit): Live | undefined {
+    const known = this.#live.get(unit)?.deref();
+    if (known !== undefined) return known;
+    const start = performance.now();
+    const { cpuMemory, ramMemory, tag, exports } = this.#options;
+    try {
+      const instance = new WebAssembly.Instance(new WebAssembly.Module(unit.bytes), {
+        e: {
+          cpu: cpuMemory,
+          ram: ramMemory,
+          fault: tag as unknown as WebAssembly.ImportValue,
+        },
+        i: exports as unknown as WebAssembly.ModuleImports,
+      });
+      const live: Live = { unit, instance, slots: 0 };
+      this.#live.set(unit, new WeakRef(live));
+      this.stats.modules++;
+      return live;
+    } catch (error) {
+      // Of a file that somebody made who does not know what modules look like.
+      if (error instanceof WebAssembly.CompileError || error instanceof WebAssembly.LinkError) {
+        return undefined;
+      }
+      throw error;
+    } finally {
+      this.stats.compileMilliseconds += performance.now() - start;
+    }
+  }
+
+  /** Puts region number `region` where `part` may be entered; false where nothing was to be done. */
+  #enter(live: Live, region: number, at: { part: UnitPart; page: CodePage }): boolean {
+    const { part, page } = at;
+    const { code, table } = this.#options;
+    const func = live.instance.exports[`r${region}`];
+    if (typeof func !== "function") return false;
+    const records: [number, number][] = [];
+    for (const { offset, block } of part.entries) {
+      const record = this.#record(page, offset);
+      if (record !== 0 && !page.regions.has(record)) records.push([record, block]);
+    }
+    if (records.length === 0) return false;
+    const slot = this.#free.pop() ??
+      (this.#next < table.length ? this.#next++ : undefined);
+    if (slot === undefined) return false;
+    table.set(slot, func);
+    for (const { start, bytes } of part.code) code.mark(page, start, start + bytes.length - 1);
+    this.#bySlot.set(slot, live);
+    if (live.slots++ === 0) this.stats.liveBytes += costOf(live.unit);
+    page.slots.push(slot);
+    for (const [record, block] of records) {
+      page.regions.set(record, this.#i32[record >>> 2] as number);
+      this.#i32[record >>> 2] = slot | (block << 16);
+    }
+    return true;
+  }
+
+  /** The record at `offset`, decoded where it is not yet; 0 where there is none to be had. */
+  #record(page: CodePage, offset: number): number {
+    const at = (page.map >>> 2) + offset;
+    const known = this.#i32[at] as number;
+    if (known !== 0) return this.#options.code.isCrossing(known) ? 0 : known;
+    if (!this.#options.code.hasRoom) return 0;
+    const result = this.#options.code.decode(page, offset);
+    return result === DecodeResult.Ready ? this.#i32[at] as number : 0;
+  }
+
+  #discard(slot: number): void {
+    this.#options.table.set(slot, null);
+    this.#free.push(slot);
+    const live = this.#bySlot.get(slot);
+    this.#bySlot.delete(slot);
+    if (live !== undefined && --live.slots === 0) this.stats.liveBytes -= costOf(live.unit);
+  }
+}
+
+function costOf(unit: Unit): number {
+  return MODULE_BYTES + BYTES_PER_BYTE * unit.bytes.length;
+}

@@ -1,0 +1,267 @@
+/**
+ * Keeps translated modules: for pages whose code was thrown away and is seen again, and on disk for the
+ * next run. What a file says is believed only after its sums, and used only where the guest's code is
+ * byte for byte what the module was made from; a file that is damaged, foreign or cut off costs the time
+ * to translate again.
+ *
+ * @module
+ */
+
+import { join } from "node:path";
+import { describeError, Logger } from "../../../../base/mod.ts";
+import { readUnit, type UnitHeader, unitHeaders, writeUnits } from "./store_format.ts";
+import type { Unit, UnitPart } from "./unit.ts";
+
+const log = new Logger("translations");
+
+/** How much modules and their files may take, unless told otherwise, in bytes. */
+const DEFAULT_LIMIT_BYTES = 64 << 20;
+/** Files of other versions that are kept: someone may go back and forth between two. */
+const OTHER_VERSIONS = 2;
+const PREFIX = "translations-";
+
+/** Where and how to keep. */
+export interface StoreOptions {
+  /** Folder of the files; undefined keeps nothing on disk. */
+  readonly folder: string | undefined;
+  /** What made the modules: files of any other are not used. */
+  readonly version: string;
+  readonly limitBytes?: number | undefined;
+}
+
+/** A unit, in this process or still as a file has it. */
+interface Kept {
+  unit: Unit | undefined;
+  readonly header: UnitHeader | undefined;
+  /** Made or used in this run. */
+  used: boolean;
+  bad: boolean;
+  readonly bytes: number;
+}
+
+/** A part of a region that may fit a page. */
+export interface Candidate {
+  readonly unit: Unit;
+  readonly region: number;
+  readonly part: UnitPart;
+  readonly fromDisk: boolean;
+  /** Notes that it was of use. */
+  readonly use: () => void;
+}
+
+/** Modules by the pages that they belong to. */
+export class TranslationStore {
+  /** Counters. */
+  readonly stats = { loadedUnits: 0, badUnits: 0, savedUnits: 0 };
+  readonly #options: StoreOptions;
+  readonly #limit: number;
+  readonly #kept = new Set<Kept>();
+  readonly #byPage = new Map<number, Set<Kept>>();
+  readonly #bySum = new Map<number, Set<Kept>>();
+  #bytes = 0;
+  #unsaved = 0;
+
+  constructor(options: StoreOptions) {
+    this.#options = options;
+    this.#limit = options.limitBytes ?? DEFAULT_LIMIT_BYTES;
+  }
+
+  /** Units that no file has yet. */
+  get unsaved(): number {
+    return this.#unsaved;
+  }
+
+  get #path(): string | undefined {
+    const { folder, version } = this.#options;
+    return folder === undefined ? undefined : join(folder, `${PREFIX}${version}`);
+  }
+
+  /** Reads the file, where there is one. */
+  load(): void {
+    for (const header of this.#readFile()) {
+      this.#keep({ unit: undefined, header, used: false, bad: false, bytes: header.byteLength });
+      this.stats.loadedUnits++;
+    }
+  }
+
+  #readFile(): UnitHeader[] {
+    const path = this.#path;
+    if (path === undefined) return [];
+    try {
+      const { isFile, uid, mode, size } = Deno.statSync(path);
+      // Others' files are not for us: what is in them runs.
+      const mine = uid === null || uid === Deno.uid();
+      if (!isFile || !mine || ((mode ?? 0) & 0o022) !== 0 || size > 2 * this.#limit) return [];
+      return unitHeaders(Deno.readFileSync(path), this.#options.version);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) log.debug(`${path}: ${describeError(error)}`);
+      return [];
+    }
+  }
+
+  /** Adds a new unit. */
+  add(unit: Unit): void {
+    let bytes = unit.bytes.length;
+    for (const region of unit.regions) for (const part of region.parts) bytes += partBytes(part);
+    this.#keep({ unit, header: undefined, used: true, bad: false, bytes });
+    this.#unsaved++;
+    for (const kept of this.#kept) {
+      if (this.#bytes <= this.#limit) break;
+      this.#drop(kept);
+    }
+  }
+
+  #keep(kept: Kept): void {
+    this.#kept.add(kept);
+    this.#bytes += kept.bytes;
+    for (const [pageNumber, sum] of pagesOf(kept)) {
+      enter(this.#byPage, pageNumber, kept);
+      enter(this.#bySum, sum, kept);
+    }
+  }
+
+  #drop(kept: Kept): void {
+    if (!this.#kept.delete(kept)) return;
+    this.#bytes -= kept.bytes;
+    for (const [pageNumber, sum] of pagesOf(kept)) {
+      leave(this.#byPage, pageNumber, kept);
+      leave(this.#bySum, sum, kept);
+    }
+  }
+
+  /** Parts that were made from page number `pageNumber`, or from one with that sum. */
+  *candidates(pageNumber: number, sum: number): Generator<Candidate> {
+    const here = this.#byPage.get(pageNumber);
+    for (const kept of here ?? []) yield* this.#parts(kept, { pageNumber, sum });
+    for (const kept of this.#bySum.get(sum) ?? []) {
+      if (here === undefined || !here.has(kept)) yield* this.#parts(kept, { pageNumber, sum });
+    }
+  }
+
+  *#parts(kept: Kept, at: { pageNumber: number; sum: number }): Generator<Candidate> {
+    const unit = this.#open(kept);
+    if (unit === undefined) return;
+    for (const [region, { parts }] of unit.regions.entries()) {
+      for (const part of parts) {
+        if (part.pageNumber !== at.pageNumber && part.sum !== at.sum) continue;
+        const use = () => {
+          kept.used = true;
+        };
+        yield { unit, region, part, fromDisk: kept.header !== undefined, use };
+      }
+    }
+  }
+
+  #open(kept: Kept): Unit | undefined {
+    if (kept.unit !== undefined || kept.bad || kept.header === undefined) return kept.unit;
+    kept.unit = readUnit(kept.header);
+    if (kept.unit === undefined) {
+      kept.bad = true;
+      this.stats.badUnits++;
+    }
+    return kept.unit;
+  }
+
+  /** Throws away a unit that turned out to be of no use. */
+  discard(unit: Unit): void {
+    for (const kept of this.#kept) {
+      if (kept.unit === unit) {
+        this.stats.badUnits++;
+        this.#drop(kept);
+        return;
+      }
+    }
+  }
+
+  /**
+   * Writes the file anew, with what is in it by now, where there is something new. Failing costs the
+   * next run its start only, so nothing is thrown.
+   */
+  save(): void {
+    const { folder, version } = this.#options;
+    const path = this.#path;
+    if (path === undefined || folder === undefined || this.#unsaved === 0) return;
+    const mine = new Set<number>();
+    const chosen: (Unit | UnitHeader)[] = [];
+    let room = this.#limit;
+    const choose = (entry: Unit | UnitHeader, bytes: number) => {
+      if (bytes > room) return;
+      room -= bytes;
+      chosen.push(entry);
+    };
+    // What was of use goes first, then what others wrote meanwhile, at last what was not.
+    for (const kept of this.#kept) {
+      if (kept.header !== undefined) mine.add(kept.header.check);
+      const entry = kept.header ?? kept.unit;
+      if (kept.used && !kept.bad && entry !== undefined) choose(entry, kept.bytes);
+    }
+    for (const header of this.#readFile()) {
+      if (!mine.has(header.check)) choose(header, header.byteLength);
+    }
+    for (const kept of this.#kept) {
+      if (!kept.used && kept.header !== undefined) choose(kept.header, kept.bytes);
+    }
+    let temporary: string | undefined;
+    try {
+      Deno.mkdirSync(folder, { recursive: true, mode: 0o700 });
+      temporary = Deno.makeTempFileSync({ dir: folder, prefix: ".translations-" });
+      Deno.writeFileSync(temporary, writeUnits(chosen, version));
+      Deno.renameSync(temporary, path);
+      this.stats.savedUnits = chosen.length;
+      this.#unsaved = 0;
+      removeOthers(folder, path);
+    } catch (error) {
+      log.debug(`${path}: not written: ${describeError(error)}`);
+      if (temporary !== undefined) removeQuietly(temporary);
+    }
+  }
+}
+
+/** Bytes of a part beside the module. */
+function partBytes(part: UnitPart): number {
+  return part.code.reduce((sum, { bytes }) => sum + bytes.length + 8, 64 + 4 * part.entries.length);
+}
+
+function pagesOf(kept: Kept): Iterable<readonly [number, number]> {
+  if (kept.header !== undefined) return kept.header.pages;
+  const parts = kept.unit?.regions.flatMap((region) => region.parts) ?? [];
+  return parts.map(({ pageNumber, sum }) => [pageNumber, sum] as const);
+}
+
+function enter(map: Map<number, Set<Kept>>, key: number, kept: Kept): void {
+  const set = map.get(key);
+  if (set === undefined) map.set(key, new Set([kept]));
+  else set.add(kept);
+}
+
+function leave(map: Map<number, Set<Kept>>, key: number, kept: Kept): void {
+  const set = map.get(key);
+  set?.delete(kept);
+  if (set?.size === 0) map.delete(key);
+}
+
+/** Removes files of other versions but the newest, and what writers that were killed left. */
+function removeOthers(folder: string, path: string): void {
+  const others: { path: string; changed: number; temporary: boolean }[] = [];
+  for (const { name, isFile } of Deno.readDirSync(folder)) {
+    const other = join(folder, name);
+    const temporary = name.startsWith(`.${PREFIX}`);
+    if (!isFile || other === path || (!temporary && !name.startsWith(PREFIX))) continue;
+    const changed = Deno.statSync(other).mtime?.getTime() ?? 0;
+    others.push({ path: other, changed, temporary });
+  }
+  others.sort((a, b) => b.changed - a.changed);
+  const hourAgo = Date.now() - 3_600_000;
+  let left = OTHER_VERSIONS;
+  for (const other of others) {
+    if (other.temporary ? other.changed < hourAgo : left-- <= 0) removeQuietly(other.path);
+  }
+}
+
+function removeQuietly(path: string): void {
+  try {
+    Deno.removeSync(path);
+  } catch {
+    // Somebody else did, or it stays.
+  }
+}

@@ -1,0 +1,169 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import fc from "fast-check";
+import { readUnit, unitHeaders, writeUnits } from "./store_format.ts";
+import { TranslationStore } from "./store.ts";
+import type { Unit } from "./unit.ts";
+
+const VERSION = "0123456789abcdef0123456789abcdef";
+
+const part = fc.record({
+  pageNumber: fc.nat({ max: 0xfffff }),
+  sum: fc.maxSafeNat(),
+  entries: fc.array(fc.record({ offset: fc.nat({ max: 4095 }), block: fc.nat({ max: 0xffff }) })),
+  code: fc.array(
+    fc.nat({ max: 4095 }).chain((start) =>
+      fc.uint8Array({ minLength: 1, maxLength: Math.min(64, 4096 - start) })
+        .map((bytes) => ({ start, bytes }))
+    ),
+  ),
+});
+const unit: fc.Arbitrary<Unit> = fc.record({
+  regions: fc.array(fc.record({ parts: fc.array(part) })),
+  bytes: fc.uint8Array({ maxLength: 100 }).map((bytes) => new Uint8Array(bytes)),
+});
+
+function read(file: Uint8Array<ArrayBuffer>, version = VERSION): (Unit | undefined)[] {
+  return unitHeaders(file, version).map(readUnit);
+}
+
+/** The same thing whatever its arrays are views of. */
+function plain(units: readonly (Unit | undefined)[]): unknown {
+  return JSON.parse(JSON.stringify(units));
+}
+
+Deno.test("units come back from a file as they were, also through a second file", () => {
+  fc.assert(fc.property(fc.array(unit, { maxLength: 5 }), (units) => {
+    const file = writeUnits(units, VERSION);
+    assert.deepEqual(plain(read(file)), plain(units));
+    const again = writeUnits(unitHeaders(file, VERSION), VERSION);
+    assert.deepEqual(again, file);
+  }));
+});
+
+Deno.test("a damaged file gives only units that were written", () => {
+  const damage = fc.record({
+    units: fc.array(unit, { minLength: 1, maxLength: 4 }),
+    at: fc.double({ min: 0, max: 1, noNaN: true }),
+    value: fc.integer({ min: 1, max: 255 }),
+  });
+  fc.assert(fc.property(damage, ({ units, at, value }) => {
+    const written = units.map((unit) => JSON.stringify(unit));
+    const file = writeUnits(units, VERSION);
+    const place = Math.min(Math.floor(at * file.length), file.length - 1);
+    file[place] = (file[place] ?? 0) ^ value;
+    const found = read(file).filter((unit) => unit !== undefined);
+    for (const unit of found) assert.ok(written.includes(JSON.stringify(unit)));
+  }));
+});
+
+Deno.test("a file that is cut off gives the units in front of the cut", () => {
+  const cut = fc.record({
+    units: fc.array(unit, { minLength: 1, maxLength: 4 }),
+    at: fc.double({ min: 0, max: 1, noNaN: true }),
+  });
+  fc.assert(fc.property(cut, ({ units, at }) => {
+    const file = writeUnits(units, VERSION);
+    const rest = file.slice(0, Math.floor(at * file.length));
+    const found = read(rest).filter((unit) => unit !== undefined);
+    assert.deepEqual(plain(found), plain(units.slice(0, found.length)));
+  }));
+});
+
+Deno.test("noise and files of another version give nothing", () => {
+  fc.assert(fc.property(fc.uint8Array({ maxLength: 500 }), (noise) => {
+    assert.deepEqual(read(new Uint8Array(noise)), []);
+  }));
+  const file = writeUnits([{ regions: [], bytes: new Uint8Array(8) }], VERSION);
+  assert.deepEqual(read(file, "another"), []);
+});
+
+/** A unit of one region in one page. */
+function unitAt(pageNumber: number, size = 16): Unit {
+  const code = [{ start: 0, bytes: Uint8Array.of(pageNumber & 255, pageNumber >> 8) }];
+  const entries = [{ offset: 0, block: 0 }];
+  const parts = [{ pageNumber, sum: pageNumber, entries, code }];
+  return { regions: [{ parts }], bytes: new Uint8Array(size).fill(pageNumber) };
+}
+
+function inFolder(body: (folder: string) => void): void {
+  const folder = Deno.makeTempDirSync();
+  try {
+    body(join(folder, "new", "cache"));
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+}
+
+function filled(folder: string, units: readonly Unit[], limitBytes?: number): TranslationStore {
+  const store = new TranslationStore({ folder, version: VERSION, limitBytes });
+  store.load();
+  for (const unit of units) store.add(unit);
+  return store;
+}
+
+function pagesIn(folder: string): number[] {
+  const store = new TranslationStore({ folder, version: VERSION });
+  store.load();
+  const found: number[] = [];
+  for (let page = 0; page < 2000; page++) {
+    for (const { part } of store.candidates(page, -1)) found.push(part.pageNumber);
+  }
+  return found;
+}
+
+Deno.test("a store keeps for the next one, by page and by sum, and adds to what others wrote", () => {
+  inFolder((folder) => {
+    const [first, second] = [filled(folder, [unitAt(1)]), filled(folder, [unitAt(2)])];
+    first.save();
+    second.save();
+    assert.deepEqual(pagesIn(folder), [1, 2]);
+    const third = filled(folder, []);
+    assert.deepEqual([...third.candidates(77, 2)].map(({ fromDisk }) => fromDisk), [true]);
+    assert.equal([...third.candidates(77, 78)].length, 0);
+    // Nothing new, nothing written.
+    const path = join(folder, `translations-${VERSION}`);
+    const { mtime, ino } = Deno.statSync(path);
+    third.save();
+    assert.deepEqual([Deno.statSync(path).mtime, Deno.statSync(path).ino], [mtime, ino]);
+    assert.deepEqual([...Deno.readDirSync(folder)].map(({ name }) => name), [
+      `translations-${VERSION}`,
+    ]);
+  });
+});
+
+Deno.test("the file and the memory stay within the limit; what was of use stays", () => {
+  inFolder((folder) => {
+    const limit = 20_000;
+    filled(folder, Array.from({ length: 10 }, (_, i) => unitAt(i, 1000)), limit).save();
+    const store = filled(folder, [], limit);
+    for (const page of [3, 7]) for (const { use } of store.candidates(page, -1)) use();
+    for (let page = 100; page < 1000; page++) store.add(unitAt(page, 1000));
+    store.save();
+    const { size } = Deno.statSync(join(folder, `translations-${VERSION}`));
+    assert.ok(size <= limit + 100, `${size} bytes`);
+    const pages = pagesIn(folder);
+    assert.ok(pages.includes(999), `${pages}`);
+  });
+});
+
+Deno.test("files that others can write, and those of other versions, are left alone", () => {
+  inFolder((folder) => {
+    filled(folder, [unitAt(1)]).save();
+    const path = join(folder, `translations-${VERSION}`);
+    Deno.chmodSync(path, 0o622);
+    assert.deepEqual(pagesIn(folder), []);
+    Deno.chmodSync(path, 0o600);
+    Deno.writeTextFileSync(join(folder, "translations-of-another"), "x");
+    filled(folder, [unitAt(2)]).save();
+    assert.deepEqual(pagesIn(folder), [1, 2]);
+    assert.equal(Deno.readTextFileSync(join(folder, "translations-of-another")), "x");
+  });
+});
+
+Deno.test("a folder that cannot be is no error", () => {
+  const folder = "/dev/null/cache";
+  const store = filled(folder, [unitAt(1)]);
+  store.save();
+  assert.equal(store.unsaved, 1);
+});
