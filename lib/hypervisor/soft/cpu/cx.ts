@@ -43,6 +43,7 @@ import { type Insn, sizeOf } from "./opcode.ts";
 import {
   CodeMode,
   CPU,
+  FlagKind,
   FuelCost,
   RAM,
   Rec,
@@ -100,6 +101,14 @@ export function lockedOpcode(kind: Locked): number {
     OpFe.rmw_xchg,
     OpFe.rmw_cmpxchg,
   ][kind] as number;
+}
+
+/** What flags are those of. */
+export interface FlagsOf {
+  readonly result: Expr;
+  readonly size: number;
+  /** Carry or borrow (i64, 0 or 1) that was added or subtracted too. */
+  readonly carry?: Expr;
 }
 
 /** What a host call asks for when it returns. */
@@ -645,58 +654,61 @@ export class Cx {
   }
 
   // --- flags -------------------------------------------------------------------------------------
-  // flagResult: the result, sign-extended to 64 bits: ZF, SF, PF come from it.
-  // flagAux: bit 63 CF, bit 62 carry into the sign (OF = 63 ^ 62), bit 3 AF, bit 0 inverts SF,
-  // bits 8 to 15 are xored into the byte whose parity is PF.
+
+  /** Sets what the flags follow from; see FlagKind. */
+  setFlags(result: Expr, aux: Expr, kind?: Expr): void {
+    this.setS64(S.flagResult, result);
+    this.setS64(S.flagAux, aux);
+    this.setS32(S.flagKind, kind ?? i32(FlagKind.plain));
+  }
+
+  /** `flagAux` as kind 0 has it. */
+  #plainAux(): Expr {
+    const kind = this.s32(S.flagKind);
+    const aux = this.s64(S.flagAux);
+    return cond(kind, call(this.helper("flagAuxOf"), kind, aux, this.s64(S.flagResult)), aux);
+  }
 
   /** Flags of a logical operation: CF, OF, AF clear. */
   flagsLogic(result: Expr, size: number): void {
-    this.setS64(S.flagResult, signExtend(result, size));
-    this.setS64(S.flagAux, i64(0));
-  }
-
-  /** Positions a carry vector of `size` bytes as flagAux. */
-  #aux(carries: Local, size: number): Expr {
-    const low = and(carries, 8);
-    return size === 8
-      ? and(carries, i64(0xc000000000000008n))
-      : or(and(shl(carries, 64 - 8 * size), i64(0xc000000000000000n)), low);
+    this.setFlags(signExtend(result, size), i64(0));
   }
 
   /** Flags of `result = a + b (+ carry)`. */
-  flagsAdd(a: Expr, b: Expr, at: { result: Expr; size: number }): void {
-    const { result, size } = at;
-    // Carry out of each bit: majority of a, b and not result.
-    const carries = this.f.let(or(and(a, b), and(or(a, b), xorOnes(result))));
-    this.setS64(S.flagResult, signExtend(result, size));
-    this.setS64(S.flagAux, this.#aux(carries, size));
+  flagsAdd(_a: Expr, b: Expr, at: FlagsOf): void {
+    this.#operands(b, at, 0);
   }
 
-  /** Flags of `result = a - b (- borrow)`. */
-  flagsSub(a: Expr, b: Expr, at: { result: Expr; size: number }): void {
-    const { result, size } = at;
-    const na = this.f.let(xorOnes(a));
-    const borrows = this.f.let(or(and(na, b), and(or(na, b), result)));
-    this.setS64(S.flagResult, signExtend(result, size));
-    this.setS64(S.flagAux, this.#aux(borrows, size));
+  /** Flags of `result = a - b (- carry)`. */
+  flagsSub(_a: Expr, b: Expr, at: FlagsOf): void {
+    this.#operands(b, at, FlagKind.sub);
+  }
+
+  #operands(b: Expr, at: FlagsOf, more: number): void {
+    const known = i32(
+      FlagKind.operands | more | ((64 - 8 * at.size) << FlagKind.shiftAt),
+    );
+    const kind = at.carry === undefined ? known : or(known, wrap(at.carry));
+    this.setFlags(signExtend(at.result, at.size), b, kind);
   }
 
   /** Flags of INC (`step` 1) and DEC (-1): as of an addition or subtraction of 1, but CF stays. */
-  flagsStep(a: Expr, at: { result: Expr; size: number; step: 1 | -1 }): void {
-    const cf = this.f.let(this.cf());
-    if (at.step === 1) this.flagsAdd(a, i64(1), at);
-    else this.flagsSub(a, i64(1), at);
-    this.setCarry(cf);
+  flagsStep(_a: Expr, at: { result: Expr; size: number; step: 1 | -1 }): void {
+    const carry = shl(wrap(this.cf()), Math.log2(FlagKind.carry));
+    const known = FlagKind.operands | FlagKind.keepsCarry | (at.step === 1 ? 0 : FlagKind.sub) |
+      ((64 - 8 * at.size) << FlagKind.shiftAt);
+    const kind = this.f.let(or(carry, i32(known)));
+    this.setFlags(signExtend(at.result, at.size), i64(1), kind);
   }
 
   /** Keeps CF (i64, 0 or 1), takes OF (i64, 0 or 1) and AF bit 3 (i64 with only bit 3), and the result. */
   flagsWith(result: Expr, flags: { cf: Expr; of: Expr; af?: Expr; size: number }): void {
-    this.setS64(S.flagResult, signExtend(result, flags.size));
     const cf = this.f.let(flags.cf);
     const cfof = flags.of === flags.cf
       ? shl(cf, 63)
       : or(shl(cf, 63), shl(xor64(cf, flags.of), 62));
-    this.setS64(S.flagAux, flags.af === undefined ? cfof : or(cfof, flags.af));
+    const aux = flags.af === undefined ? cfof : or(cfof, flags.af);
+    this.setFlags(signExtend(result, flags.size), aux);
   }
 
   /** Sets CF (i64, 0 or 1); the other flags stay. */
@@ -708,8 +720,9 @@ export class Cx {
   setCarryOverflow(cf: Expr, of: Expr): void {
     const o = this.f.let(of);
     const carry = this.f.let(cf);
-    const rest = and(this.s64(S.flagAux), i64(0x3fffffffffffffffn));
+    const rest = this.f.let(and(this.#plainAux(), i64(0x3fffffffffffffffn)));
     this.setS64(S.flagAux, or(rest, or(shl(carry, 63), shl(xor64(carry, o), 62))));
+    this.setS32(S.flagKind, i32(FlagKind.plain));
   }
 
   /** Sets ZF (i32, 0 or 1); the other flags stay. */
@@ -722,11 +735,11 @@ export class Cx {
 
   /** CF as i64 0 or 1. */
   cf(): Expr {
-    return shrU(this.s64(S.flagAux), 63);
+    return shrU(this.#plainAux(), 63);
   }
   /** OF as i64 0 or 1. */
   of(): Expr {
-    const aux = this.s64(S.flagAux);
+    const aux = this.f.let(this.#plainAux());
     return shrU(xor64(aux, shl(aux, 1)), 63);
   }
   /** ZF as i32 0 or 1. */
@@ -737,17 +750,25 @@ export class Cx {
   less(): Expr {
     return ne(xor64(this.sf(), this.of()), i64(0));
   }
+  /** ZF or signed "less", as i32. */
+  lessOrEqual(): Expr {
+    return or(this.zf(), this.less());
+  }
+  /** ZF or CF, as i32. */
+  belowOrEqual(): Expr {
+    return or(wrap(this.cf()), this.zf());
+  }
   /** SF as i64 0 or 1. */
   sf(): Expr {
-    return and(xor64(shrU(this.s64(S.flagResult), 63), this.s64(S.flagAux)), 1);
+    return and(xor64(shrU(this.s64(S.flagResult), 63), this.#plainAux()), 1);
   }
   /** PF as i64 0 or 1. */
   pf(): Expr {
-    const byte = xor64(
-      wrap(this.s64(S.flagResult)),
-      shrU(wrap(this.s64(S.flagAux)), 8),
-    );
-    // Parity of a byte by folding, then 0x9669 holds "even" for each nibble.
+    return this.parity(xor64(wrap(this.s64(S.flagResult)), shrU(wrap(this.#plainAux()), 8)));
+  }
+  /** PF of the low byte of an i32, as i64. */
+  protected parity(byte: Expr): Expr {
+    // By folding; then 0x9669 holds "even" for each nibble.
     const folded = this.f.let(byte);
     const nibble = and(xor64(folded, shrU(folded, 4)), 15);
     return extU(and(shrU(i32(0x9669), nibble), 1));
@@ -776,8 +797,4 @@ export class Cx {
     if (helper === undefined) throw new TypeError(`no helper ${name}`);
     return helper;
   }
-}
-
-function xorOnes(a: Expr): Expr {
-  return xor64(a, i64(-1n));
 }

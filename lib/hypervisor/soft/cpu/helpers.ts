@@ -45,6 +45,7 @@ import {
   CodeMode,
   CPU,
   Exit,
+  FlagKind,
   FuelCost,
   ITLB,
   ITLB_ENTRIES,
@@ -67,13 +68,44 @@ const state32 = (offset: number) => load.i32(CPU, i32(0), offset);
 /** Mask of the low 32 bits. */
 const LOW = 0xffffffffn;
 
-/** Adds `arithFlags`, `setArithFlags`, `mulHighU`, `mulHighS`, `div128U`, `div128S`, `bswap64`. */
+/**
+ * Adds `flagAuxOf(kind, aux, result) -> aux` of kind 0: the carries out of each bit are the majority of
+ * both summands and the inverted sum, of `r = a + b` as of `a = r + b`.
+ */
+function buildFlagAux(module: ModuleBuilder, helpers: Map<string, FuncRef>): FuncRef {
+  const f = module.func([I32, I64, I64], [I64]);
+  const [kind, b, r] = [f.param(0), f.param(1), f.param(2)];
+  f.if(eqz(kind), () => f.return(b));
+  const carryIn = f.let(extU(and(kind, FlagKind.carryIn)));
+  const isSub = f.let(and(kind, FlagKind.sub));
+  const a = f.let(select(isSub, add(add(r, b), carryIn), sub(sub(r, b), carryIn)));
+  const [x, sum] = [select(isSub, r, a), select(isSub, a, r)];
+  const summand = f.let(x);
+  const carries = f.let(or(and(summand, b), and(or(summand, b), xor(sum, i64(-1n)))));
+  const shift = extU(and(shrU(kind, FlagKind.shiftAt), 63));
+  const aux = f.let(
+    or(and(shl(carries, shift), i64(0xc000000000000000n)), and(carries, 8)),
+  );
+  // Another CF turns the carry into the sign with it, as OF stays.
+  const other = ne(shrU(and(kind, FlagKind.carry), 3), wrap(shrU(aux, 63)));
+  f.if(
+    and(ne(and(kind, FlagKind.keepsCarry), i32(0)), other),
+    () => f.set(aux, xor(aux, i64(0xc000000000000000n))),
+  );
+  f.return(aux);
+  f.unreachable();
+  helpers.set("flagAuxOf", f);
+  return f;
+}
+
+/** Adds `flagAuxOf`, `arithFlags`, `setArithFlags`, `mulHighU`, `mulHighS`, `div128U`, `div128S`, `bswap64`. */
 export function buildArithmetic(module: ModuleBuilder, helpers: Map<string, FuncRef>): void {
+  const auxOf = buildFlagAux(module, helpers);
   const flags = module.func([], [I64]);
   {
     const f = flags;
     const result = f.let(state64(S.flagResult));
-    const aux = f.let(state64(S.flagAux));
+    const aux = f.let(call(auxOf, state32(S.flagKind), state64(S.flagAux), result));
     const byte = f.let(xor(wrap(result), shrU(wrap(aux), 8)));
     const nibble = and(xor(byte, shrU(byte, 4)), 15);
     const pf = extU(and(shrU(i32(0x9669), nibble), 1));
@@ -110,6 +142,7 @@ export function buildArithmetic(module: ModuleBuilder, helpers: Map<string, Func
       ),
       S.flagAux,
     );
+    f.store32(CPU, i32(0), i32(FlagKind.plain), S.flagKind);
   }
   helpers.set("setArithFlags", setFlags);
   module.exportFunc("setArithFlags", setFlags);

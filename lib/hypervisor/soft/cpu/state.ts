@@ -67,9 +67,9 @@ export const S = {
   ripBase: 0x088,
   /** i64: instruction pointer, valid while no generated code runs. */
   rip: 0x090,
-  /** i64: last result, sign-extended; see flags.ts. */
+  /** i64: last result, sign-extended; see FlagKind. */
   flagResult: 0x098,
-  /** i64: carries of the last operation; see flags.ts. */
+  /** i64: what the other flags follow from; see FlagKind. */
   flagAux: 0x0a0,
   /** i32: RFLAGS without CF, PF, AF, ZF, SF, OF; bit 1 is set. */
   flagOther: 0x0a8,
@@ -182,6 +182,8 @@ export const S = {
   largePages: 0x318,
   /** i32: PAUSE instructions since the runtime looked at it, where there are several vCPUs. */
   pauses: 0x320,
+  /** i32: what `flagAux` means; see FlagKind. */
+  flagKind: 0x324,
   /** i64: instructions that a region began, where they are counted. */
   regionCount: 0x600,
   /** i64: entries of the data TLBs that were filled. */
@@ -416,5 +418,25 @@ export const Flag = {
   ID: 1 << 21,
 } as const;
 
-/** The arithmetic flags, kept apart in flagResult and flagAux. */
+/**
+ * What `flagAux` holds. ZF, SF and PF come from `flagResult`, the result sign-extended to 64 bits.
+ * Kind 0: bit 63 CF, bit 62 carry into the sign (OF = 63 ^ 62), bit 3 AF, bit 0 inverts SF, bits 8 to 15
+ * are xored into the byte whose parity is PF. Other kinds: the second operand of an addition or
+ * subtraction, from which and the result helper `flagAuxOf` computes what kind 0 holds.
+ */
+export const FlagKind = {
+  plain: 0,
+  /** Set in all other kinds. */
+  operands: 16,
+  /** A carry or borrow was added or subtracted too. */
+  carryIn: 1,
+  sub: 2,
+  /** CF is not that of the operation but FlagKind.carry (INC, DEC). */
+  keepsCarry: 4,
+  carry: 8,
+  /** From this bit on: 64 minus the bits of the operands. */
+  shiftAt: 8,
+} as const;
+
+/** The arithmetic flags, kept apart in flagResult, flagAux and flagKind. */
 export const ARITH_FLAGS = Flag.CF | Flag.PF | Flag.AF | Flag.ZF | Flag.SF | Flag.OF;

@@ -67,13 +67,15 @@ const classic: readonly (readonly [string, Binary])[] = [
     return r;
   }],
   ["adc", (c, a, b) => {
-    const r = c.f.let(add(add(a, b), c.cf()));
-    c.flagsAdd(a, b, { result: r, size: c.operandSize(0) });
+    const carry = c.f.let(c.cf());
+    const r = c.f.let(add(add(a, b), carry));
+    c.flagsAdd(a, b, { result: r, size: c.operandSize(0), carry });
     return r;
   }],
   ["sbb", (c, a, b) => {
-    const r = c.f.let(sub(sub(a, b), c.cf()));
-    c.flagsSub(a, b, { result: r, size: c.operandSize(0) });
+    const carry = c.f.let(c.cf());
+    const r = c.f.let(sub(sub(a, b), carry));
+    c.flagsSub(a, b, { result: r, size: c.operandSize(0), carry });
     return r;
   }],
   ["and", (c, a, b) => {
@@ -440,15 +442,10 @@ function bitScan(reverse: boolean): Semantics {
 const popcntSemantics: Semantics = (c) => {
   const a = c.f.let(c.get(1));
   c.set(0, popcnt(a));
-  // ZF by the source; all others are clear.
-  c.setS64(S.flagResult, extU(ne(a, i64(0))));
-  c.setS64(S.flagAux, shl(extU(ne(a, i64(0))), 8 + 1));
-  clearParity(c, a);
+  // ZF by the source; all others are clear. PF with result 1 (odd) is clear already, with 0 the parity
+  // byte must be odd.
+  c.setFlags(extU(ne(a, i64(0))), shl(extU(eqz(a)), 8));
 };
-/** POPCNT clears PF: with result 1 (odd) it is clear already, with 0 the parity byte must be odd. */
-function clearParity(c: Cx, a: Expr): void {
-  c.setS64(S.flagAux, shl(extU(eqz(a)), 8));
-}
 rows.push(
   insn("bsf", "0f bc /r", "Gv Ev", bitScan(false)),
   insn("bsr", "0f bd /r", "Gv Ev", bitScan(true)),

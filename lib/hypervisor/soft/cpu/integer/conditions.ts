@@ -4,7 +4,7 @@
  * @module
  */
 
-import { eqz, type Expr, or, wrap } from "../../wasm/mod.ts";
+import { eqz, type Expr, wrap } from "../../wasm/mod.ts";
 import type { Cx } from "../cx.ts";
 
 /** Suffixes by condition number. */
@@ -42,7 +42,7 @@ function even(c: Cx, n: number): Expr {
     case 4:
       return c.zf();
     case 6:
-      return or(wrap(c.cf()), c.zf());
+      return c.belowOrEqual();
     case 8:
       return wrap(c.sf());
     case 10:
@@ -50,6 +50,6 @@ function even(c: Cx, n: number): Expr {
     case 12:
       return c.less();
     default:
-      return or(c.zf(), c.less());
+      return c.lessOrEqual();
   }
 }

@@ -168,6 +168,7 @@ const transient = new Set<number>(
     S.ripBase,
     S.flagResult,
     S.flagAux,
+    S.flagKind,
     S.fuel,
     S.flagOther,
     S.mailbox,

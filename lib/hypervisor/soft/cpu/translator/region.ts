@@ -173,6 +173,9 @@ export function emitRegion(
   const gpr = Array.from({ length: 16 }, () => f.local(I64));
   const flagResult = f.local(I64);
   const flagAux = f.local(I64);
+  const flagKind = f.local(I32, load.i32(CPU, i32(0), S.flagKind));
+  const tlbBase = f.local(I32, load.i32(CPU, i32(0), S.tlbBase));
+  const target = f.local(I64);
   const ripBase = f.local(I64);
   const stale = f.local(I32);
   const block = f.local(I32, load.i32_16u(CPU, f.param(0), Rec.block));
@@ -186,42 +189,47 @@ export function emitRegion(
     for (const n of written) f.store64(CPU, i32(0), gpr[n] as Local, regOffset(n));
     f.store64(CPU, i32(0), flagResult, S.flagResult);
     f.store64(CPU, i32(0), flagAux, S.flagAux);
+    f.store32(CPU, i32(0), flagKind, S.flagKind);
   };
   const number = new Map(plan.blocks.map((b, i) => [b.start, i]));
-  f.tryCatch(faultTag, () => {
-    f.loop((dispatch) => {
-      const frame: RegionFrame = {
-        gpr,
-        flagResult,
-        flagAux,
-        ripBase,
-        stale,
-        block,
-        dispatch,
-        flags: new LazyFlags(),
-        flagsDeadAt: (offset) => {
-          const at = number.get(offset);
-          return at !== undefined && overwritesFlags((plan.blocks[at] as RegionBlock).insns);
-        },
-        blockAt: (offset) => number.get(offset) ?? -1,
-        spill,
-        written,
-      };
-      nestBlocks(f, block, {
-        count: plan.blocks.length,
-        body: (i) =>
-          emitBlock(f, runtime, {
-            block: plan.blocks[i] as RegionBlock,
-            following: plan.blocks[i + 1],
-            frame,
-            counts,
-          }),
+  f.block((exit) => {
+    f.tryCatch(faultTag, () => {
+      f.loop((dispatch) => {
+        const frame: RegionFrame = {
+          gpr,
+          flagResult,
+          flagAux,
+          flagKind,
+          ripBase,
+          tlbBase,
+          stale,
+          block,
+          dispatch,
+          exit,
+          target,
+          flags: new LazyFlags(),
+          blockAt: (offset) => number.get(offset) ?? -1,
+          spill,
+          written,
+        };
+        nestBlocks(f, block, {
+          count: plan.blocks.length,
+          body: (i) =>
+            emitBlock(f, runtime, {
+              block: plan.blocks[i] as RegionBlock,
+              following: plan.blocks[i + 1],
+              frame,
+              counts,
+            }),
+        });
       });
     });
+    // A fault: registers as they were when it was raised.
+    spill();
+    f.throw(faultTag);
   });
-  // A fault: registers as they were when it was raised.
   spill();
-  f.throw(faultTag);
+  f.returnCall(runtime.jump, target);
   f.unreachable();
 }
 
@@ -261,10 +269,11 @@ function emitBlock(
 ): void {
   const { block, following, frame, counts } = options;
   let last: RegionCx | undefined;
-  for (const at of block.insns) {
+  for (const [i, at] of block.insns.entries()) {
     if (counts) {
       f.store64(CPU, i32(0), add(load.i64(CPU, i32(0), S.regionCount), 1), S.regionCount);
     }
+    frame.flags.unseen = overwritesFlags(block.insns.slice(i + 1));
     f.block((end) => {
       const c = new RegionCx(f, runtime, { at, frame, end });
       at.insn.semantics(c);
@@ -274,19 +283,13 @@ function emitBlock(
     if (at.insn.words.has("end")) break;
     if (c.stores) c.leaveWhereStale();
   }
+  frame.flags.pending = undefined;
   if (!block.falls) {
     f.unreachable();
-    frame.flags.pending = undefined;
     return;
   }
   // Falls into the block that follows here, where that is the one behind.
-  if (following?.start === block.end) {
-    if (!frame.flagsDeadAt(block.end)) frame.flags.settle(true);
-    frame.flags.pending = undefined;
-    return;
-  }
-  last?.goTo(block.end);
-  frame.flags.pending = undefined;
+  if (following?.start !== block.end) last?.goTo(block.end);
 }
 
 /** Registers that any instruction of the region may write. */

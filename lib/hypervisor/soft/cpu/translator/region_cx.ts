@@ -17,6 +17,8 @@ import {
   i32,
   i64,
   type Label,
+  leS,
+  leU,
   load,
   type Local,
   ltS,
@@ -26,15 +28,16 @@ import {
   shl,
   shrS,
   shrU,
-  signExtend,
   sub,
+  ValType,
   wrap,
+  xor,
   zeroExtend,
 } from "../../wasm/mod.ts";
-import { Cx, type Runtime } from "../cx.ts";
+import { Cx, type FlagsOf, type Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
-import { CPU, Exit, pseudoRecord, Rec, Reg, regOffset, S, Seg, segOffset } from "../state.ts";
-import { defersFlags, keep, type LazyFlags, passesFlags, type PendingFlags } from "./lazy_flags.ts";
+import { CPU, pseudoRecord, Rec, Reg, regOffset, S, Seg, segOffset } from "../state.ts";
+import { keep, keepsNote, type LazyFlags, type PendingFlags } from "./lazy_flags.ts";
 
 /** An instruction as its record says it. */
 export interface RegionInsn {
@@ -77,16 +80,22 @@ export interface RegionFrame {
   readonly gpr: readonly Local[];
   readonly flagResult: Local;
   readonly flagAux: Local;
+  /** i32. */
+  readonly flagKind: Local;
   readonly ripBase: Local;
+  /** i32: base of the data TLB. */
+  readonly tlbBase: Local;
   /** i32: set where a store changed code: the region is left behind the instruction. */
   readonly stale: Local;
   /** i32: number of the block to go on with. */
   readonly block: Local;
   /** Top of the loop that dispatches to blocks. */
   readonly dispatch: Label;
+  /** Leads out of the region: registers go to the state, execution on at `target`. */
+  readonly exit: Label;
+  /** Where to go on behind {@link exit}. */
+  readonly target: Local;
   readonly flags: LazyFlags;
-  /** True where the block that begins at page offset does not look at the flags that it finds. */
-  flagsDeadAt(offset: number): boolean;
   /** Block that begins at page offset, or -1. */
   blockAt(offset: number): number;
   /** Writes changed locals back to the state. */
@@ -107,8 +116,6 @@ export class RegionCx extends Cx {
   readonly #at: RegionInsn;
   readonly #frame: RegionFrame;
   readonly #end: Label;
-  /** True where flags are noted instead of computed. */
-  readonly #defers: boolean;
   /** Open blocks where every path through the instruction comes by. */
   readonly #depth: number;
   /** True where a store of this instruction may have changed code. */
@@ -130,17 +137,7 @@ export class RegionCx extends Cx {
     this.#frame = options.frame;
     this.#end = options.end;
     this.#depth = f.depth;
-    this.#defers = defersFlags(options.at);
-    // Others may compute flags on some of their paths only, or call what may fault.
-    if (!this.#defers && !passesFlags(options.at)) this.#frame.flags.settle(true);
-  }
-
-  #settle(): void {
-    this.#frame.flags.settle(this.f.depth === this.#depth);
-  }
-
-  protected override beforeSlow(): void {
-    this.#settle();
+    if (!keepsNote(options.at)) options.frame.flags.pending = undefined;
   }
 
   override s64(offset: number): Expr {
@@ -156,10 +153,28 @@ export class RegionCx extends Cx {
     }
   }
 
+  override s32(offset: number): Expr {
+    switch (offset) {
+      case S.flagKind:
+        return this.#frame.flagKind;
+      case S.tlbBase:
+        return this.#frame.tlbBase;
+      default:
+        return super.s32(offset);
+    }
+  }
+
   override setS64(offset: number, value: Expr): void {
-    if (offset === S.flagResult) this.f.set(this.#frame.flagResult, value);
-    else if (offset === S.flagAux) this.f.set(this.#frame.flagAux, value);
-    else super.setS64(offset, value);
+    if (offset === S.flagResult || offset === S.flagAux) {
+      const { flags, flagResult, flagAux } = this.#frame;
+      this.f.set(offset === S.flagResult ? flagResult : flagAux, value);
+      flags.pending = undefined;
+    } else super.setS64(offset, value);
+  }
+
+  override setS32(offset: number, value: Expr): void {
+    if (offset === S.flagKind) this.f.set(this.#frame.flagKind, value);
+    else super.setS32(offset, value);
   }
 
   #gpr(n: number): Local {
@@ -301,10 +316,8 @@ export class RegionCx extends Cx {
   // --- control flow ------------------------------------------------------------------------------
 
   override jump(rip: Expr): void {
-    const target = this.f.let(rip);
-    this.#settle();
-    this.#frame.spill();
-    super.jump(target);
+    this.f.set(this.#frame.target, rip);
+    this.f.br(this.#frame.exit);
   }
 
   override next(): void {
@@ -320,15 +333,12 @@ export class RegionCx extends Cx {
   leaveWhereStale(): void {
     const { f } = this;
     f.if(this.#frame.stale, () => {
-      this.#frame.flags.settle(false);
       f.store32(CPU, i32(0), i32(0), S.codeChanged);
-      this.#frame.spill();
-      super.jump(add(this.#frame.ripBase, this.#at.next));
+      this.jump(add(this.#frame.ripBase, this.#at.next));
     });
   }
 
   override leave(exit: number): void {
-    this.#settle();
     this.#frame.spill();
     super.leave(exit);
   }
@@ -350,7 +360,6 @@ export class RegionCx extends Cx {
       this.jump(add(this.#frame.ripBase, target));
       return;
     }
-    if (!this.#frame.flagsDeadAt(target)) this.#settle();
     if (target <= this.#at.offset) {
       // A loop: let others in from time to time.
       const fuel = f.let(sub(this.s32(S.fuel), 1));
@@ -359,8 +368,8 @@ export class RegionCx extends Cx {
         f.set(this.#frame.block, i32(block));
         f.br(this.#frame.dispatch);
       });
-      this.setS64(S.rip, add(this.#frame.ripBase, target));
-      this.leave(Exit.Fuel);
+      // Without fuel a jump comes back at once.
+      this.jump(add(this.#frame.ripBase, target));
       return;
     }
     f.set(this.#frame.block, i32(block));
@@ -369,132 +378,142 @@ export class RegionCx extends Cx {
 
   // --- flags -------------------------------------------------------------------------------------
 
-  /** What is noted, or undefined where flags must be read from their locals, which are right then. */
-  #noted(...kinds: readonly PendingFlags["kind"][]): PendingFlags | undefined {
-    const { flags } = this.#frame;
-    if (flags.pending === undefined || flags.emitting) return undefined;
-    if (kinds.includes(flags.pending.kind)) return flags.pending;
-    this.#settle();
-    return undefined;
+  override setFlags(result: Expr, aux: Expr, kind?: Expr): void {
+    this.#frame.flags.pending = undefined;
+    if (!this.#frame.flags.unseen) super.setFlags(result, aux, kind);
   }
 
+  /** Notes what flags are those of, where every path comes by here. */
   #note(note: PendingFlags): void {
-    this.#frame.flags.pending = note;
-  }
-
-  /** True where flags must be computed right here. */
-  get #direct(): boolean {
-    return !this.#defers || this.#frame.flags.emitting;
+    if (this.f.depth === this.#depth) this.#frame.flags.pending = note;
   }
 
   override flagsLogic(result: Expr, size: number): void {
-    if (this.#direct) {
-      super.flagsLogic(result, size);
-      return;
-    }
     const r = keep(this.f, result);
-    const emit = () => super.flagsLogic(r, size);
-    this.#note({ kind: "logic", a: r, b: r, result: r, size, emit });
+    super.flagsLogic(r, size);
+    this.#note({ kind: "logic", a: r, b: r, result: r, size });
   }
 
-  override flagsAdd(a: Expr, b: Expr, at: { result: Expr; size: number }): void {
-    if (this.#direct) {
-      super.flagsAdd(a, b, at);
-      return;
-    }
-    const [x, y, result] = [keep(this.f, a), keep(this.f, b), keep(this.f, at.result)];
-    const { size } = at;
-    const emit = () => super.flagsAdd(x, y, { result, size });
-    const kind = this.insn.mnemonic === "add" ? "add" : "result";
-    this.#note({ kind, a: x, b: y, result, size, emit });
+  override flagsAdd(a: Expr, b: Expr, at: FlagsOf): void {
+    this.#operation("add", [a, b], at);
   }
 
-  override flagsSub(a: Expr, b: Expr, at: { result: Expr; size: number }): void {
-    if (this.#direct) {
-      super.flagsSub(a, b, at);
-      return;
-    }
-    const [x, y, result] = [keep(this.f, a), keep(this.f, b), keep(this.f, at.result)];
+  override flagsSub(a: Expr, b: Expr, at: FlagsOf): void {
+    this.#operation("sub", [a, b], at);
+  }
+
+  #operation(kind: "add" | "sub", operands: readonly [Expr, Expr], at: FlagsOf): void {
+    const { f } = this;
+    const [a, b, result] = [keep(f, operands[0]), keep(f, operands[1]), keep(f, at.result)];
     const { size } = at;
-    const emit = () => super.flagsSub(x, y, { result, size });
-    const kind = this.insn.mnemonic === "sbb" ? "result" : "sub";
-    this.#note({ kind, a: x, b: y, result, size, emit });
+    const carry = at.carry === undefined ? undefined : keep(f, at.carry);
+    const of = { result, size, ...(carry === undefined ? {} : { carry }) };
+    if (kind === "add") super.flagsAdd(a, b, of);
+    else super.flagsSub(a, b, of);
+    this.#note({ kind, a, b, ...of });
   }
 
   override flagsStep(a: Expr, at: { result: Expr; size: number; step: 1 | -1 }): void {
-    if (this.#direct) {
-      super.flagsStep(a, at);
-      return;
-    }
+    const { f } = this;
     // CF is that of the note before, or of the locals.
-    const before = this.#frame.flags.pending;
-    const [x, result] = [keep(this.f, a), keep(this.f, at.result)];
-    const emit = () => {
-      before?.emit();
-      super.flagsStep(x, { ...at, result });
-    };
-    this.#note({ kind: "result", a: x, b: x, result, size: at.size, emit });
+    const carry = f.let(this.cf());
+    const [x, result] = [keep(f, a), keep(f, at.result)];
+    super.flagsStep(x, { ...at, result });
+    const { size } = at;
+    const overflow = at.step === 1
+      ? top(and(xor(x, i64(-1n)), result), size)
+      : top(and(x, xor(result, i64(-1n))), size);
+    this.#note({ kind: "step", a: x, b: x, result, size, carry, overflow });
   }
 
   override flagsWith(
     result: Expr,
     flags: { cf: Expr; of: Expr; af?: Expr; size: number },
   ): void {
-    if (this.#direct) {
-      super.flagsWith(result, flags);
-      return;
-    }
-    // CF and OF are expressions of locals that are set once, so they may wait.
-    const r = keep(this.f, result);
-    const emit = () => super.flagsWith(r, flags);
-    this.#note({ kind: "result", a: r, b: r, result: r, size: flags.size, emit });
-  }
-
-  override setCarryOverflow(cf: Expr, of: Expr): void {
-    if (this.#direct) {
-      super.setCarryOverflow(cf, of);
-      return;
-    }
-    this.#settle();
-    super.setCarryOverflow(cf, of);
+    const { f } = this;
+    const r = keep(f, result);
+    const cf = keep(f, flags.cf);
+    const of = flags.of === flags.cf ? cf : keep(f, flags.of);
+    super.flagsWith(r, { ...flags, cf, of });
+    const { size } = flags;
+    this.#note({ kind: "with", a: r, b: r, result: r, size, carry: cf, overflow: of });
   }
 
   override cf(): Expr {
-    const p = this.#noted("add", "sub", "logic");
+    const p = this.#frame.flags.pending;
     if (p === undefined) return super.cf();
-    if (p.kind === "logic") return i64(0);
     const at = p.size;
-    return extU(
-      p.kind === "sub" ? ltU(high(p.a, at), high(p.b, at)) : ltU(high(p.result, at), high(p.a, at)),
-    );
+    switch (p.kind) {
+      case "logic":
+        return i64(0);
+      case "add":
+        return p.carry === undefined
+          ? extU(ltU(high(p.result, at), high(p.a, at)))
+          : top(or(and(p.a, p.b), and(or(p.a, p.b), xor(p.result, i64(-1n)))), at);
+      case "sub":
+        return p.carry === undefined
+          ? extU(ltU(high(p.a, at), high(p.b, at)))
+          : top(or(and(p.b, p.result), and(or(p.b, p.result), xor(p.a, i64(-1n)))), at);
+      default:
+        return p.carry ?? i64(0);
+    }
   }
 
   override of(): Expr {
-    return this.#noted("logic") === undefined ? super.of() : i64(0);
+    const p = this.#frame.flags.pending;
+    if (p === undefined) return super.of();
+    switch (p.kind) {
+      case "logic":
+        return i64(0);
+      case "add":
+        return top(and(xor(p.a, p.result), xor(p.b, p.result)), p.size);
+      case "sub":
+        return top(and(xor(p.a, p.b), xor(p.a, p.result)), p.size);
+      default:
+        return p.overflow ?? i64(0);
+    }
   }
 
   override zf(): Expr {
-    const p = this.#noted("add", "sub", "logic", "result");
+    const p = this.#frame.flags.pending;
     return p === undefined ? super.zf() : eqz(high(p.result, p.size));
   }
 
   override sf(): Expr {
-    const p = this.#noted("add", "sub", "logic", "result");
-    return p === undefined ? super.sf() : shrU(signExtend(p.result, p.size), 63);
+    const p = this.#frame.flags.pending;
+    return p === undefined ? super.sf() : top(p.result, p.size);
   }
 
   override pf(): Expr {
-    this.#noted();
-    return super.pf();
+    const p = this.#frame.flags.pending;
+    return p === undefined ? super.pf() : this.parity(wrap(p.result));
   }
 
   override less(): Expr {
-    const p = this.#noted("sub", "logic");
+    const p = this.#frame.flags.pending;
     if (p === undefined) return super.less();
     const at = p.size;
-    return p.kind === "sub"
-      ? ltS(high(p.a, at), high(p.b, at))
-      : wrap(shrU(signExtend(p.result, at), 63));
+    if (p.kind === "sub" && p.carry === undefined) return ltS(high(p.a, at), high(p.b, at));
+    const value = high(p.result, at);
+    return p.kind === "logic"
+      ? ltS(value, value.type === ValType.I64 ? i64(0) : i32(0))
+      : super.less();
+  }
+
+  override lessOrEqual(): Expr {
+    const p = this.#frame.flags.pending;
+    if (p?.kind === "sub" && p.carry === undefined) {
+      return leS(high(p.a, p.size), high(p.b, p.size));
+    }
+    return super.lessOrEqual();
+  }
+
+  override belowOrEqual(): Expr {
+    const p = this.#frame.flags.pending;
+    if (p?.kind === "sub" && p.carry === undefined) {
+      return leU(high(p.a, p.size), high(p.b, p.size));
+    }
+    return super.belowOrEqual();
   }
 
   override mulHigh(signed: boolean, a: Local, b: Local): Expr {
@@ -508,20 +527,16 @@ export class RegionCx extends Cx {
   }
 
   override arithFlags(): Expr {
-    this.#settle();
-    this.#flagsToState();
+    const { flagResult, flagAux, flagKind } = this.#frame;
+    super.setS64(S.flagResult, flagResult);
+    super.setS64(S.flagAux, flagAux);
+    super.setS32(S.flagKind, flagKind);
     return super.arithFlags();
   }
 
   override setArithFlags(rflags: Expr): void {
     super.setArithFlags(rflags);
-    this.f.set(this.#frame.flagResult, load.i64(CPU, i32(0), S.flagResult));
-    this.f.set(this.#frame.flagAux, load.i64(CPU, i32(0), S.flagAux));
-  }
-
-  #flagsToState(): void {
-    super.setS64(S.flagResult, this.#frame.flagResult);
-    super.setS64(S.flagAux, this.#frame.flagAux);
+    this.setFlags(load.i64(CPU, i32(0), S.flagResult), load.i64(CPU, i32(0), S.flagAux));
   }
 
   override host(_id: number): void {
@@ -538,6 +553,12 @@ function high(value: Expr, size: number): Expr {
 function addressesStack(at: RegionInsn): boolean {
   return at.base === regOffset(Reg.rsp) || at.base === regOffset(Reg.rbp) ||
     at.seg === segOffset(Seg.SS);
+}
+
+/** The highest bit of the low `size` bytes, as i64. */
+function top(value: Expr, size: number): Expr {
+  const bit = shrU(value, 8 * size - 1);
+  return size === 8 ? bit : and(bit, 1);
 }
 
 /** An instruction that regions leave to the interpreter. */
