@@ -70,7 +70,8 @@ export class VcpuWorker {
   #attach(handle: VirtioPciHandle): void {
     const { pci } = this.#platform;
     const { device } = handle;
-    pci.attach(device, new VirtioPciFunction(handle, this.#vm, pci.slot(device)));
+    const slot = pci.slot(device);
+    pci.attach(device, new VirtioPciFunction(handle, { vm: this.#vm, slot }));
   }
 
   #enterKernel(entry: BootEntry): void {

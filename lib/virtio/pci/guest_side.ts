@@ -14,7 +14,7 @@ import { BAR_SIZE_BYTES, BarOffset, Common, NOTIFY_MULTIPLIER, Pci, Word } from 
 import { moveNotifications } from "./notifications.ts";
 import { TransportState, type VirtioPciHandle } from "./state.ts";
 
-/** How long a vCPU waits for a reset, in ms; whoever stops or suspends the VM waits as long. */
+/** How long a vCPU waits for a reset by default; whoever stops or suspends the VM waits as long. */
 const RESET_WAIT_MS = 100;
 const REGION_BYTES = 0x1000;
 
@@ -26,6 +26,14 @@ export interface PciSlot {
   barPage(index: number): number;
 }
 
+/** What a function is connected to in one worker. */
+export interface FunctionWiring {
+  readonly vm: Vm;
+  readonly slot: PciSlot;
+  /** How long a reset is waited for, in ms; 100 where absent. */
+  readonly resetWaitMs?: number;
+}
+
 /** A virtio function on a PCI bus, as one vCPU's worker has it. */
 export class VirtioPciFunction {
   /** Its number on the PCI bus. */
@@ -33,12 +41,15 @@ export class VirtioPciFunction {
   readonly #state: TransportState;
   readonly #vm: Vm;
   readonly #slot: PciSlot;
+  readonly #resetWaitMs: number;
   readonly #interrupts: Interrupts;
   readonly #common: CommonConfig;
   readonly #access = new DataView(new ArrayBuffer(8));
 
   /** Attaches to the function of `handle`. */
-  constructor(handle: VirtioPciHandle, vm: Vm, slot: PciSlot) {
+  constructor(handle: VirtioPciHandle, wiring: FunctionWiring) {
+    const { vm, slot, resetWaitMs = RESET_WAIT_MS } = wiring;
+    this.#resetWaitMs = resetWaitMs;
     this.device = handle.device;
     this.#state = new TransportState(handle);
     this.#vm = vm;
@@ -166,7 +177,7 @@ export class VirtioPciFunction {
   /** Waits for the host side to do something once, so that drivers rarely have to ask again. */
   #awaitReset(): void {
     const { words } = this.#state;
-    const deadline = performance.now() + RESET_WAIT_MS;
+    const deadline = performance.now() + this.#resetWaitMs;
     for (;;) {
       const seen = Atomics.load(words, Word.Done);
       if (!this.#resetting) return;
