@@ -9,12 +9,13 @@ import { parseArgs } from "node:util";
 import { build, DEFAULT_OUTPUT, isStale } from "./build/build.ts";
 import type { Bench } from "./bench/bench.ts";
 import { bootBench } from "./bench/boot.ts";
+import { devicesBench } from "./bench/devices.ts";
 import { engineBench } from "./bench/engine.ts";
 import { portExitBench } from "./bench/port_exit.ts";
 import { json, type NamedResult, ratio, table } from "./bench/report.ts";
 import { startBench } from "./bench/start.ts";
 
-const BENCHES: readonly Bench[] = [bootBench, engineBench, portExitBench, startBench];
+const BENCHES: readonly Bench[] = [bootBench, devicesBench, engineBench, portExitBench, startBench];
 
 const USAGE = `usage: deno task bench [--json] [--runs N] [--strict] [NAME [PART...]]...
 

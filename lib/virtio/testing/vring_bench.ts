@@ -31,7 +31,7 @@ import { hasProgram, TestProgram } from "./programs.ts";
 
 const RINGS = 0x1_0000;
 const BUFFERS = 0x10_0000;
-const BUFFER_BYTES = 0x1_0000;
+const BUFFER_BYTES = 0x2_0000;
 
 /** What is measured. */
 export interface VringBenchOptions {
