@@ -11,8 +11,10 @@ import {
   fstat,
   getStatusFlags,
   inheritedFdOfPath,
+  monotonicNs,
   openFile,
   OpenFlag,
+  poll,
   validateInheritedFd,
 } from "../host/mod.ts";
 import { DiskError } from "./errors.ts";
@@ -27,6 +29,9 @@ import { RawImage } from "./raw_image.ts";
 export const MAX_CHAIN_LENGTH = 10;
 
 const ACCESS_MODE = 3;
+/** A process that was killed keeps its locks until what it had under way in the kernel is done. */
+const LOCK_WAIT_MS = 500;
+const LOCK_TRY_MS = 5;
 
 /** Settings of {@link openDisk}. */
 export interface OpenDiskOptions {
@@ -196,7 +201,7 @@ function addFile(
       throw new DiskError(`${path}: the image is based on itself`, { code: "ELOOP" });
     }
     seen.push(identity);
-    if (request.lock && !flock(fd, readOnly ? "shared" : "exclusive")) {
+    if (request.lock && !lockSoon(fd, readOnly ? "shared" : "exclusive")) {
       throw new DiskError(
         `${path}: expected to lock it ${readOnly ? "for reading" : "for writing"}, but another ` +
           "program uses it (lock=false leaves the lock out)",
@@ -214,6 +219,16 @@ function addFile(
     fd?.close();
     throw DiskError.from(error, `${path}: opening it`);
   }
+}
+
+/** Locks `fd`; false where another has the lock, and keeps it. */
+function lockSoon(fd: Fd, how: "shared" | "exclusive"): boolean {
+  const end = monotonicNs() + LOCK_WAIT_MS * 1e6;
+  while (!flock(fd, how)) {
+    if (monotonicNs() > end) return false;
+    poll([], LOCK_TRY_MS);
+  }
+  return true;
 }
 
 function openOne(target: string | Fd, readOnly: boolean): Fd {

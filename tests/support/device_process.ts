@@ -17,14 +17,21 @@ export class DeviceProcess implements AsyncDisposable {
     this.#complaints = new Response(child.stderr).text();
   }
 
-  /** Starts `vmctl device KIND --socket-path SOCKET ARGS…` and waits until front ends can connect. */
+  /**
+   * Starts `vmctl device KIND --socket-path SOCKET ARGS…` and waits until front ends can connect.
+   *
+   * @param within words that start the words behind them, such as `["unshare", "-m"]`
+   */
   static async start(
     kind: string,
     socket: string,
     args: readonly string[],
+    within: readonly string[] = [],
   ): Promise<DeviceProcess> {
-    const child = new Deno.Command(await vmctlBinary(), {
-      args: ["device", kind, "--socket-path", socket, ...args],
+    const vmctl = [await vmctlBinary(), "device", kind, "--socket-path", socket, ...args];
+    const [program = "", ...words] = [...within, ...vmctl];
+    const child = new Deno.Command(program, {
+      args: words,
       stdin: "null",
       stdout: "inherit",
       stderr: "piped",

@@ -8,7 +8,7 @@ import { MIB } from "../../lib/base/mod.ts";
 import { type BlockOptions, diskConfig } from "../../lib/config/mod.ts";
 import { GuestMemory } from "../../lib/memory/mod.ts";
 import { DeviceRig } from "../../lib/virtio/testing/device_rig.ts";
-import type { ServableDevice } from "../../lib/devices/mod.ts";
+import type { OpenedDevice, ServableDevice } from "../../lib/devices/mod.ts";
 import { BLOCK_DEVICE } from "../../lib/devices/block/mod.ts";
 import {
   HEADER_BYTES,
@@ -61,6 +61,14 @@ export function rangeBytes(ranges: readonly DiskRange[]): Uint8Array {
   return new Uint8Array(view.buffer);
 }
 
+/** Opens a disk for a {@link DiskRig}, or several after each other. */
+export function openDevice(options: BlockOptions): OpenedDevice {
+  const disk = diskConfig({ queues: 2, ...options }, (key, message) => {
+    throw new Error(`${key}: ${message}`);
+  });
+  return BLOCK_DEVICE.open(disk!);
+}
+
 /** A disk and its driver, which uses two queues. */
 export class DiskRig implements Disposable {
   readonly device: ServableDevice;
@@ -70,14 +78,13 @@ export class DiskRig implements Disposable {
   readonly #waiting: { status: number; data: number; length: number }[][] = [[], []];
   #slot = 0;
 
-  /** Opens the disk as `vmctl device block` does. */
-  constructor(options: BlockOptions, features?: bigint) {
-    const disk = diskConfig({ queues: 2, ...options }, (key, message) => {
-      throw new Error(`${key}: ${message}`);
-    });
-    using opened = BLOCK_DEVICE.open(disk!);
+  /** Opens the disk as `vmctl device block` does, or takes one that {@link openDevice} opened. */
+  constructor(from: BlockOptions | OpenedDevice, features?: bigint) {
+    const isOpen = "fds" in from;
+    const opened = isOpen ? from : openDevice(from);
+    const fds = isOpen ? opened.fds.map((fd) => fd.dup()) : opened.fds;
     // As it travels to the process that serves it.
-    this.device = BLOCK_DEVICE.make(JSON.parse(JSON.stringify(opened.settings)), opened.fds);
+    this.device = BLOCK_DEVICE.make(JSON.parse(JSON.stringify(opened.settings)), fds);
     this.rig = new DeviceRig(this.device, {
       memory: this.#memory,
       ringsAt: RINGS,
@@ -151,6 +158,12 @@ export class DiskRig implements Disposable {
   /** Flushes; the result is the status. */
   flush(): number {
     return this.request({ type: RequestType.Flush }).status;
+  }
+
+  /** Leaves everything as a process does that is killed. */
+  abandon(): void {
+    this.rig[Symbol.dispose]();
+    this.#memory[Symbol.dispose]();
   }
 
   [Symbol.dispose](): void {

@@ -5,7 +5,7 @@ import type { BlockOptions } from "../../config/mod.ts";
 import { checkDisk, createQcow2, openDisk } from "../../disk/mod.ts";
 import { IoVector } from "../../host/mod.ts";
 import { BlockFeature, ConfigField, RequestStatus, RequestType } from "./protocol.ts";
-import { DiskRig, rangeBytes } from "../../../tests/support/disk_rig.ts";
+import { DiskRig, openDevice, rangeBytes } from "../../../tests/support/disk_rig.ts";
 
 const DISK_BYTES = 4 * MIB;
 const SECTORS = DISK_BYTES / 512;
@@ -27,7 +27,7 @@ class TestDisk implements Disposable {
 
   /** What is in the image. */
   content(): Uint8Array {
-    using image = openDisk(this.path);
+    using image = openDisk(this.path, { readOnly: true, lock: false });
     const bytes = new Uint8Array(image.sizeBytes);
     image.readAt(0, IoVector.of(bytes));
     return bytes;
@@ -184,6 +184,27 @@ Deno.test("block: a queue that stops while requests are under way gives all of t
     rig.rig.restart(0);
     assert.equal(rig.answers().every(({ status }) => status === Ok), true);
     assert.deepEqual(rig.read(13 * 8, 8), pattern(4096, 13 + round));
+  }
+});
+
+Deno.test("block: a device that takes over from one that died has all that was written", () => {
+  for (const format of ["raw", "qcow2"] as const) {
+    using disk = new TestDisk(format);
+    using opened = openDevice({ path: disk.path, format });
+    for (let round = 0; round < 4; round++) {
+      const rig = new DiskRig(opened);
+      for (let before = 0; before < round; before++) {
+        assert.deepEqual(rig.read(before * 500, 200), pattern(200 * 512, before));
+      }
+      assert.equal(rig.write(round * 500, pattern(200 * 512, round)), Ok);
+      // The tables of some are in the file, those of others are only in the memory that outlives it.
+      if (round % 2 === 1) assert.equal(rig.flush(), Ok);
+      if (round < 3) rig.abandon();
+      else rig[Symbol.dispose]();
+    }
+    opened[Symbol.dispose]();
+    if (format === "qcow2") assert.deepEqual(checkDisk(disk.path).messages, []);
+    assert.deepEqual(disk.content().subarray(0, 200 * 512), pattern(200 * 512, 0));
   }
 });
 

@@ -41,8 +41,12 @@ export class BlockClient {
   readonly driver: MockDriver;
   readonly #options: BlockClientOptions;
   readonly #waiting = new Map<number, (answer: BlockAnswer) => void>();
-  readonly #places = new Map<number, { body: number; length: number; status: number }>();
-  #nextSlot = 0;
+  readonly #places = new Map<
+    number,
+    { slot: number; body: number; length: number; status: number }
+  >();
+  /** Those of 16 places in memory that no request has; requests may end in any order. */
+  readonly #freeSlots = Array.from({ length: 16 }, (_, slot) => slot);
 
   constructor(options: BlockClientOptions) {
     this.#options = options;
@@ -86,7 +90,8 @@ export class BlockClient {
   ): Promise<BlockAnswer> {
     const { memory } = this.#options;
     const { type, sector, data = new Uint8Array(0), length = 0 } = request;
-    const slot = this.#nextSlot++ % 16;
+    const slot = this.#freeSlots.shift();
+    if (slot === undefined) throw new VirtioError("block client: 16 requests are under way");
     const at = (this.#options.address ?? 0) + REQUESTS + slot * REQUEST_BYTES;
     memory.writeU32(at, type);
     memory.writeU32(at + 4, 0);
@@ -106,7 +111,7 @@ export class BlockClient {
     if (head < 0) throw new VirtioError("block client: no descriptors");
     const { promise, resolve } = Promise.withResolvers<BlockAnswer>();
     this.#waiting.set(head, resolve);
-    this.#places.set(head, { body, length, status });
+    this.#places.set(head, { slot, body, length, status });
     if (this.driver.publish()) signalEvent(events.kick);
     return promise;
   }
@@ -117,6 +122,8 @@ export class BlockClient {
       const place = this.#places.get(head);
       if (resolve === undefined || place === undefined) throw new VirtioError(`answered: ${head}`);
       this.#waiting.delete(head);
+      this.#places.delete(head);
+      this.#freeSlots.push(place.slot);
       this.driver.free(head);
       const { memory } = this.#options;
       resolve({
