@@ -11,11 +11,10 @@ import {
   type DiskFile,
   DiskFiles,
   type DiskFormat,
-  type DiskImage,
   openDiskFiles,
 } from "../../disk/mod.ts";
-import { type Fd, ftruncate, isHostError, memfdCreate, mmap } from "../../host/mod.ts";
-import type { DeviceKind, OpenedDevice } from "../frame/device_kind.ts";
+import { type Fd, ftruncate, IoUring, isHostError, memfdCreate, mmap } from "../../host/mod.ts";
+import type { DeviceKind, OpenedDevice, PreparedDevice } from "../frame/device_kind.ts";
 import { DeviceError } from "../frame/errors.ts";
 import { BlockDevice } from "./block_device.ts";
 import { RingTransfers } from "./ring_transfers.ts";
@@ -46,7 +45,8 @@ interface BlockSettings {
 export const BLOCK_DEVICE: DeviceKind<DiskConfig> = {
   name: "block",
   open: openBlock,
-  make: (settings, fds) => makeBlock(settings as BlockSettings, fds),
+  prepare: (settings) => new PreparedBlock(settings as BlockSettings),
+  make: (settings, fds, prepared) => makeBlock(settings as BlockSettings, fds, prepared),
 };
 
 function openBlock(disk: DiskConfig): OpenedDevice {
@@ -78,7 +78,34 @@ function openBlock(disk: DiskConfig): OpenedDevice {
   };
 }
 
-function makeBlock(settings: BlockSettings, fds: readonly Fd[]): BlockDevice {
+/** The ring, where it is of use. */
+class PreparedBlock implements Disposable {
+  readonly ring: IoUring | undefined;
+
+  constructor({ files, executor }: BlockSettings) {
+    // Other formats have tables, which are read and written in between.
+    if (executor === "epoll" || files[0]?.format !== "raw") return;
+    try {
+      this.ring = new IoUring(MAX_TRANSFERS);
+    } catch (error) {
+      if (executor === "uring" || !isHostError(error)) throw error;
+      log.debug(`block: one request after the other: ${error.message}`);
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.ring?.[Symbol.dispose]();
+  }
+}
+
+function makeBlock(
+  settings: BlockSettings,
+  fds: readonly Fd[],
+  prepared: PreparedDevice = new PreparedBlock(settings),
+): BlockDevice {
+  using stack = new DisposableStack();
+  stack.use(prepared);
+  const ring = prepared instanceof PreparedBlock ? prepared.ring : undefined;
   const { files, sparse, direct, blockBytes, queueCount, id } = settings;
   const opened: DiskFile[] = [];
   files.forEach((file, index) => {
@@ -97,26 +124,10 @@ function makeBlock(settings: BlockSettings, fds: readonly Fd[]): BlockDevice {
     direct,
     ...(memory === undefined ? {} : { recovery: mmap(RECOVERY_BYTES, { fd: memory }).bytes }),
   });
-  try {
-    const transfers = makeTransfers(image, settings.executor);
-    return new BlockDevice(image, { blockBytes, queueCount, sparse, id, transfers });
-  } catch (error) {
-    image.close();
-    throw error;
-  }
-}
-
-/** @throws {HostError} where there is no io_uring, but shall be. */
-function makeTransfers(
-  image: DiskImage,
-  executor: DiskConfig["executor"],
-): RingTransfers | undefined {
-  if (image.transfers === undefined || executor === "epoll") return undefined;
-  try {
-    return new RingTransfers(image.transfers, MAX_TRANSFERS);
-  } catch (error) {
-    if (executor === "uring" || !isHostError(error)) throw error;
-    log.debug(`block: ${image.path}: one request after the other: ${error.message}`);
-    return undefined;
-  }
+  const transfers = ring === undefined || image.transfers === undefined
+    ? undefined
+    : new RingTransfers(image.transfers, ring);
+  const device = new BlockDevice(image, { blockBytes, queueCount, sparse, id, transfers });
+  stack.move();
+  return device;
 }

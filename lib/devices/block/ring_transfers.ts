@@ -5,7 +5,7 @@
  */
 
 import type { DiskTransfers } from "../../disk/mod.ts";
-import { Errno, IoUring, preadvNoWait } from "../../host/mod.ts";
+import { Errno, type IoUring, preadvNoWait } from "../../host/mod.ts";
 import { RequestType } from "./protocol.ts";
 import type { BlockRequest } from "./request.ts";
 
@@ -17,12 +17,9 @@ export class RingTransfers implements Disposable {
   /** Whether the file tells what is in memory. */
   #tells = true;
 
-  /**
-   * @param capacity requests that can be under way at once, a power of two
-   * @throws {HostError} where there is no io_uring.
-   */
-  constructor(file: DiskTransfers, capacity: number) {
-    this.ring = new IoUring(capacity);
+  /** Takes `ring` over. */
+  constructor(file: DiskTransfers, ring: IoUring) {
+    this.ring = ring;
     this.#file = file;
   }
 

@@ -28,6 +28,9 @@ export interface OpenedDevice extends Disposable {
 /** A device that can be served, and may be told things while it is. */
 export interface ServableDevice extends VirtioDeviceBackend, ControllableDevice, Disposable {}
 
+/** What {@link DeviceKind.prepare} made, for {@link DeviceKind.make}. */
+export type PreparedDevice = Disposable;
+
 /** A kind of device. */
 export interface DeviceKind<Options = never> {
   /** Such as `block`. */
@@ -38,8 +41,14 @@ export interface DeviceKind<Options = never> {
    */
   open(options: Options): OpenedDevice;
   /**
-   * Makes the device of what {@link open} gave, here or in another process. It takes the descriptors
-   * over, also when it throws, and opens nothing itself.
+   * Makes what needs system calls that a serving device may not make any more, before it is confined.
+   * It must not look at anything that a guest can have written.
    */
-  make(settings: unknown, fds: readonly Fd[]): ServableDevice;
+  prepare?(settings: unknown): PreparedDevice;
+  /**
+   * Makes the device of what {@link open} gave, here or in another process. It takes the descriptors
+   * and what was prepared over, also when it throws, and opens nothing itself. What was not prepared is
+   * prepared here.
+   */
+  make(settings: unknown, fds: readonly Fd[], prepared?: PreparedDevice): ServableDevice;
 }

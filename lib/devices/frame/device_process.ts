@@ -50,7 +50,8 @@ export async function runDeviceProcess(argument: string): Promise<number> {
     if (logLevel !== undefined && isLogLevel(logLevel)) setLogLevel(logLevel);
     name = requireDeviceKind(spec.kind);
     const kind = await deviceKind(requireDeviceKind(name));
-    using device = kind.make(settings, resourceFds.map((fd) => Fd.adopt(fd)));
+    const prepared = kind.prepare?.(settings);
+    using device = kind.make(settings, resourceFds.map((fd) => Fd.adopt(fd)), prepared);
     serveDevice(device, {
       frontEnds: { socket: Fd.adopt(frontEndFd) },
       control: controlFd === undefined ? undefined : Fd.adopt(controlFd),

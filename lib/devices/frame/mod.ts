@@ -4,7 +4,13 @@
  * @module
  */
 
-export type { DeviceKind, Json, OpenedDevice, ServableDevice } from "./device_kind.ts";
+export type {
+  DeviceKind,
+  Json,
+  OpenedDevice,
+  PreparedDevice,
+  ServableDevice,
+} from "./device_kind.ts";
 export {
   DEVICE_PROCESS_FLAG,
   deviceProcessArguments,
