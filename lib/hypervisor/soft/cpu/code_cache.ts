@@ -7,6 +7,7 @@
 
 import type { CpuTeam } from "./cpu_team.ts";
 import type { Interpreter } from "./interpreter.ts";
+import { Trait } from "./opcode.ts";
 import { AddressKind, type Decoder, DecodeStatus, MAX_INSTRUCTION } from "./decoder.ts";
 import {
   CodeMode,
@@ -287,7 +288,7 @@ export class CodeCache {
       if (status === DecodeStatus.Ok) {
         length = this.#decoder.length;
         record = this.#write(record, { offset: at, mode: page.mode, page });
-        ends = this.#decoder.insn.words.has("end");
+        ends = (this.#decoder.insn.traits & Trait.end) !== 0;
       } else {
         record = this.#special(record, {
           handler: status === DecodeStatus.Invalid ? special.invalid : special.tooLong,
@@ -455,9 +456,9 @@ export class CodeCache {
         if (kind === AddressKind.Plain) kind = AddressKind.Wide;
       }
     }
-    const absolute = d.mem && insn.operands.some((o) => o.kind === "O");
+    const absolute = d.mem && (insn.traits & Trait.absolute) !== 0;
     if (d.mem && kind !== AddressKind.Plain) {
-      const lea = insn.mnemonic === "lea";
+      const lea = (insn.traits & Trait.lea) !== 0;
       // FS and GS are never part of what the mode calls flat.
       const checked = !lea && !long &&
         ((how.mode & CodeMode.segmented) !== 0 || d.segment >= Seg.FS || d.segment === Seg.CS);
@@ -506,15 +507,15 @@ export class CodeCache {
     this.#u8[at + Rec.scale] = scale;
     this.#u8[at + Rec.extra] = d.extra;
     this.#i32[(at + Rec.disp) >>> 2] = disp;
-    const stringSeg = insn.words.has("az") &&
+    const stringSeg = (insn.traits & Trait.az) !== 0 &&
       (!long || d.segment === Seg.FS || d.segment === Seg.GS);
     this.#u16[h + (Rec.seg >>> 1)] = stringSeg
       ? segOffset(d.segment)
-      : stackMnemonics.has(insn.mnemonic)
+      : (insn.traits & Trait.stack) !== 0
       ? segOffset(Seg.SS)
       : S.zero;
     this.#i32[(at + Rec.imm) >>> 2] = d.immLow;
-    const isBranch = insn.operands[0]?.kind === "J";
+    const isBranch = (insn.traits & Trait.branch) !== 0;
     if (!isBranch) this.#i32[(at + Rec.imm + 4) >>> 2] = d.immHigh;
     else if (how.page !== undefined && (long || d.size === 4)) {
       const target = next + d.immLow;
@@ -550,9 +551,6 @@ function memoryBytes(d: Decoder): number {
   }
   return 1;
 }
-
-/** Instructions that use the stack: their non-canonical addresses are #SS. */
-const stackMnemonics = new Set(["push", "pop", "call", "ret", "leave", "pushf", "popf", "enter"]);
 
 const readers = new Set(["cmp", "test", "push", "jmp", "call", "bt", "bound"]);
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Extra, type Insn, sizeOf } from "./opcode.ts";
+import { Extra, type Insn, segWords, sizeOf, Trait } from "./opcode.ts";
 import { CodeMode, Reg, regOffset, S, Seg, segOffset } from "./state.ts";
 
 /** What decoding one instruction came to. */
@@ -177,16 +177,16 @@ export class Decoder {
       rexB: rex & 1,
     });
     if (insn === undefined) return DecodeStatus.Invalid;
-    const words = insn.words;
+    const { traits } = insn;
 
     // Operand size.
     let size: number;
     if (insn.prefix === "66") size = rex & 8 ? 8 : 4;
     else if (long) {
-      if (words.has("f64")) size = 8;
+      if ((traits & Trait.f64) !== 0) size = 8;
       else if (rex & 8) size = 8;
       else if (opsizePrefix) size = 2;
-      else size = words.has("d64") ? 8 : 4;
+      else size = (traits & Trait.d64) !== 0 ? 8 : 4;
     } else size = (sizeMode === CodeMode.bits32) !== opsizePrefix ? 4 : 2;
 
     // Address size.
@@ -213,7 +213,7 @@ export class Decoder {
     let defaultSegment = Seg.DS as number;
 
     // Memory operand.
-    if (insn.modrm && mod !== 3 && !words.has("regonly")) {
+    if (insn.modrm && mod !== 3 && (traits & Trait.regonly) === 0) {
       this.mem = true;
       if (asize === 2) {
         const rm = modrm & 7;
@@ -329,18 +329,20 @@ export class Decoder {
     }
     if (p - at > MAX_INSTRUCTION) return DecodeStatus.TooLong;
     this.length = p - at;
-    if (lock && !(words.has("lock") && this.mem)) return DecodeStatus.Invalid;
+    if (lock && !((traits & Trait.lock) !== 0 && this.mem)) return DecodeStatus.Invalid;
     this.locked = lock || (insn.mnemonic === "xchg" && this.mem);
 
-    if (words.has("regonly")) {
+    if ((traits & Trait.regonly) !== 0) {
       this.a = ((modrm >>> 3) & 7) | ((rex & 4) << 1);
       this.b = regOffset((modrm & 7) | ((rex & 1) << 3));
     }
-    for (let n = 0; n < 6; n++) {
-      if (words.has(segWords[n] as string)) this.a = this.#segWord(insn, n);
+    if ((traits & Trait.segment) !== 0) {
+      for (let n = 0; n < 6; n++) {
+        if (insn.words.has(segWords[n] as string)) this.a = this.#segWord(insn, n);
+      }
     }
 
-    if (words.has("az")) {
+    if ((traits & Trait.az) !== 0) {
       this.extra = (asize === 8 ? 0 : asize === 4 ? 1 : 2) |
         ((rep === 0xf3 ? Extra.rep : rep === 0xf2 ? Extra.repne : 0) << Extra.repShift);
       // REPNE means REP where nothing is compared.
@@ -354,14 +356,14 @@ export class Decoder {
       this.segment = segPrefix >= 0 ? segPrefix : defaultSegment;
     }
     // Masked moves store at DS:rDI, which no ModRM byte names.
-    const implicit = words.has("di");
+    const implicit = (traits & Trait.di) !== 0;
     if (implicit) this.base = regOffset(Reg.rdi);
     if (this.mem || implicit) {
-      if (insn.mnemonic === "lea") {
+      if ((traits & Trait.lea) !== 0) {
         if (asize !== 8) this.addressKind = AddressKind.Masked;
       } else if (!long || asize !== 8) this.addressKind = AddressKind.Masked;
       else if (segPrefix === Seg.FS || segPrefix === Seg.GS) this.addressKind = AddressKind.Wide;
-      else if (insn.operands.some((o) => o.kind === "O")) this.addressKind = AddressKind.Wide;
+      else if ((traits & Trait.absolute) !== 0) this.addressKind = AddressKind.Wide;
       if (ripRelative) {
         this.base = S.ripBase;
         this.ripRelative = true;
@@ -420,8 +422,6 @@ export class Decoder {
   }
 }
 
-const segWords = ["seg0", "seg1", "seg2", "seg3", "seg4", "seg5"];
-
 function comparing(opcode: number): boolean {
   return opcode === 0xa6 || opcode === 0xa7 || opcode === 0xae || opcode === 0xaf;
 }
@@ -469,8 +469,8 @@ function pick(
     if (row.form === "reg" && mod !== 3) continue;
     if (row.rm !== undefined && row.rm !== (at.modrm & 7)) continue;
     if (row.rexW !== undefined && row.rexW !== at.rexW) continue;
-    if (at.rexB !== 0 && row.words.has("nob")) continue;
-    if (at.long ? row.words.has("i64") : row.words.has("o64")) continue;
+    if (at.rexB !== 0 && (row.traits & Trait.nob) !== 0) continue;
+    if ((row.traits & (at.long ? Trait.i64 : Trait.o64)) !== 0) continue;
     return row;
   }
   return undefined;

@@ -172,7 +172,7 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
         row.semantics(c);
         if (!c.ended) c.next();
         f.unreachable();
-        table[formIndex(form) + (sizeIndex[size] as number)] = module.tableSlot(f);
+        table[formIndex(form, smp) + (sizeIndex[size] as number)] = module.tableSlot(f);
         handlers.push({ insn: row, size, ...form });
         const { mem, locked } = form;
         const name = `${locked ? "lock " : ""}${row.mnemonic}${size || ""}${mem ? " mem" : ""}`;
@@ -190,17 +190,15 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
     module: new WebAssembly.Module(module.finish()),
     smp,
     slot: (row, size, form) =>
-      slots.get(row)
-        ?.[formIndex(smp ? form : { ...form, locked: false }) + (sizeIndex[size] as number)] ??
-        -1,
+      slots.get(row)?.[formIndex(form, smp) + (sizeIndex[size] as number)] ?? -1,
     handlers,
     special,
   };
 }
 
 /** Where the slots of a form begin in a row's table. */
-function formIndex(form: { mem: boolean; locked: boolean }): number {
-  return form.locked ? 8 : form.mem ? 4 : 0;
+function formIndex(form: { mem: boolean; locked: boolean }, smp: boolean): number {
+  return smp && form.locked ? 8 : form.mem ? 4 : 0;
 }
 
 function exportRuntime(module: ModuleBuilder, runtime: Runtime): RuntimeExports {

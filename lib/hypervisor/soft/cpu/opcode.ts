@@ -39,6 +39,47 @@ export interface OperandSpec {
   readonly size: string;
 }
 
+/** What the decoder asks of every instruction, as bits of {@link Insn.traits}. */
+export const Trait = {
+  f64: 1 << 0,
+  d64: 1 << 1,
+  i64: 1 << 2,
+  o64: 1 << 3,
+  nob: 1 << 4,
+  lock: 1 << 5,
+  az: 1 << 6,
+  di: 1 << 7,
+  end: 1 << 8,
+  regonly: 1 << 9,
+  /** An operand is an absolute address. */
+  absolute: 1 << 10,
+  /** A direct branch. */
+  branch: 1 << 11,
+  /** Its non-canonical addresses are #SS, as it uses the stack. */
+  stack: 1 << 12,
+  lea: 1 << 13,
+  /** A word names a segment register. */
+  segment: 1 << 14,
+} as const;
+
+/** Words of rows for one segment register. */
+export const segWords: readonly string[] = ["seg0", "seg1", "seg2", "seg3", "seg4", "seg5"];
+
+const STACK = /^(push|pop|call|ret|leave|pushf|popf|enter)$/;
+
+function traitsOf(
+  row: { mnemonic: string; words: ReadonlySet<string>; operands: readonly OperandSpec[] },
+): number {
+  let traits = 0;
+  for (const [name, bit] of Object.entries(Trait)) if (row.words.has(name)) traits |= bit;
+  if (row.operands.some((o) => o.kind === "O")) traits |= Trait.absolute;
+  if (row.operands[0]?.kind === "J") traits |= Trait.branch;
+  if (STACK.test(row.mnemonic)) traits |= Trait.stack;
+  if (row.mnemonic === "lea") traits |= Trait.lea;
+  if (segWords.some((word) => row.words.has(word))) traits |= Trait.segment;
+  return traits;
+}
+
 /** A row of the table. */
 export interface Insn {
   readonly mnemonic: string;
@@ -54,6 +95,8 @@ export interface Insn {
   readonly rm: number | undefined;
   readonly rexW: number | undefined;
   readonly words: ReadonlySet<string>;
+  /** {@link Trait} bits. */
+  readonly traits: number;
   readonly operands: readonly OperandSpec[];
   readonly semantics: Semantics;
   /** True where handlers differ by operand size. */
@@ -139,6 +182,7 @@ export function insn(
     rm,
     rexW,
     words: rest,
+    traits: traitsOf({ mnemonic, words: rest, operands: specs }),
     operands: specs,
     semantics,
     sized: rest.has("sz") || specs.some((o) => ["v", "z", "y"].includes(o.size)),
