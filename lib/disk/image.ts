@@ -17,20 +17,29 @@ export interface WriteZeroesOptions {
 }
 
 /**
- * The file under an image whose bytes are the disk's, for who makes transfers by other means than the
- * image's methods, such as several at once. Ranges are to be checked before.
+ * The files under an image, for who makes transfers by other means than the image's methods, such as
+ * several at once. Ranges are to be checked before.
  */
 export interface DiskTransfers {
-  /** Number of the descriptor. */
+  /** Number of the descriptor that {@link locate} found last; at first, of the image's own file. */
   readonly fd: number;
   /** Whether transfers go past the host's page cache. */
   readonly direct: boolean;
-  /** Whether a read or write may be made so. */
-  allows(offset: number, vector: IoVector, writing: boolean): boolean;
-  /** A write is about to begin. */
+  /**
+   * Where in a file a range of the disk lies in one piece.
+   *
+   * @returns the offset in the file of {@link fd}, -1 where it is not to be transferred so
+   */
+  locate(offset: number, vector: IoVector, writing: boolean): number;
+  /** A write that was located is about to begin. */
   beginWrite(): void;
   /**
-   * Writes that are done are about to be made durable, by fdatasync(2) or the like.
+   * Whether what was written is made durable by making the image's file so, by fdatasync(2) or the like;
+   * if not, only the image can.
+   */
+  readonly syncs: boolean;
+  /**
+   * That is about to begin, for writes that are done.
    *
    * @returns whether there is anything to do
    * @throws {DiskError} where that has failed before: nothing makes the file whole again.

@@ -53,9 +53,11 @@ export class RawImage implements DiskImage {
     this.transfers = {
       fd: file.rawFd,
       direct: file.alignmentBytes > 1,
-      allows: (offset, vector, writing) =>
-        file.isAligned(offset, vector) &&
-        !(writing && (this.readOnly || (this.#probed && offset < PROBE_BYTES))),
+      locate: (offset, vector, writing) => {
+        const isForbidden = writing && (this.readOnly || (this.#probed && offset < PROBE_BYTES));
+        return !isForbidden && file.isAligned(offset, vector) ? offset : -1;
+      },
+      syncs: true,
       beginWrite: () => file.beginWrite(),
       beginSync: () => file.beginSync(),
       endSync: (errno) => file.endSync(errno),

@@ -87,7 +87,10 @@ for (const way of WAYS) {
     }
     assert.equal(rig.write(0, pattern(100, 2)), IoError);
     assert.equal(rig.request({ type: In, length: 513 }).status, IoError);
-    assert.equal(rig.request({ type: In, length: 0 }).status, Ok);
+    for (const sector of [0, SECTORS]) {
+      assert.equal(rig.request({ type: In, sector, length: 0 }).status, Ok);
+      assert.equal(rig.request({ type: Out, sector }).status, Ok);
+    }
     for (const type of [2, 3, 5, 7, 9, 12, 14, 0xffff_ffff]) {
       assert.equal(rig.request({ type, length: 512 }).status, Unsupported, `type ${type}`);
     }

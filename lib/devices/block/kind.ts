@@ -82,9 +82,8 @@ function openBlock(disk: DiskConfig): OpenedDevice {
 class PreparedBlock implements Disposable {
   readonly ring: IoUring | undefined;
 
-  constructor({ files, executor }: BlockSettings) {
-    // Other formats have tables, which are read and written in between.
-    if (executor === "epoll" || files[0]?.format !== "raw") return;
+  constructor({ executor }: BlockSettings) {
+    if (executor === "epoll") return;
     try {
       this.ring = new IoUring(MAX_TRANSFERS);
     } catch (error) {

@@ -36,10 +36,11 @@ export class RingTransfers implements Disposable {
     const file = this.#file;
     switch (request.type) {
       case RequestType.In: {
-        if (!file.allows(offset, vector, false)) return "refused";
+        if (vector.count === 0 || !(this.#tells || file.direct)) return "refused";
+        const at = file.locate(offset, vector, false);
+        if (at < 0) return "refused";
         if (!file.direct) {
-          if (!this.#tells) return "refused";
-          const count = preadvNoWait(file.fd, vector, offset);
+          const count = preadvNoWait(file.fd, vector, at);
           if (count === vector.lengthBytes) return "done";
           if (count === -Errno.EOPNOTSUPP) {
             // Mostly a file system in memory, where nothing has to wait.
@@ -47,16 +48,20 @@ export class RingTransfers implements Disposable {
             return "refused";
           }
         }
-        this.ring.read(file.fd, vector, { offset, token });
+        this.ring.read(file.fd, vector, { offset: at, token });
         return "pending";
       }
-      case RequestType.Out:
+      case RequestType.Out: {
         // The page cache takes writes at once.
-        if (!file.direct || writeThrough || !file.allows(offset, vector, true)) return "refused";
+        if (vector.count === 0 || writeThrough || !file.direct) return "refused";
+        const at = file.locate(offset, vector, true);
+        if (at < 0) return "refused";
         file.beginWrite();
-        this.ring.write(file.fd, vector, { offset, token });
+        this.ring.write(file.fd, vector, { offset: at, token });
         return "pending";
+      }
       case RequestType.Flush:
+        if (!file.syncs) return "refused";
         if (!file.beginSync()) return "done";
         this.ring.sync(file.fd, token);
         return "pending";

@@ -27,6 +27,7 @@ import { l1EntriesFor, type Qcow2Header, SIZE_FIELD } from "./header.ts";
 import { readHeader, readL1 } from "./metadata.ts";
 import { RecoveryLog } from "./recovery_log.ts";
 import { damage, TableWriter } from "./table_writer.ts";
+import { Qcow2Transfers } from "./transfers.ts";
 
 const DEFAULT_CACHE_BYTES = 32 * 2 ** 20;
 
@@ -52,6 +53,7 @@ export class Qcow2Image implements DiskImage {
   readonly readOnly: boolean;
   readonly alignmentBytes: number;
   readonly discardUnitBytes: number;
+  readonly transfers: Qcow2Transfers;
   /** The header as it was when the image was opened. */
   readonly header: Qcow2Header;
   readonly #file: ImageFile;
@@ -80,6 +82,7 @@ export class Qcow2Image implements DiskImage {
     this.path = file.path;
     this.readOnly = file.readOnly;
     this.alignmentBytes = file.alignmentBytes;
+    this.transfers = new Qcow2Transfers(this, file, options.backing);
     try {
       const header = readHeader(file);
       this.header = header;
@@ -122,6 +125,24 @@ export class Qcow2Image implements DiskImage {
   readAt(offset: number, vector: IoVector): void {
     checkRange(this, offset, vector.lengthBytes);
     this.#read(offset, vector);
+  }
+
+  /**
+   * Where in the file the range lies in one piece; undefined where it is left to the backing file, -1 for
+   * everything else.
+   */
+  locate(offset: number, lengthBytes: number): number | undefined {
+    const guest = Math.floor(offset / this.#clusterBytes);
+    const inCluster = offset - guest * this.#clusterBytes;
+    this.#map.lookup(guest);
+    const { kind, hostOffset } = this.#map;
+    if (kind !== ClusterKind.Data && kind !== ClusterKind.Unallocated) return -1;
+    const wanted = Math.ceil((inCluster + lengthBytes) / this.#clusterBytes);
+    if (this.#map.run(guest, wanted) < wanted) return -1;
+    if (kind === ClusterKind.Unallocated) return undefined;
+    const at = hostOffset + inCluster;
+    // The last cluster of a file may be cut off.
+    return at + lengthBytes <= this.#file.lengthBytes ? at : -1;
   }
 
   writeAt(offset: number, vector: IoVector): void {
