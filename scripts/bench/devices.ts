@@ -5,11 +5,13 @@
  */
 
 import type { Bench, BenchContext, BenchResult } from "./bench.ts";
+import { guestDiskBench } from "./guest_disk.ts";
 import { vringBench } from "./vring.ts";
 
 /** What is measured, by the names that ask for it. */
 const PARTS: Readonly<Record<string, (context: BenchContext) => Promise<BenchResult>>> = {
   vring: vringBench,
+  disk: guestDiskBench,
 };
 
 async function run(context: BenchContext): Promise<BenchResult> {
@@ -27,7 +29,7 @@ async function run(context: BenchContext): Promise<BenchResult> {
 /** Disks and the like. */
 export const devicesBench: Bench = {
   name: "devices",
-  summary: "requests a second of virtio devices",
+  summary: "vrings and disks of virtio devices",
   parts: Object.keys(PARTS),
   run,
 };

@@ -5,7 +5,13 @@
  */
 
 import { join } from "node:path";
-import { buildInitramfs, fetchGuest, writeVmlinux } from "../guest/mod.ts";
+import {
+  buildInitramfs,
+  type CpioEntry,
+  fetchGuest,
+  moduleEntries,
+  writeVmlinux,
+} from "../guest/mod.ts";
 
 /** RAM of the guest in MiB. */
 export const GUEST_MEMORY_MIB = 512;
@@ -30,7 +36,14 @@ export interface LinuxGuest {
  */
 export async function makeLinuxGuest(
   init: string,
-  options: { readonly folder: string; readonly progress: (message: string) => void },
+  options: {
+    readonly folder: string;
+    readonly progress: (message: string) => void;
+    /** Modules that it can load. */
+    readonly modules?: readonly string[];
+    /** More files of its own. */
+    readonly entries?: readonly CpioEntry[];
+  },
 ): Promise<LinuxGuest> {
   const guest = await fetchGuest({ progress: options.progress });
   const initrd = join(options.folder, "initrd");
@@ -39,7 +52,11 @@ export async function makeLinuxGuest(
     await buildInitramfs({
       busybox: guest.busybox,
       script: ":",
-      entries: [{ type: "file", path: "init", data: init, mode: 0o755 }],
+      entries: [
+        { type: "file", path: "init", data: init, mode: 0o755 },
+        ...options.modules === undefined ? [] : await moduleEntries(guest, options.modules),
+        ...options.entries ?? [],
+      ],
     }),
   );
   const vmlinux = join(options.folder, "vmlinux");

@@ -1,0 +1,176 @@
+/**
+ * What a guest gets of a disk, against QEMU with the same guest and the same image in the same run:
+ * sequential requests of 1 MiB, random ones of 4 KiB one at a time and 32 at a time.
+ *
+ * @module
+ */
+
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { FetchError } from "../guest/mod.ts";
+import { type BenchContext, type BenchResult, type Measure, median } from "./bench.ts";
+import {
+  GUEST_MEMORY_MIB,
+  type LinuxGuest,
+  makeLinuxGuest,
+  vmctlArguments,
+} from "./linux_guest.ts";
+import { findProgram } from "./programs.ts";
+
+const SECONDS = 3;
+const DISK_BYTES = 256 * 1024 * 1024;
+const TIMEOUT_MS = 300_000;
+/** Throughput is to be at least QEMU's. */
+const LIMIT = 1;
+
+const INIT = `#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+modprobe virtio_pci
+modprobe virtio_blk
+/bin/block_load /dev/vda ${SECONDS}
+poweroff -f
+`;
+
+const PATTERNS: Readonly<Record<string, string>> = {
+  "read-1m": "sequential read of 1 MiB",
+  "write-1m": "sequential write of 1 MiB",
+  "read-4k-qd1": "random read of 4 KiB, one at a time",
+  "write-4k-qd1": "random write of 4 KiB, one at a time",
+  "read-4k-qd32": "random read of 4 KiB, 32 at a time",
+  "write-4k-qd32": "random write of 4 KiB, 32 at a time",
+};
+
+/** Microseconds a request, by pattern. */
+type Loads = ReadonlyMap<string, number>;
+
+async function compileLoad(folder: string): Promise<Uint8Array> {
+  const output = join(folder, "block_load");
+  const source = fileURLToPath(new URL("./block_load.c", import.meta.url));
+  const { success, stderr } = await new Deno.Command("gcc", {
+    args: ["-O2", "-static", "-o", output, source],
+  }).output();
+  if (!success) throw new Error(`gcc: ${new TextDecoder().decode(stderr)}`);
+  return await Deno.readFile(output);
+}
+
+async function loads(program: string, args: readonly string[]): Promise<Loads> {
+  const child = new Deno.Command(program, {
+    args: [...args],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+    signal: AbortSignal.timeout(TIMEOUT_MS),
+  }).spawn();
+  const { stdout, stderr } = await child.output();
+  const decoder = new TextDecoder();
+  const text = decoder.decode(stdout);
+  if (!text.includes("load done")) {
+    const tail = text.slice(-2000) + decoder.decode(stderr).slice(-2000);
+    throw new Error(`${program}: the guest did not finish its load\n${tail}`);
+  }
+  const found = new Map<string, number>();
+  for (const [, name, count, ns] of text.matchAll(/load (\S+) (\d+) (\d+)/g)) {
+    found.set(name!, Number(ns) / 1000 / Number(count));
+  }
+  return found;
+}
+
+async function qemuLoads(qemu: string, guest: LinuxGuest, disk: string): Promise<Loads> {
+  return await loads(qemu, [
+    ...["-M", "pc,memory-backend=ram", "-accel", "tcg", "-no-reboot", "-nographic", "-nodefaults"],
+    ...["-object", `memory-backend-memfd,id=ram,size=${GUEST_MEMORY_MIB}M,share=on`],
+    ...["-m", `${GUEST_MEMORY_MIB}`, "-serial", "stdio"],
+    ...["-kernel", guest.kernel, "-initrd", guest.initrd, "-append", "console=ttyS0 quiet"],
+    ...["-drive", `file=${disk},format=raw,if=none,id=disk`],
+    ...["-device", "virtio-blk-pci,drive=disk"],
+  ]);
+}
+
+async function vmctlLoads(
+  context: BenchContext,
+  guest: LinuxGuest,
+  disk: string,
+): Promise<Loads> {
+  const socket = join(context.folder, "disk.sock");
+  const device = new Deno.Command(context.vmctl, {
+    args: ["device", "block", "--socket-path", socket, "--path", `${disk},format=raw`],
+    stdin: "null",
+    stdout: "null",
+    stderr: "inherit",
+  }).spawn();
+  let ended = false;
+  void device.status.then(() => ended = true);
+  try {
+    for (;;) {
+      try {
+        await Deno.stat(socket);
+        break;
+      } catch (error) {
+        if (ended || !(error instanceof Deno.errors.NotFound)) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+    }
+    const [run, ...args] = vmctlArguments("soft", guest, "quiet");
+    const disks = ["--vhost-user", `type=block,socket=${socket}`];
+    return await loads(context.vmctl, [run!, ...disks, ...args]);
+  } finally {
+    if (!ended) device.kill("SIGTERM");
+    await device.status;
+  }
+}
+
+/** A guest's disk against the same in QEMU. */
+export async function guestDiskBench(context: BenchContext): Promise<BenchResult> {
+  const missing = ["gcc", "qemu-system-x86_64"].filter((name) => findProgram(name) === undefined);
+  if (missing.length > 0) return { measures: [], notes: [`no ${missing.join(", ")} here`] };
+  let guest: LinuxGuest;
+  try {
+    guest = await makeLinuxGuest(INIT, {
+      folder: context.folder,
+      progress: (message) => context.progress(`devices: ${message}`),
+      modules: ["virtio_pci", "virtio_blk"],
+      entries: [{
+        type: "file",
+        path: "bin/block_load",
+        data: await compileLoad(context.folder),
+        mode: 0o755,
+      }],
+    });
+  } catch (error) {
+    if (!(error instanceof FetchError)) throw error;
+    return { measures: [], notes: [`no kernel to boot: ${error.message}`] };
+  }
+  const disk = join(context.folder, "disk.img");
+  const bytes = new Uint8Array(1024 * 1024);
+  using file = await Deno.open(disk, { create: true, write: true });
+  for (let at = 0; at < DISK_BYTES; at += bytes.length) {
+    bytes.fill(at >>> 20 & 0xff);
+    await file.write(bytes);
+  }
+  const ours: Loads[] = [];
+  const theirs: Loads[] = [];
+  const runs = context.runs ?? 1;
+  for (let turn = 1; turn <= runs; turn++) {
+    context.progress(`devices: run ${turn} of ${runs}, QEMU`);
+    theirs.push(await qemuLoads(findProgram("qemu-system-x86_64")!, guest, disk));
+    context.progress(`devices: run ${turn} of ${runs}, vmctl`);
+    ours.push(await vmctlLoads(context, guest, disk));
+  }
+  const of = (all: readonly Loads[], name: string) =>
+    median(all.map((loads) => loads.get(name) ?? NaN));
+  const measures = Object.entries(PATTERNS).map(([name, what]): Measure => ({
+    what,
+    unit: "us",
+    vmctl: of(ours, name),
+    reference: { name: "QEMU pc, tcg, virtio-blk-pci", value: of(theirs, name) },
+    limit: LIMIT,
+  }));
+  return {
+    measures,
+    notes: [
+      `Linux ${guest.release}, one vCPU, soft; raw image in the page cache; microseconds a request`,
+    ],
+  };
+}
