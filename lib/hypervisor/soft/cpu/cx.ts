@@ -663,7 +663,7 @@ export class Cx {
   }
 
   /** `flagAux` as kind 0 has it. */
-  #plainAux(): Expr {
+  protected plainAux(): Expr {
     const kind = this.s32(S.flagKind);
     const aux = this.s64(S.flagAux);
     return cond(kind, call(this.helper("flagAuxOf"), kind, aux, this.s64(S.flagResult)), aux);
@@ -720,7 +720,7 @@ export class Cx {
   setCarryOverflow(cf: Expr, of: Expr): void {
     const o = this.f.let(of);
     const carry = this.f.let(cf);
-    const rest = this.f.let(and(this.#plainAux(), i64(0x3fffffffffffffffn)));
+    const rest = this.f.let(and(this.plainAux(), i64(0x3fffffffffffffffn)));
     this.setS64(S.flagAux, or(rest, or(shl(carry, 63), shl(xor64(carry, o), 62))));
     this.setS32(S.flagKind, i32(FlagKind.plain));
   }
@@ -735,11 +735,11 @@ export class Cx {
 
   /** CF as i64 0 or 1. */
   cf(): Expr {
-    return shrU(this.#plainAux(), 63);
+    return shrU(this.plainAux(), 63);
   }
   /** OF as i64 0 or 1. */
   of(): Expr {
-    const aux = this.f.let(this.#plainAux());
+    const aux = this.f.let(this.plainAux());
     return shrU(xor64(aux, shl(aux, 1)), 63);
   }
   /** ZF as i32 0 or 1. */
@@ -760,11 +760,11 @@ export class Cx {
   }
   /** SF as i64 0 or 1. */
   sf(): Expr {
-    return and(xor64(shrU(this.s64(S.flagResult), 63), this.#plainAux()), 1);
+    return and(xor64(shrU(this.s64(S.flagResult), 63), this.plainAux()), 1);
   }
   /** PF as i64 0 or 1. */
   pf(): Expr {
-    return this.parity(xor64(wrap(this.s64(S.flagResult)), shrU(wrap(this.#plainAux()), 8)));
+    return this.parity(xor64(wrap(this.s64(S.flagResult)), shrU(wrap(this.plainAux()), 8)));
   }
   /** PF of the low byte of an i32, as i64. */
   protected parity(byte: Expr): Expr {

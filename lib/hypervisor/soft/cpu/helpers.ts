@@ -92,9 +92,30 @@ function buildFlagAux(module: ModuleBuilder, helpers: Map<string, FuncRef>): Fun
     and(ne(and(kind, FlagKind.keepsCarry), i32(0)), other),
     () => f.set(aux, xor(aux, i64(0xc000000000000000n))),
   );
+  f.if(and(kind, FlagKind.keepsBoth), () => {
+    const carry = f.let(extU(and(shrU(kind, 3), 1)));
+    const overflow = extU(and(shrU(kind, 7), 1));
+    f.set(aux, or(and(aux, 8), or(shl(carry, 63), shl(xor(carry, overflow), 62))));
+  });
   f.return(aux);
   f.unreachable();
   helpers.set("flagAuxOf", f);
+
+  // For regions, where INC and DEC leave CF to what was there before (FlagKind.step).
+  const step = module.func([I32, I64, I64, I32, I64], [I64]);
+  {
+    const [kind, aux, result] = [step.param(0), step.param(1), step.param(2)];
+    step.if(
+      eqz(and(kind, FlagKind.step)),
+      () => step.returnCall(f, kind, aux, result),
+    );
+    const before = call(f, step.param(3), aux, step.param(4));
+    const carry = shl(wrap(shrU(before, 63)), Math.log2(FlagKind.carry));
+    const known = or(and(kind, ~FlagKind.step), FlagKind.keepsCarry);
+    step.returnCall(f, or(known, carry), i64(1), result);
+    step.unreachable();
+  }
+  helpers.set("flagAuxOfStep", step);
   return f;
 }
 

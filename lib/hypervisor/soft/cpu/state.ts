@@ -434,6 +434,14 @@ export const FlagKind = {
   /** CF is not that of the operation but FlagKind.carry (INC, DEC). */
   keepsCarry: 4,
   carry: 8,
+  /** CF is FlagKind.carry and OF is FlagKind.overflow (rotations). */
+  keepsBoth: 64,
+  overflow: 128,
+  /**
+   * Only within regions, of INC and DEC: CF is that of another kind and result, which go with `flagAux`;
+   * the second operand is 1.
+   */
+  step: 32,
   /** From this bit on: 64 minus the bits of the operands. */
   shiftAt: 8,
 } as const;

@@ -23,6 +23,8 @@ export interface PendingFlags {
   readonly size: number;
   readonly carry?: Expr | undefined;
   readonly overflow?: Expr | undefined;
+  /** The FlagKind in its local, without CF and OF of their own; undefined for FlagKind.plain. */
+  readonly form?: Expr | undefined;
 }
 
 /** Flags of the block being written. */
@@ -40,7 +42,9 @@ export function keep(f: FuncBuilder, value: Expr): Expr {
 
 const condition = "(o|no|b|ae|z|nz|be|a|s|ns|p|np|l|ge|le|g)";
 const WRITERS = /^(add|or|and|sub|xor|cmp|test|neg|imul|mul)$/;
-const NEUTRAL = /^(mov|movzx|movsx|movsxd|lea|nop|not|bswap|cbw|cwd)$/;
+/** These change some flags at most, and look at none. */
+const NEUTRAL =
+  /^(rol|ror|shl|shr|sal|sar|bt|bts|btr|btc|mov|movzx|movsx|movsxd|lea|nop|not|bswap|cbw|cwd)$/;
 const PLAIN = new RegExp(
   `^(add|or|and|sub|xor|cmp|test|neg|imul|mul|adc|sbb|inc|dec|shl|shr|sal|sar|rol|ror|` +
     `mov|movzx|movsx|movsxd|movnti|lea|push|pop|nop|pause|not|xchg|bswap|cbw|cwd|leave|jmp|call|ret|` +

@@ -7,6 +7,8 @@
 
 import {
   add,
+  and,
+  call,
   type FuncBuilder,
   i32,
   type Label,
@@ -18,7 +20,7 @@ import {
 import type { Runtime } from "../cx.ts";
 import type { HandlerInfo } from "../host_context.ts";
 import type { Insn } from "../opcode.ts";
-import { CPU, Rec, regOffset, S } from "../state.ts";
+import { CPU, FlagKind, Rec, regOffset, S } from "../state.ts";
 import { LazyFlags, overwritesFlags } from "./lazy_flags.ts";
 import {
   ProbeCx,
@@ -174,6 +176,8 @@ export function emitRegion(
   const flagResult = f.local(I64);
   const flagAux = f.local(I64);
   const flagKind = f.local(I32, load.i32(CPU, i32(0), S.flagKind));
+  const carryKind = f.local(I32);
+  const carryResult = f.local(I64);
   const tlbBase = f.local(I32, load.i32(CPU, i32(0), S.tlbBase));
   const target = f.local(I64);
   const ripBase = f.local(I64);
@@ -187,6 +191,12 @@ export function emitRegion(
   const written = registersWritten(plan);
   const spill = () => {
     for (const n of written) f.store64(CPU, i32(0), gpr[n] as Local, regOffset(n));
+    f.if(and(flagKind, FlagKind.step), () => {
+      const helper = runtime.helpers.get("flagAuxOfStep");
+      if (helper === undefined) throw new TypeError("no helper flagAuxOfStep");
+      f.set(flagAux, call(helper, flagKind, flagAux, flagResult, carryKind, carryResult));
+      f.set(flagKind, i32(FlagKind.plain));
+    });
     f.store64(CPU, i32(0), flagResult, S.flagResult);
     f.store64(CPU, i32(0), flagAux, S.flagAux);
     f.store32(CPU, i32(0), flagKind, S.flagKind);
@@ -200,6 +210,8 @@ export function emitRegion(
           flagResult,
           flagAux,
           flagKind,
+          carryKind,
+          carryResult,
           ripBase,
           tlbBase,
           stale,

@@ -8,6 +8,8 @@
 import {
   add,
   and,
+  call,
+  cond,
   eqz,
   type Expr,
   extU,
@@ -25,9 +27,11 @@ import {
   ltU,
   mul,
   or,
+  select,
   shl,
   shrS,
   shrU,
+  signExtend,
   sub,
   ValType,
   wrap,
@@ -36,7 +40,7 @@ import {
 } from "../../wasm/mod.ts";
 import { Cx, type FlagsOf, type Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
-import { CPU, pseudoRecord, Rec, Reg, regOffset, S, Seg, segOffset } from "../state.ts";
+import { CPU, FlagKind, pseudoRecord, Rec, Reg, regOffset, S, Seg, segOffset } from "../state.ts";
 import { keep, keepsNote, type LazyFlags, type PendingFlags } from "./lazy_flags.ts";
 
 /** An instruction as its record says it. */
@@ -82,6 +86,9 @@ export interface RegionFrame {
   readonly flagAux: Local;
   /** i32. */
   readonly flagKind: Local;
+  /** Kind and result that CF follows from where flagKind has FlagKind.step. */
+  readonly carryKind: Local;
+  readonly carryResult: Local;
   readonly ripBase: Local;
   /** i32: base of the data TLB. */
   readonly tlbBase: Local;
@@ -383,6 +390,30 @@ export class RegionCx extends Cx {
     if (!this.#frame.flags.unseen) super.setFlags(result, aux, kind);
   }
 
+  override setCarryOverflow(cf: Expr, of: Expr): void {
+    const { flags, flagKind, flagAux } = this.#frame;
+    const before = flags.pending;
+    if (flags.unseen) {
+      flags.pending = undefined;
+      return;
+    }
+    const { f } = this;
+    const [carry, overflow] = [keep(f, cf), keep(f, of)];
+    if (before?.form === undefined) super.setCarryOverflow(carry, overflow);
+    else {
+      if (before.kind === "step") f.set(flagAux, i64(1));
+      const given = or(
+        shl(wrap(carry), Math.log2(FlagKind.carry)),
+        shl(wrap(overflow), Math.log2(FlagKind.overflow)),
+      );
+      f.set(flagKind, or(before.form, or(given, i32(FlagKind.keepsBoth))));
+    }
+    flags.pending = undefined;
+    if (before === undefined) return;
+    const { a, b, result, size, form } = before;
+    this.#note({ kind: "with", a, b, result, size, carry, overflow, form });
+  }
+
   /** Notes what flags are those of, where every path comes by here. */
   #note(note: PendingFlags): void {
     if (this.f.depth === this.#depth) this.#frame.flags.pending = note;
@@ -408,22 +439,40 @@ export class RegionCx extends Cx {
     const { size } = at;
     const carry = at.carry === undefined ? undefined : keep(f, at.carry);
     const of = { result, size, ...(carry === undefined ? {} : { carry }) };
+    const known = i32(kindOf(kind === "add" ? 0 : FlagKind.sub, size));
+    const form = carry === undefined ? known : or(known, wrap(carry));
     if (kind === "add") super.flagsAdd(a, b, of);
     else super.flagsSub(a, b, of);
-    this.#note({ kind, a, b, ...of });
+    this.#note({ kind, a, b, ...of, form });
   }
 
   override flagsStep(a: Expr, at: { result: Expr; size: number; step: 1 | -1 }): void {
     const { f } = this;
-    // CF is that of the note before, or of the locals.
-    const carry = f.let(this.cf());
-    const [x, result] = [keep(f, a), keep(f, at.result)];
-    super.flagsStep(x, { ...at, result });
+    const { flags, flagKind, flagResult, carryKind, carryResult } = this.#frame;
     const { size } = at;
+    const [x, result] = [keep(f, a), keep(f, at.result)];
+    const before = flags.pending;
+    const unknown = before === undefined || (before.kind === "step" && before.carry === undefined);
+    const carry = unknown ? undefined : keep(f, this.cf());
+    const form = kindOf(at.step === 1 ? 0 : FlagKind.sub, size);
+    if (!flags.unseen) {
+      // CF stays with what it followed from: so INC and DEC in loops cost nothing.
+      if (before === undefined) {
+        const steps = f.let(and(flagKind, FlagKind.step));
+        f.set(carryKind, select(steps, carryKind, flagKind));
+        f.set(carryResult, select(steps, carryResult, flagResult));
+      } else if (before.kind !== "step") {
+        f.set(carryKind, flagKind);
+        f.set(carryResult, flagResult);
+      }
+      f.set(flagKind, i32(form | FlagKind.step));
+      f.set(flagResult, signExtend(result, size));
+    }
     const overflow = at.step === 1
       ? top(and(xor(x, i64(-1n)), result), size)
       : top(and(x, xor(result, i64(-1n))), size);
-    this.#note({ kind: "step", a: x, b: x, result, size, carry, overflow });
+    const note = { a: x, b: x, result, size, carry, overflow, form: i32(form) };
+    this.#note({ kind: "step", ...note });
   }
 
   override flagsWith(
@@ -455,7 +504,7 @@ export class RegionCx extends Cx {
           ? extU(ltU(high(p.a, at), high(p.b, at)))
           : top(or(and(p.b, p.result), and(or(p.b, p.result), xor(p.a, i64(-1n)))), at);
       default:
-        return p.carry ?? i64(0);
+        return p.carry ?? super.cf();
     }
   }
 
@@ -526,11 +575,16 @@ export class RegionCx extends Cx {
     return signed ? sub(sub(product, and(shrS(a, 63), b)), and(shrS(b, 63), a)) : product;
   }
 
+  protected override plainAux(): Expr {
+    const { flagResult, flagAux, flagKind, carryKind, carryResult } = this.#frame;
+    const of = [flagKind, flagAux, flagResult, carryKind, carryResult];
+    return cond(flagKind, call(this.helper("flagAuxOfStep"), ...of), flagAux);
+  }
+
   override arithFlags(): Expr {
-    const { flagResult, flagAux, flagKind } = this.#frame;
-    super.setS64(S.flagResult, flagResult);
-    super.setS64(S.flagAux, flagAux);
-    super.setS32(S.flagKind, flagKind);
+    super.setS64(S.flagResult, this.#frame.flagResult);
+    super.setS64(S.flagAux, this.plainAux());
+    super.setS32(S.flagKind, i32(FlagKind.plain));
     return super.arithFlags();
   }
 
@@ -553,6 +607,10 @@ function high(value: Expr, size: number): Expr {
 function addressesStack(at: RegionInsn): boolean {
   return at.base === regOffset(Reg.rsp) || at.base === regOffset(Reg.rbp) ||
     at.seg === segOffset(Seg.SS);
+}
+
+function kindOf(more: number, size: number): number {
+  return FlagKind.operands | more | ((64 - 8 * size) << FlagKind.shiftAt);
 }
 
 /** The highest bit of the low `size` bytes, as i64. */
