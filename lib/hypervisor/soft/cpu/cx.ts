@@ -297,7 +297,7 @@ export class Cx {
       return;
     }
     const v = this.f.let(value);
-    this.f.if(
+    this.f.ifLikely(
       ne(ram, i32(-1)),
       () => this.f.storeSized(size, RAM, ram, v),
       () => this.storeSlowly(address, v, size),
@@ -324,7 +324,7 @@ export class Cx {
     const value = f.local(ValType.I64);
     this.#rmwRam = ram;
     this.#rmwAddress = address;
-    f.if(
+    f.ifLikely(
       eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.write)),
       () => {
         f.set(ram, add(load.i32(CPU, entry, TlbField.addend), wrap(address)));
@@ -498,7 +498,7 @@ export class Cx {
     const f = this.f;
     const entry = f.let(this.#tlbEntry(address));
     const value = f.local(ValType.I64);
-    f.if(
+    f.ifLikely(
       eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.read)),
       () =>
         f.set(
@@ -518,7 +518,7 @@ export class Cx {
     const f = this.f;
     const v = f.let(value);
     const entry = f.let(this.#tlbEntry(address));
-    f.if(
+    f.ifLikely(
       eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.write)),
       () => f.storeSized(size, RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)), v),
       () => this.storeSlowly(address, v, size),
@@ -540,7 +540,7 @@ export class Cx {
     const f = this.f;
     const entry = f.let(this.#tlbEntry(address));
     const value = f.local(ValType.V128);
-    f.if(
+    f.ifLikely(
       eq(this.#pageOf(address, 16), load.i64(CPU, entry, TlbField.read)),
       () => f.set(value, load.v128(RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)))),
       () => {
@@ -560,7 +560,7 @@ export class Cx {
     const f = this.f;
     const v = f.let(value);
     const entry = f.let(this.#tlbEntry(address));
-    f.if(
+    f.ifLikely(
       eq(this.#pageOf(address, 16), load.i64(CPU, entry, TlbField.write)),
       () => f.storeV128(RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)), v),
       () => {

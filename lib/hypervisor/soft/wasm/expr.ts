@@ -262,9 +262,19 @@ export function popcnt(a: Expr): Expr {
   return new Simple(a.type, a.type === ValType.I32 ? Op.i32_popcnt : Op.i64_popcnt, [a]);
 }
 
+/** The i32 that `a` is an extension of. */
+function widened(a: Expr): Expr | undefined {
+  const extends32 = a instanceof Simple &&
+    (a.op === Op.i64_extend_i32_u || a.op === Op.i64_extend_i32_s);
+  return extends32 ? a.args[0] : undefined;
+}
+
 /** Low 32 bits of an i64 (an i32 passes). */
 export function wrap(a: Expr): Expr {
-  return a.type === ValType.I32 ? a : new Simple(ValType.I32, Op.i32_wrap_i64, [a]);
+  if (a.type === ValType.I32) return a;
+  if (a instanceof I64Const) return i32(Number(BigInt.asIntN(32, a.value)));
+  const inner = widened(a);
+  return inner ?? new Simple(ValType.I32, Op.i32_wrap_i64, [a]);
 }
 /** Zero-extends an i32 (an i64 passes). */
 export function extU(a: Expr): Expr {
@@ -290,6 +300,8 @@ export function signExtend(a: Expr, size: number): Expr {
 /** Clears all but the low `size` bytes of an i64. */
 export function zeroExtend(a: Expr, size: number): Expr {
   if (size === 8) return a;
+  const known = constantOf(a);
+  if (known !== undefined) return i64(known & ((1n << BigInt(8 * size)) - 1n));
   if (size === 4) return extU(wrap(a));
   return and(a, i64((1n << BigInt(8 * size)) - 1n));
 }

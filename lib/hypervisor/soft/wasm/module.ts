@@ -35,6 +35,8 @@ export class FuncBuilder implements FuncRef {
   /** Parameters, in order. */
   readonly params: readonly Local[];
   readonly #locals: ValType[] = [];
+  /** Branch hints, as places in `out` and what is likely. */
+  readonly #hints: [number, 0 | 1][] = [];
   readonly out: ByteWriter = new ByteWriter(128);
   #depth = 0;
 
@@ -135,9 +137,29 @@ export class FuncBuilder implements FuncRef {
     memarg(this.out, 0, { mem, offset });
   }
 
+  /** `if (cond) then else otherwise`, where `cond` nearly always holds. */
+  ifLikely(cond: Expr, then: () => void, otherwise?: () => void): void {
+    this.#if(cond, then, { otherwise, hint: 1 });
+  }
+
+  /** `if (cond) then`, where `cond` hardly ever holds. */
+  ifUnlikely(cond: Expr, then: () => void): void {
+    this.#if(cond, then, { hint: 0 });
+  }
+
   /** `if (cond) then else otherwise`. */
   if(cond: Expr, then: () => void, otherwise?: () => void): void {
+    this.#if(cond, then, { otherwise });
+  }
+
+  #if(
+    cond: Expr,
+    then: () => void,
+    options: { otherwise?: (() => void) | undefined; hint?: 0 | 1 },
+  ): void {
+    const { otherwise, hint } = options;
     cond.emit(this.out);
+    if (hint !== undefined) this.#hints.push([this.out.length, hint]);
     this.out.u8(Op.if);
     this.out.u8(0x40);
     this.#depth++;
@@ -296,8 +318,7 @@ export class FuncBuilder implements FuncRef {
     this.out.u32(mem);
   }
 
-  /** Ends the body and appends it as a code entry. */
-  finish(section: ByteWriter): void {
+  #head(): ByteWriter {
     const head = new ByteWriter(16);
     const groups: [number, ValType][] = [];
     for (const type of this.#locals) {
@@ -310,6 +331,29 @@ export class FuncBuilder implements FuncRef {
       head.u32(count);
       head.u8(type);
     }
+    return head;
+  }
+
+  /** True where branches have hints. */
+  get hasHints(): boolean {
+    return this.#hints.length > 0;
+  }
+
+  /** Appends the branch hints as an entry of the section for them (Branch Hinting proposal). */
+  finishHints(section: ByteWriter): void {
+    const start = this.#head().length;
+    section.u32(this.index);
+    section.u32(this.#hints.length);
+    for (const [at, hint] of this.#hints) {
+      section.u32(start + at);
+      section.u32(1);
+      section.u8(hint);
+    }
+  }
+
+  /** Ends the body and appends it as a code entry. */
+  finish(section: ByteWriter): void {
+    const head = this.#head();
     section.u32(head.length + this.out.length + 1);
     section.append(head);
     section.append(this.out);
@@ -475,6 +519,14 @@ export class ModuleBuilder {
         s.u8(Op.end);
         s.u32(this.#elements.length);
         for (const func of this.#elements) s.u32(func.index);
+      });
+    }
+    const hinted = this.#funcs.filter((func) => func.hasHints);
+    if (hinted.length > 0) {
+      section(0, (s) => {
+        s.name("metadata.code.branch_hint");
+        s.u32(hinted.length);
+        for (const func of hinted) func.finishHints(s);
       });
     }
     section(10, (s) => {

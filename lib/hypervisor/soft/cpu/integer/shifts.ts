@@ -9,6 +9,7 @@ import {
   and,
   constantOf,
   type Expr,
+  extU,
   i64,
   type Local,
   ne,
@@ -20,6 +21,7 @@ import {
   shrU,
   signExtend,
   sub,
+  wrap,
   xor,
 } from "../../wasm/mod.ts";
 import { call, remU, zeroExtend } from "../../wasm/mod.ts";
@@ -101,6 +103,10 @@ const rorSemantics: Semantics = (c) =>
 function rotate(a: Expr, by: { n: Local; size: number; left: boolean }): Expr {
   const { n, size, left } = by;
   if (size === 8) return left ? rotl(a, n) : rotr(a, n);
+  if (size === 4) {
+    const [low, by32] = [wrap(a), wrap(n)];
+    return extU(left ? rotl(low, by32) : rotr(low, by32));
+  }
   const bits = 8 * size;
   const m = and(n, bits - 1);
   const other = and(sub(i64(bits), m), bits - 1);

@@ -113,6 +113,9 @@ export interface RegionFrame {
 
 const LOW = 0xffffffffn;
 
+/** Instructions that do nothing behind their one store. */
+const STORES_LAST = /^(mov|movnti|set\w+|add|or|adc|sbb|and|sub|xor|not)$/;
+
 /** Number of the general register whose slot is at `slot`, or -1. */
 function gprOf(slot: number): number {
   return slot >= S.regs && slot < S.zero ? (slot - S.regs) >> 3 : -1;
@@ -125,7 +128,9 @@ export class RegionCx extends Cx {
   readonly #end: Label;
   /** Open blocks where every path through the instruction comes by. */
   readonly #depth: number;
-  /** True where a store of this instruction may have changed code. */
+  /** What an instruction still does behind its last store. */
+  #commit: (() => void) | undefined;
+  /** True where the region is to be left behind the instruction when a store changed code. */
   stores = false;
 
   constructor(
@@ -316,8 +321,29 @@ export class RegionCx extends Cx {
   }
 
   protected override afterSlowStore(): void {
+    if (this.#commit !== undefined || (!this.locked && STORES_LAST.test(this.insn.mnemonic))) {
+      this.f.ifUnlikely(this.s32(S.codeChanged), () => {
+        this.#commit?.();
+        this.setS32(S.codeChanged, i32(0));
+        this.jump(this.nextRip());
+      });
+      return;
+    }
     this.stores = true;
     this.f.set(this.#frame.stale, this.s32(S.codeChanged));
+  }
+
+  override push(value: Expr, size: number): void {
+    if (size !== 8 || this.insn.mnemonic !== "push") {
+      super.push(value, size);
+      return;
+    }
+    const v = this.f.let(value);
+    const top = this.f.let(sub(this.reg(4, 8), 8));
+    const commit = () => this.setReg(4, top, 8);
+    this.#commit = commit;
+    this.store(top, v, 8);
+    commit();
   }
 
   // --- control flow ------------------------------------------------------------------------------
@@ -339,7 +365,7 @@ export class RegionCx extends Cx {
   /** Behind the instruction: leaves where it changed code. */
   leaveWhereStale(): void {
     const { f } = this;
-    f.if(this.#frame.stale, () => {
+    f.ifUnlikely(this.#frame.stale, () => {
       f.store32(CPU, i32(0), i32(0), S.codeChanged);
       this.jump(add(this.#frame.ripBase, this.#at.next));
     });
@@ -371,7 +397,7 @@ export class RegionCx extends Cx {
       // A loop: let others in from time to time.
       const fuel = f.let(sub(this.s32(S.fuel), 1));
       this.setS32(S.fuel, fuel);
-      f.if(geS(fuel, i32(0)), () => {
+      f.ifLikely(geS(fuel, i32(0)), () => {
         f.set(this.#frame.block, i32(block));
         f.br(this.#frame.dispatch);
       });
