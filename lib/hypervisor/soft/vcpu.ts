@@ -97,9 +97,10 @@ export class SoftVcpu implements Vcpu {
   constructor(options: SoftVcpuOptions) {
     this.id = options.id;
     const { cacheFolder, cacheLimitBytes } = options.translations;
+    const version = cacheFolder === undefined ? "" : versionFor(options);
     this.#store = new TranslationStore({
       folder: cacheFolder,
-      version: cacheFolder === undefined ? "" : versionFor(options),
+      version,
       limitBytes: cacheLimitBytes,
     });
     this.#store.load();
@@ -113,6 +114,7 @@ export class SoftVcpu implements Vcpu {
       tier: options.tier,
       ...(options.team === undefined ? {} : { team: options.team }),
       store: this.#store,
+      files: cacheFolder === undefined ? undefined : { folder: cacheFolder, version },
       codeLimitBytes: options.translations.codeLimitBytes,
     });
     this.#processor.reset(options.id !== 0);

@@ -19,7 +19,6 @@ import {
   i32,
   i64,
   load,
-  type MemoryImport,
   ModuleBuilder,
   ne,
   or,
@@ -36,6 +35,7 @@ import type { HandlerInfo } from "./host_context.ts";
 import { buildDelivery } from "./system/fast_delivery.ts";
 import { buildLocked } from "./locked.ts";
 import { buildMmu, type Imports, type MemoryMap } from "./mmu.ts";
+import type { InterpreterImage } from "./interpreter_image.ts";
 import { type Insn, insn } from "./opcode.ts";
 import { CPU, Exit, ITLB, ITLB_ENTRIES, Rec, S, SegAttr, SegField, Vector } from "./state.ts";
 
@@ -84,8 +84,6 @@ export interface RuntimeExports {
 /** The module and how records name its handlers. */
 export interface Interpreter {
   readonly module: WebAssembly.Module;
-  readonly cpuMemory: MemoryImport;
-  readonly ramMemory: MemoryImport;
   readonly runtime: RuntimeExports;
   /** True where it is made for a processor among several. */
   readonly smp: boolean;
@@ -113,14 +111,12 @@ export const HANDLER_SLOTS = 8192;
 
 const sizeIndex: readonly number[] = [0, -1, 1, -1, 2, -1, -1, -1, 3];
 
-/** Generates and compiles the interpreter. */
-export function buildInterpreter(options: InterpreterOptions): Interpreter {
+/** Generates the interpreter. */
+export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
   const module = new ModuleBuilder();
   const memoryOf = (pages: number) => ({ minPages: pages, maxPages: pages, shared: true });
-  const cpuMemory = memoryOf(options.cpuPages);
-  const ramMemory = memoryOf(options.ramPages);
-  module.importMemory("e", "cpu", cpuMemory);
-  module.importMemory("e", "ram", ramMemory);
+  module.importMemory("e", "cpu", memoryOf(options.cpuPages));
+  module.importMemory("e", "ram", memoryOf(options.ramPages));
   const smp = options.map.shared !== undefined;
   if (options.map.shared !== undefined) {
     module.importMemory("e", "vm", memoryOf(options.map.shared.pages));
@@ -150,14 +146,26 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
   if (smp) buildLocked(module, helpers, { mmu, imports, map: options.map });
   options.extend(module, runtime);
 
-  const handlers: (HandlerInfo | undefined)[] = [];
   const special = buildSpecial(module, runtime);
-  for (let i = 0; i < Object.keys(special).length; i++) handlers.push(undefined);
+  for (const info of handlersOf(options.rows, smp)) {
+    const { insn, size, mem, locked } = info;
+    const f = module.func([I32], [I32]);
+    const c = new Cx(f, runtime, info);
+    insn.semantics(c);
+    if (!c.ended) c.next();
+    f.unreachable();
+    module.tableSlot(f);
+    const name = `${locked ? "lock " : ""}${insn.mnemonic}${size || ""}${mem ? " mem" : ""}`;
+    module.nameFunc(f, `interpret ${name}`);
+  }
 
-  const slots = new Map<Insn, Int32Array>();
-  for (const row of options.rows) {
-    const table = new Int32Array(12).fill(-1);
-    slots.set(row, table);
+  buildRun(module, { imports, jump, handlerType, deliver });
+  return { runtime: exportRuntime(module, runtime), special, bytes: module.finish() };
+}
+
+/** What handlers there are, in the order of their slots, behind the special ones. */
+function* handlersOf(rows: readonly Insn[], smp: boolean): Generator<HandlerInfo> {
+  for (const row of rows) {
     const mems = row.modrm && row.form === "any" && !row.words.has("regonly")
       ? [false, true]
       : [row.form === "mem" || row.operands.some((o) => o.kind === "O")];
@@ -166,28 +174,30 @@ export function buildInterpreter(options: InterpreterOptions): Interpreter {
       forms.push({ mem: true, locked: true });
     }
     for (const form of forms) {
-      for (const size of row.sized ? [2, 4, 8] : [0]) {
-        const f = module.func([I32], [I32]);
-        const c = new Cx(f, runtime, { insn: row, size, ...form });
-        row.semantics(c);
-        if (!c.ended) c.next();
-        f.unreachable();
-        table[formIndex(form, smp) + (sizeIndex[size] as number)] = module.tableSlot(f);
-        handlers.push({ insn: row, size, ...form });
-        const { mem, locked } = form;
-        const name = `${locked ? "lock " : ""}${row.mnemonic}${size || ""}${mem ? " mem" : ""}`;
-        module.nameFunc(f, `interpret ${name}`);
-      }
+      for (const size of row.sized ? [2, 4, 8] : [0]) yield { insn: row, size, ...form };
     }
   }
+}
 
-  buildRun(module, { imports, jump, handlerType, deliver });
-  const exported = exportRuntime(module, runtime);
+/** Compiles the interpreter that `image` is, which was made with the same options. */
+export function compileInterpreter(
+  image: InterpreterImage,
+  options: { rows: readonly Insn[] },
+): Interpreter {
+  const { runtime, special } = image;
+  const { smp } = runtime;
+  const handlers: (HandlerInfo | undefined)[] = Object.keys(special).map(() => undefined);
+  const slots = new Map<Insn, Int32Array>(
+    options.rows.map((row) => [row, new Int32Array(12).fill(-1)]),
+  );
+  for (const info of handlersOf(options.rows, smp)) {
+    const table = slots.get(info.insn) as Int32Array;
+    table[formIndex(info, smp) + (sizeIndex[info.size] as number)] = handlers.length;
+    handlers.push(info);
+  }
   return {
-    cpuMemory,
-    ramMemory,
-    runtime: exported,
-    module: new WebAssembly.Module(module.finish()),
+    runtime,
+    module: new WebAssembly.Module(image.bytes),
     smp,
     slot: (row, size, form) =>
       slots.get(row)?.[formIndex(form, smp) + (sizeIndex[size] as number)] ?? -1,

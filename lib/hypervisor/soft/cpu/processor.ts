@@ -16,7 +16,13 @@ import { HostResult, type Locked } from "./cx.ts";
 import { Decoder } from "./decoder.ts";
 import { type EngineExports, HostContext, type Platform } from "./host_context.ts";
 import { Host } from "./host_calls.ts";
-import { buildInterpreter, HANDLER_SLOTS, type Interpreter } from "./interpreter.ts";
+import {
+  compileInterpreter,
+  emitInterpreter,
+  HANDLER_SLOTS,
+  type Interpreter,
+} from "./interpreter.ts";
+import { type ImageFiles, imageFor } from "./interpreter_image.ts";
 import { type MemoryMap, protectModule } from "./mmu.ts";
 import { SplitLocks } from "./split_lock.ts";
 import { Samples } from "./samples.ts";
@@ -100,18 +106,17 @@ let lastInterpreter: { key: string; interpreter: Interpreter } | undefined;
 /** The interpreter for a memory layout; the last one made in this worker is kept. */
 function interpreterFor(
   map: MemoryMap,
-  sizes: { cpuPages: number; ramPages: number },
+  sizes: { cpuPages: number; ramPages: number; files?: ImageFiles | undefined },
 ): Interpreter {
   const key = `${map.lowBytes} ${map.highBytes} ${sizes.cpuPages} ${sizes.ramPages} ${
     map.shared === undefined ? 1 : "smp"
   }`;
   if (lastInterpreter?.key !== key) {
-    const interpreter = buildInterpreter({
-      rows: allRows,
-      map,
-      ...sizes,
-      extend: registerHelpers,
-    });
+    const options = { rows: allRows, map, ...sizes, extend: registerHelpers };
+    const emit = () => emitInterpreter(options);
+    const { files } = sizes;
+    const image = files === undefined ? emit() : imageFor(key, emit, files);
+    const interpreter = compileInterpreter(image, options);
     lastInterpreter = { key, interpreter };
   }
   return lastInterpreter.interpreter;
@@ -182,6 +187,7 @@ export class Processor {
     /** Where there are several vCPUs: what they share, and the state memories of all. */
     team?: { memory: WebAssembly.Memory; cpus: readonly WebAssembly.Memory[] };
     store?: TranslationStore | undefined;
+    files?: ImageFiles | undefined;
     codeLimitBytes?: number | undefined;
   }) {
     const { id, memory, ram, chip } = options;
@@ -215,6 +221,7 @@ export class Processor {
     this.interpreter = interpreterFor(this.#map, {
       cpuPages: layout.pages,
       ramPages: ram.buffer.byteLength / 65536,
+      files: options.files,
     });
     const table = new WebAssembly.Table({ element: "anyfunc", initial: HANDLER_SLOTS });
     const instance = new WebAssembly.Instance(this.interpreter.module, {

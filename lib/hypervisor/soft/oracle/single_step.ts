@@ -9,7 +9,7 @@ import { createTag } from "../wasm/mod.ts";
 import { CodeCache, DecodeResult } from "../cpu/code_cache.ts";
 import { Decoder } from "../cpu/decoder.ts";
 import { type EngineExports, HostContext } from "../cpu/host_context.ts";
-import { buildInterpreter, HANDLER_SLOTS } from "../cpu/interpreter.ts";
+import { compileInterpreter, emitInterpreter, HANDLER_SLOTS } from "../cpu/interpreter.ts";
 import type { Insn } from "../cpu/opcode.ts";
 import { cpuLayout, createCpuMemory } from "../cpu/processor.ts";
 import {
@@ -66,13 +66,14 @@ export class InterpreterStep implements SingleStep {
     this.#ram = new Uint8Array(ram.buffer);
     const tag = createTag();
     this.cpu = new HostContext(memory, { id: 0, tag });
-    const interpreter = buildInterpreter({
+    const options = {
       rows,
       map: { lowBytes: RAM_BYTES, highBytes: 0, ...layout.regions },
       cpuPages: layout.pages,
       ramPages,
       extend: registerHelpers,
-    });
+    };
+    const interpreter = compileInterpreter(emitInterpreter(options), options);
     const missing = () => {
       throw new Error("single steps have no devices");
     };

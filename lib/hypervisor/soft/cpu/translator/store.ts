@@ -8,16 +8,14 @@
  */
 
 import { join } from "node:path";
-import { describeError, Logger } from "../../../../base/mod.ts";
+import { readOwnFile, removeOldFiles, replaceFile } from "../../cache_files.ts";
 import { readUnit, type UnitHeader, unitHeaders, writeUnits } from "./store_format.ts";
 import type { Unit, UnitPart } from "./unit.ts";
 
-const log = new Logger("translations");
-
 /** How much modules and their files may take, unless told otherwise, in bytes. */
 const DEFAULT_LIMIT_BYTES = 64 << 20;
-/** Files of other versions that are kept: someone may go back and forth between two. */
-const OTHER_VERSIONS = 2;
+/** Versions whose files are kept: someone may go back and forth between two. */
+const KEPT_VERSIONS = 3;
 const PREFIX = "translations-";
 
 /** Where and how to keep. */
@@ -86,17 +84,8 @@ export class TranslationStore {
 
   #readFile(): UnitHeader[] {
     const path = this.#path;
-    if (path === undefined) return [];
-    try {
-      const { isFile, uid, mode, size } = Deno.statSync(path);
-      // Others' files are not for us: what is in them runs.
-      const mine = uid === null || uid === Deno.uid();
-      if (!isFile || !mine || ((mode ?? 0) & 0o022) !== 0 || size > 2 * this.#limit) return [];
-      return unitHeaders(Deno.readFileSync(path), this.#options.version);
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) log.debug(`${path}: ${describeError(error)}`);
-      return [];
-    }
+    const file = path === undefined ? undefined : readOwnFile(path, 2 * this.#limit);
+    return file === undefined ? [] : unitHeaders(file, this.#options.version);
   }
 
   /** Adds a new unit. */
@@ -179,8 +168,7 @@ export class TranslationStore {
    */
   save(): void {
     const { folder, version } = this.#options;
-    const path = this.#path;
-    if (path === undefined || folder === undefined || this.#unsaved === 0) return;
+    if (folder === undefined || this.#unsaved === 0) return;
     const mine = new Set<number>();
     const chosen: (Unit | UnitHeader)[] = [];
     let room = this.#limit;
@@ -201,19 +189,10 @@ export class TranslationStore {
     for (const kept of this.#kept) {
       if (!kept.used && kept.header !== undefined) choose(kept.header, kept.bytes);
     }
-    let temporary: string | undefined;
-    try {
-      Deno.mkdirSync(folder, { recursive: true, mode: 0o700 });
-      temporary = Deno.makeTempFileSync({ dir: folder, prefix: ".translations-" });
-      Deno.writeFileSync(temporary, writeUnits(chosen, version));
-      Deno.renameSync(temporary, path);
-      this.stats.savedUnits = chosen.length;
-      this.#unsaved = 0;
-      removeOthers(folder, path);
-    } catch (error) {
-      log.debug(`${path}: not written: ${describeError(error)}`);
-      if (temporary !== undefined) removeQuietly(temporary);
-    }
+    if (!replaceFile(folder, `${PREFIX}${version}`, writeUnits(chosen, version))) return;
+    this.stats.savedUnits = chosen.length;
+    this.#unsaved = 0;
+    removeOldFiles(folder, { prefix: PREFIX, keep: KEPT_VERSIONS });
   }
 }
 
@@ -238,30 +217,4 @@ function leave(map: Map<number, Set<Kept>>, key: number, kept: Kept): void {
   const set = map.get(key);
   set?.delete(kept);
   if (set?.size === 0) map.delete(key);
-}
-
-/** Removes files of other versions but the newest, and what writers that were killed left. */
-function removeOthers(folder: string, path: string): void {
-  const others: { path: string; changed: number; temporary: boolean }[] = [];
-  for (const { name, isFile } of Deno.readDirSync(folder)) {
-    const other = join(folder, name);
-    const temporary = name.startsWith(`.${PREFIX}`);
-    if (!isFile || other === path || (!temporary && !name.startsWith(PREFIX))) continue;
-    const changed = Deno.statSync(other).mtime?.getTime() ?? 0;
-    others.push({ path: other, changed, temporary });
-  }
-  others.sort((a, b) => b.changed - a.changed);
-  const hourAgo = Date.now() - 3_600_000;
-  let left = OTHER_VERSIONS;
-  for (const other of others) {
-    if (other.temporary ? other.changed < hourAgo : left-- <= 0) removeQuietly(other.path);
-  }
-}
-
-function removeQuietly(path: string): void {
-  try {
-    Deno.removeSync(path);
-  } catch {
-    // Somebody else did, or it stays.
-  }
 }
