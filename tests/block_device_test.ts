@@ -1,10 +1,13 @@
-/** `vmctl device block` with QEMU as the front end: a stock Linux guest uses our disks. */
+/** `vmctl device block` as a program: QEMU as the front end, and what it takes and refuses. */
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { MIB } from "../lib/base/mod.ts";
+import { RequestType } from "../lib/devices/block/protocol.ts";
 import { DeviceProcess } from "./support/device_process.ts";
 import { assertClean, qemuImg, TemporaryFolder } from "./support/disk.ts";
+import { DiskDriver } from "./support/disk_driver.ts";
+import { runVmctl } from "./support/vmctl.ts";
 import { md5, QEMU_GUEST, runQemuGuest, WITHOUT_QEMU_GUEST } from "./support/qemu_guest.ts";
 
 const DISK_BYTES = 8 * MIB;
@@ -98,4 +101,87 @@ Deno.test({
       for (const device of devices) await device.end("SIGKILL");
     }
   },
+});
+
+/** Runs `vmctl device block` to its end, which is to be soon. */
+async function refused(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await runVmctl(["device", "block", ...args], {
+    timeoutMs: 20_000,
+  });
+  assert.deepEqual([code, stdout], [1, ""], stderr);
+  return stderr;
+}
+
+Deno.test("a disk that another uses is refused by name, one that is only read is shared", async () => {
+  using folder = new TemporaryFolder();
+  const path = folder.file("disk");
+  await Deno.writeFile(path, new Uint8Array(MIB));
+  const socket = (name: string) => folder.file(`${name}.sock`);
+  await using _first = await DeviceProcess.start("block", socket("first"), ["--path", path]);
+  for (const options of ["", ",ro"]) {
+    const said = await refused("--socket-path", socket("second"), "--path", path + options);
+    assert.match(said, /\/disk: expected to lock it for (reading|writing), but another program/);
+  }
+  // Whoever knows better may.
+  await using third = await DeviceProcess.start("block", socket("third"), [
+    ...["--path", `${path},ro,lock=false`],
+  ]);
+  await third.end("SIGTERM");
+
+  const shared = folder.file("shared");
+  await Deno.writeFile(shared, new Uint8Array(MIB));
+  const read = ["--path", `${shared},ro`];
+  await using _fourth = await DeviceProcess.start("block", socket("fourth"), read);
+  await using _fifth = await DeviceProcess.start("block", socket("fifth"), read);
+  assert.match(
+    await refused("--socket-path", socket("x"), "--path", shared),
+    /lock it for writing/,
+  );
+});
+
+Deno.test("a socket where another device listens is left alone, a dead one is replaced", async () => {
+  using folder = new TemporaryFolder();
+  const socket = folder.file("socket");
+  const start = (name: string) => {
+    Deno.writeFileSync(folder.file(name), new Uint8Array(MIB));
+    return DeviceProcess.start("block", socket, ["--path", folder.file(name)]);
+  };
+  await using first = await start("a");
+  await Deno.writeFile(folder.file("b"), new Uint8Array(MIB));
+  const said = await refused("--socket-path", socket, "--path", folder.file("b"));
+  assert.match(said, /socket: cannot listen for front ends/);
+  await first.end("SIGKILL");
+  assert.ok((await Deno.lstat(socket)).isSocket, "it is left over");
+  await using second = await start("c");
+  const { status } = await second.end("SIGINT");
+  assert.equal(status.code, 0);
+  await assert.rejects(Deno.lstat(socket), Deno.errors.NotFound);
+});
+
+Deno.test("a disk can be an inherited descriptor, and what cannot be a disk is told", async () => {
+  using folder = new TemporaryFolder();
+  const path = folder.file("disk");
+  const socket = folder.file("socket");
+  await Deno.writeFile(path, new Uint8Array(MIB).fill(7));
+  const within = ["sh", "-c", `exec "$@" 5<>${path}`, "sh"];
+  await using device = await DeviceProcess.start(
+    "block",
+    socket,
+    ["--path", "/proc/self/fd/5,format=raw"],
+    within,
+  );
+  using driver = await DiskDriver.connect(socket);
+  const answer = await driver.request({ type: RequestType.In, sector: 8, length: 512 });
+  assert.deepEqual(answer, { status: 0, data: new Uint8Array(512).fill(7) });
+  await device.end("SIGTERM");
+
+  const at = ["--socket-path", socket];
+  assert.match(await refused(...at, "--path", "/proc/self/fd/77"), /descriptor/);
+  assert.match(await refused(...at, "--path", folder.file("none")), /no such file/i);
+  assert.match(await refused(...at, "--path", folder.path), /folder|directory/i);
+  assert.match(await refused(...at, "--path", `${path},block-size=1000`), /power of two, got 1000/);
+  assert.match(await refused(...at, "--path", `${path},packed-queue`), /queues are split ones/);
+  assert.match(await refused(...at), /expected the block device's options/);
+  assert.match(await refused("--path", path), /expected one of --socket-path and --fd/);
+  assert.match(await refused(...at, "--settings", "{", "--path", path), /got both/);
 });

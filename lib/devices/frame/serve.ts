@@ -44,6 +44,8 @@ export interface ServeOptions {
 
 /** How long there is nothing to do before memory is given back. */
 const IDLE_MS = 500;
+/** Turns without a rest after which that is done all the same, and after eight times as many again. */
+const FIRST_BUSY_TURNS = 4096;
 /** Turns that are too few to be worth it. */
 const TURNS_AT_REST = 16;
 
@@ -116,15 +118,19 @@ function serveFrontEnd(
       if (!side.receive()) goesOn = false;
     });
   }
-  // What starting and optimizing took is given back when there is time, and again after much work.
+  // What starting and optimizing took is given back when there is time, or after much work.
+  let busyTurns = FIRST_BUSY_TURNS;
   for (let turns = 0; goesOn;) {
     const wakes = turns > TURNS_AT_REST ? IDLE_MS : -1;
     const begin = wakes < 0 ? 0 : monotonicNs();
     if (!backend.turn(wakes)) break;
-    turns++;
-    if (wakes < 0 || monotonicNs() - begin < wakes * 1e6) continue;
-    releaseFreeMemory();
-    turns = 0;
+    if (++turns === busyTurns) {
+      releaseFreeMemory();
+      busyTurns *= 8;
+    } else if (wakes >= 0 && monotonicNs() - begin >= wakes * 1e6) {
+      releaseFreeMemory();
+      turns = 0;
+    }
   }
   return goesOn;
 }

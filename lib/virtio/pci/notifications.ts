@@ -4,8 +4,8 @@
  * @module
  */
 
-import { HostError } from "../../host/mod.ts";
-import { HypervisorError, type IoEventAddress, type Vm } from "../../hypervisor/mod.ts";
+import { VmctlError } from "../../base/mod.ts";
+import type { IoEventAddress, Vm } from "../../hypervisor/mod.ts";
 import { BarOffset, NOTIFY_MULTIPLIER, QueueWord, Word } from "./layout.ts";
 import type { TransportState } from "./state.ts";
 
@@ -42,7 +42,7 @@ function register(vm: Vm, at: IoEventAddress, kick: number): boolean {
     vm.registerIoeventfd(at, kick);
     return true;
   } catch (error) {
-    if (error instanceof HypervisorError || error instanceof HostError) return false;
+    if (error instanceof VmctlError) return false;
     throw error;
   }
 }
