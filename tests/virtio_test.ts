@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { listenUnix, poll, PollEvent } from "../lib/host/mod.ts";
 import { buildInitramfs, moduleEntries, tryFetchGuest } from "../scripts/guest/mod.ts";
 import { DeviceProcess } from "./support/device_process.ts";
 import { engineTest, type TestEngine } from "./support/engines.ts";
@@ -205,6 +206,18 @@ engineTest(
     const missing = await bench.run(tinyKernels.sleep(), options);
     assert.equal(missing.code, 1);
     assert.match(missing.stderr, /block device .*disk\.sock.*cannot connect/);
+
+    // One that does not answer holds nobody up.
+    using listener = listenUnix(bench.path("silent.sock"), "stream");
+    const silent = ["--vhost-user", `type=block,socket=${bench.path("silent.sock")}`];
+    await using waiting = await bench.start(tinyKernels.sleep(), silent);
+    await bench.until(
+      "it is asked",
+      () => poll([{ fd: listener.fd, events: PollEvent.In }], 0)[0] !== 0,
+    );
+    waiting.signal("SIGTERM");
+    const ended = await waiting.end({ timeoutMs: 8000 });
+    assert.doesNotMatch(ended.stderr, /Uncaught|internal/);
 
     const disk = bench.file(new Uint8Array(MIB));
     await using device = await DeviceProcess.start("block", socket, [

@@ -89,19 +89,6 @@ class Run {
         onOutputFailed: (port, errno) => this.#outputFailed(port, errno),
       },
     });
-    // From the outside in: vCPUs, then console and input, then the parts, at last the control socket.
-    const attendants = stack.use(new DisposableStack());
-    const resources = new DisposableStack();
-    const inputs = new DisposableStack();
-    stack.defer(async () => {
-      this.#stuck = !await team.stop();
-      this.#statsOf?.();
-      for (const { output } of this.#serialPorts) output?.finish();
-      inputs.dispose();
-      // What a vCPU still uses stays until the process ends.
-      if (!this.#stuck) resources.dispose();
-    });
-
     const ending = new AbortController();
     void machine.ended.then(() => ending.abort());
     // Back ends start while this thread puts the machine together.
@@ -112,11 +99,23 @@ class Run {
       onLost: (why) => machine.end({ status: ExitStatus.Error, why }),
     });
     launching.catch(() => {});
+    // From the outside in: vCPUs, then console and input, then the parts, at last the control socket.
+    const attendants = stack.use(new DisposableStack());
+    const resources = new DisposableStack();
+    const inputs = new DisposableStack();
     stack.defer(async () => {
+      this.#stuck = !await team.stop();
+      this.#statsOf?.();
+      for (const { output } of this.#serialPorts) output?.finish();
+      inputs.dispose();
       ending.abort();
-      // Where it fails, that is thrown below.
+      // What a vCPU still uses stays until the process ends.
+      if (this.#stuck) return;
+      // Where launching failed, that is thrown below.
       await (await launching.catch(() => undefined))?.[Symbol.asyncDispose]();
+      resources.dispose();
     });
+
     const assembly = assemble(this.#config, { team, resources });
     this.#serialPorts = assembly.serialPorts;
     const accompany = async () => {

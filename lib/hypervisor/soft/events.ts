@@ -11,8 +11,8 @@ import { HypervisorError } from "../errors.ts";
 import type { IoEventAddress } from "../types.ts";
 import type { SoftIrqChip } from "./irqchip/mod.ts";
 
-const MAX_IOEVENTS = 512;
-const MAX_IRQFDS = 512;
+const MAX_IOEVENTS = 1024;
+const MAX_IRQFDS = 1088;
 
 // Words of the shared table.
 const LOCK = 0;

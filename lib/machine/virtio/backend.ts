@@ -90,20 +90,10 @@ export class Backend implements AsyncDisposable {
    * @throws {VmctlError} where it cannot be reached or is no virtio 1 device.
    */
   static async launch(options: BackendOptions, state?: FrontendState): Promise<Backend> {
-    const { device, reactor, signal } = options;
+    const { device, signal } = options;
     await using stack = new AsyncDisposableStack();
     const link = stack.use(await device.launch(signal));
-    const frontend = stack.use(
-      await VhostUserFrontend.connect({
-        name: device.name,
-        socket: link.socket,
-        reactor,
-        ...state === undefined ? {} : { state },
-        onClose: options.onDeath,
-        onConfigChange: options.onConfigChange,
-        onQueueError: options.onQueueError,
-      }),
-    );
+    const frontend = stack.use(await connect(link, options, state));
     try {
       if ((frontend.features & Feature.Version1) === 0n) {
         throw new MachineError(`${device.name}: its back end is no device of virtio 1`);
@@ -192,6 +182,30 @@ export class Backend implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#frontend[Symbol.dispose]();
     await this.#link[Symbol.asyncDispose]();
+  }
+}
+
+async function connect(
+  { socket }: BackendLink,
+  { device, reactor, signal, onDeath, onConfigChange, onQueueError }: BackendOptions,
+  state: FrontendState | undefined,
+): Promise<VhostUserFrontend> {
+  signal.throwIfAborted();
+  // The back end may be busy with another front end, and the VM's end does not wait for that.
+  const giveUp = () => socket.shutdown("both");
+  signal.addEventListener("abort", giveUp);
+  try {
+    return await VhostUserFrontend.connect({
+      name: device.name,
+      socket,
+      reactor,
+      ...state === undefined ? {} : { state },
+      onClose: onDeath,
+      onConfigChange,
+      onQueueError,
+    });
+  } finally {
+    signal.removeEventListener("abort", giveUp);
   }
 }
 

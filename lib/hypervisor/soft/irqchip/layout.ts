@@ -48,8 +48,8 @@ export const PIT_CHANNEL_WORDS = 24;
 export const GSI = 256;
 /** Words of one route. */
 export const GSI_WORDS = 6;
-/** Number of global system interrupts. */
-export const GSI_COUNT = 256;
+/** Number of global system interrupts: those of the I/O APIC, and messages of many PCI functions. */
+export const GSI_COUNT = 1088;
 
 /** Local APICs, {@link LAPIC_WORDS} words each. */
 export const LAPIC = GSI + GSI_WORDS * GSI_COUNT;
