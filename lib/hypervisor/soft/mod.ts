@@ -8,6 +8,7 @@ import type { Hypervisor } from "../types.ts";
 import { SoftHypervisor, type SoftOptions } from "./vm.ts";
 
 export { attachSoftVm, type SoftOptions } from "./vm.ts";
+export type { SoftVcpu } from "./vcpu.ts";
 export type { Tier } from "./cpu/translator/tier.ts";
 
 /** Opens the software engine. */

@@ -16,6 +16,8 @@ import type { Unit, UnitPart } from "./unit.ts";
 const DEFAULT_LIMIT_BYTES = 64 << 20;
 /** Versions whose files are kept: someone may go back and forth between two. */
 const KEPT_VERSIONS = 3;
+/** Units that are kept for a page. */
+const MAX_A_PAGE = 24;
 const PREFIX = "translations-";
 
 /** Where and how to keep. */
@@ -106,6 +108,13 @@ export class TranslationStore {
     for (const [pageNumber, sum] of pagesOf(kept)) {
       enter(this.#byPage, pageNumber, kept);
       enter(this.#bySum, sum, kept);
+      // Where code is written over and over, only the last of it may come again.
+      for (const set of [this.#byPage.get(pageNumber), this.#bySum.get(sum)]) {
+        for (const old of set ?? []) {
+          if ((set?.size ?? 0) <= MAX_A_PAGE) break;
+          this.#drop(old);
+        }
+      }
     }
   }
 
