@@ -211,6 +211,29 @@ Deno.test("block: a device that takes over from one that died has all that was w
   }
 });
 
+Deno.test("block: without a cache that the driver knows of, what is written is durable", () => {
+  const { Flush, ConfigWce } = BlockFeature;
+  const ways = [
+    // A driver that cannot flush, and one that has turned the cache off.
+    { features: 0n, writeback: undefined, durable: true },
+    { features: Flush | ConfigWce, writeback: 0, durable: true },
+    { features: Flush | ConfigWce, writeback: 1, durable: false },
+    { features: Flush, writeback: 0, durable: false },
+  ];
+  for (const { features, writeback, durable } of ways) {
+    using disk = new TestDisk("qcow2");
+    const rig = new DiskRig({ path: disk.path, lock: false }, features);
+    if (writeback !== undefined) {
+      rig.device.writeConfig?.(ConfigField.Writeback, new Uint8Array([writeback]));
+    }
+    assert.equal(rig.write(0, pattern(4096, 1)), Ok);
+    rig.abandon();
+    // The tables that name it are in the file, or not.
+    const expected = durable ? pattern(4096, 1) : new Uint8Array(4096);
+    assert.deepEqual(disk.content().subarray(0, 4096), expected);
+  }
+});
+
 Deno.test("block: a read-only disk takes reads alone", () => {
   using disk = new TestDisk("raw");
   Deno.writeFileSync(disk.path, pattern(DISK_BYTES, 9));
