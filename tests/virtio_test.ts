@@ -6,6 +6,7 @@ import { DeviceProcess } from "./support/device_process.ts";
 import { engineTest, type TestEngine } from "./support/engines.ts";
 import { StorageDaemon, WITHOUT_STORAGE_DAEMON } from "./support/storage_daemon.ts";
 import { tinyKernels } from "./support/tiny_kernel.ts";
+import { sectorReader } from "./support/virtio_guest.ts";
 import { VmBench } from "./support/vm_bench.ts";
 
 const guest = await tryFetchGuest();
@@ -230,6 +231,26 @@ engineTest(
     const result = await vm.end({ timeoutMs: 60_000 });
     assert.equal(result.code, 1, result.stderr);
     assert.match(result.stderr, /block device .*disk\.sock ended: .*closed/);
+    await bench.checkClean();
+  },
+);
+
+engineTest(
+  "virtio: a notification reaches the back end, and its interrupt the guest",
+  async (engine) => {
+    await using bench = new VmBench(engine);
+    const disk = new Uint8Array(MIB);
+    new TextEncoder().encodeInto("the third sector\n", disk.subarray(1024));
+    const socket = bench.path("disk.sock");
+    await using _device = await DeviceProcess.start("block", socket, [
+      ...["--path", `${bench.file(disk)},format=raw`],
+    ]);
+    const options = ["--vhost-user", `type=block,socket=${socket}`];
+    for (let turn = 0; turn < 3; turn++) {
+      const result = await bench.run(sectorReader(2), options);
+      assert.equal(result.code, 0, result.stderr);
+      assert.equal(result.stdout, "interrupted\nthe third sector\n");
+    }
     await bench.checkClean();
   },
 );

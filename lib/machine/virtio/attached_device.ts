@@ -33,6 +33,9 @@ const DEFAULT_QUEUE_SIZE = 256;
 /** A back end that dies more often than this within a minute is not started again. */
 const MAX_DEATHS_PER_MINUTE = 5;
 
+/** Misuse by the guest is logged so often. */
+const MAX_COMPLAINTS = 10;
+
 /** Settings of an {@link AttachedDevice}. */
 export interface AttachOptions {
   readonly device: VirtioDevice;
@@ -82,6 +85,7 @@ export class AttachedDevice implements AsyncDisposable {
   /** Features that the back end runs with. */
   #active: bigint | undefined;
   #restarts = 0;
+  #complaints = 0;
   /** Where the queues go on after a suspension; undefined while not suspended. */
   #paused: Map<number, number> | undefined;
   #ended = false;
@@ -235,7 +239,7 @@ export class AttachedDevice implements AsyncDisposable {
         if (this.#ended) return;
         // It died meanwhile: what it did not do is its successor's.
         if (this.#backend.frontend.end !== undefined) continue;
-        log.warn(describeError(error));
+        this.#complain(describeError(error));
         host.needReset();
         return;
       }
@@ -352,8 +356,15 @@ export class AttachedDevice implements AsyncDisposable {
   }
 
   #queueBroke(index: number): void {
-    log.warn(`${this.name}: the driver has broken queue ${index}; it needs a reset`);
+    this.#complain(`${this.name}: the driver has broken queue ${index}; it needs a reset`);
     this.#host?.needReset();
+  }
+
+  /** Logs what the guest did wrong; a guest that goes on with it does not fill the log. */
+  #complain(message: string): void {
+    this.#complaints++;
+    if (this.#complaints <= MAX_COMPLAINTS) log.warn(message);
+    if (this.#complaints === MAX_COMPLAINTS) log.warn(`${this.name}: no more of these are logged`);
   }
 
   #poke(): void {
