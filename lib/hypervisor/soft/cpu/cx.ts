@@ -121,6 +121,18 @@ export enum HostResult {
   Leave,
 }
 
+/** A page that accesses are compared with. */
+export interface CachedPage {
+  /** i64: the linear page, or no address at all. */
+  readonly tag: Expr;
+  /** i32: offset in RAM minus linear address. */
+  readonly addend: Expr;
+  /** i32: address of the TLB's entry. */
+  readonly entry?: Local;
+  /** Called behind an access that was not in the page. */
+  missed(): void;
+}
+
 /** The context of one handler. */
 export class Cx {
   /** Function under construction. */
@@ -319,21 +331,22 @@ export class Cx {
     const size = this.operandSize(i);
     const address = this.ea();
     const f = this.f;
-    const entry = f.let(this.#tlbEntry(address));
+    const page = this.cachedPage(address, "write");
     const ram = f.local(ValType.I32);
     const value = f.local(ValType.I64);
     this.#rmwRam = ram;
     this.#rmwAddress = address;
     f.ifLikely(
-      eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.write)),
+      eq(this.#pageOf(address, size), page.tag),
       () => {
-        f.set(ram, add(load.i32(CPU, entry, TlbField.addend), wrap(address)));
+        f.set(ram, add(page.addend, wrap(address)));
         f.set(value, loadSized(size, RAM, ram));
       },
       () => {
         this.beforeSlow();
         f.set(value, call(this.slow(this.runtime.modifySlow, size), address, this.rec));
         f.set(ram, i32(-1));
+        page.missed();
       },
     );
     return value;
@@ -477,13 +490,24 @@ export class Cx {
   #tlbEntry(address: Expr): Expr {
     return add(
       this.s32(S.tlbBase),
-      and(wrap(shrU(address, 12 - Math.log2(TLB_ENTRY))), (TLB_ENTRIES - 1) * TLB_ENTRY),
+      and(shrU(wrap(address), 12 - Math.log2(TLB_ENTRY)), (TLB_ENTRIES - 1) * TLB_ENTRY),
     );
   }
 
   /** Linear page of the last byte: equals the tag only where the access stays in one page. */
   #pageOf(address: Expr, size: number): Expr {
     return and(size === 1 ? address : add(address, size - 1), ~0xfffn);
+  }
+
+  /** What stands in the TLB where the page of `address` would be. */
+  protected cachedPage(address: Local, access: "read" | "write"): CachedPage {
+    const entry = this.f.let(this.#tlbEntry(address));
+    return {
+      tag: load.i64(CPU, entry, TlbField[access]),
+      addend: load.i32(CPU, entry, TlbField.addend),
+      entry,
+      missed: () => {},
+    };
   }
 
   /** The slow helper for `size` bytes. */
@@ -496,18 +520,19 @@ export class Cx {
   /** Loads `size` (1, 2, 4, 8) bytes from linear `address`; faults as the guest's paging says. */
   load(address: Local, size: number): Local {
     const f = this.f;
-    const entry = f.let(this.#tlbEntry(address));
+    const page = this.cachedPage(address, "read");
     const value = f.local(ValType.I64);
     f.ifLikely(
-      eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.read)),
+      eq(this.#pageOf(address, size), page.tag),
       () =>
         f.set(
           value,
-          loadSized(size, RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address))),
+          loadSized(size, RAM, add(page.addend, wrap(address))),
         ),
       () => {
         this.beforeSlow();
         f.set(value, call(this.slow(this.runtime.loadSlow, size), address, this.rec));
+        page.missed();
       },
     );
     return value;
@@ -517,20 +542,23 @@ export class Cx {
   store(address: Local, value: Expr, size: number): void {
     const f = this.f;
     const v = f.let(value);
-    const entry = f.let(this.#tlbEntry(address));
+    const page = this.cachedPage(address, "write");
     f.ifLikely(
-      eq(this.#pageOf(address, size), load.i64(CPU, entry, TlbField.write)),
-      () => f.storeSized(size, RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)), v),
-      () => this.storeSlowly(address, v, size),
+      eq(this.#pageOf(address, size), page.tag),
+      () => f.storeSized(size, RAM, add(page.addend, wrap(address)), v),
+      () => {
+        this.storeSlowly(address, v, size);
+        page.missed();
+      },
     );
   }
 
   /** Offset in RAM of linear `address` where the TLB has its page for that access, else -1 (i32). */
   ramOf(address: Local, access: "read" | "write"): Expr {
-    const entry = this.f.let(this.#tlbEntry(address));
+    const page = this.cachedPage(address, access);
     return cond(
-      eq(this.#pageOf(address, 1), load.i64(CPU, entry, TlbField[access])),
-      add(load.i32(CPU, entry, TlbField.addend), wrap(address)),
+      eq(this.#pageOf(address, 1), page.tag),
+      add(page.addend, wrap(address)),
       i32(-1),
     );
   }
@@ -538,11 +566,11 @@ export class Cx {
   /** Loads 16 bytes as v128. */
   load128(address: Local): Local {
     const f = this.f;
-    const entry = f.let(this.#tlbEntry(address));
+    const page = this.cachedPage(address, "read");
     const value = f.local(ValType.V128);
     f.ifLikely(
-      eq(this.#pageOf(address, 16), load.i64(CPU, entry, TlbField.read)),
-      () => f.set(value, load.v128(RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)))),
+      eq(this.#pageOf(address, 16), page.tag),
+      () => f.set(value, load.v128(RAM, add(page.addend, wrap(address)))),
       () => {
         this.beforeSlow();
         const low = f.let(call(this.slow(this.runtime.loadSlow, 8), address, this.rec));
@@ -550,6 +578,7 @@ export class Cx {
         this.setS64(S.scratch, low);
         this.setS64(S.scratch + 8, high);
         f.set(value, load.v128(CPU, i32(0), S.scratch));
+        page.missed();
       },
     );
     return value;
@@ -559,16 +588,17 @@ export class Cx {
   store128(address: Local, value: Expr): void {
     const f = this.f;
     const v = f.let(value);
-    const entry = f.let(this.#tlbEntry(address));
+    const page = this.cachedPage(address, "write");
     f.ifLikely(
-      eq(this.#pageOf(address, 16), load.i64(CPU, entry, TlbField.write)),
-      () => f.storeV128(RAM, add(load.i32(CPU, entry, TlbField.addend), wrap(address)), v),
+      eq(this.#pageOf(address, 16), page.tag),
+      () => f.storeV128(RAM, add(page.addend, wrap(address)), v),
       () => {
         this.beforeSlow();
         f.call(this.runtime.probeWrite, address, i32(16), this.rec);
         f.storeV128(CPU, i32(0), v, S.scratch);
         this.storeSlowly(address, this.s64(S.scratch), 8);
         this.storeSlowly(add(address, 8), this.s64(S.scratch + 8), 8);
+        page.missed();
       },
     );
   }
@@ -585,7 +615,7 @@ export class Cx {
    * canonical. To be asked before anything is changed.
    */
   checkTarget(rip: Local): void {
-    this.f.if(
+    this.f.ifUnlikely(
       this.size === 8
         ? ne(shrS(shl(rip, 16), 16), rip)
         : ne(and(this.s32(S.codeTag), CodeMode.segmented), i32(0)),

@@ -138,6 +138,7 @@ export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
   const handlerType = module.typeIndex({ params: [I32], results: [I32] });
   const helpers = new Map<string, FuncRef>();
   const mmu = buildMmu(module, imports, options.map);
+  helpers.set("stackPage", mmu.stackPage);
   buildArithmetic(module, helpers);
   buildStack(module, helpers, mmu);
   const deliver = buildDelivery(module, { mmu, map: options.map, helpers });

@@ -167,6 +167,8 @@ export interface Mmu {
   readonly loadSlow: ReadonlyMap<number, FuncRef>;
   readonly storeSlow: ReadonlyMap<number, FuncRef>;
   readonly modifySlow: ReadonlyMap<number, FuncRef>;
+  /** `(linear i64) -> i64`: addend of a page that the TLB has for writing, zero-extended; else -1. */
+  readonly stackPage: FuncRef;
   readonly probeWrite: FuncRef;
   /** `(linear i64, access i32) -> RAM offset i32`, -1 and `S.walkPhysical` for devices. */
   readonly translate: FuncRef;
@@ -195,6 +197,7 @@ export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap
   const walk = buildWalk(module, { raise, ramOffset });
   const fill = buildFill(module, { walk, ramOffset, map });
   const translate = buildTranslate(module, fill);
+  const stackPage = buildStackPage(module);
   const probeWrite = buildProbe(module, translate);
   const checked = buildChecked(module, { raise, dataAccess: imports.dataAccess });
   const loadSlow = new Map<number, FuncRef>();
@@ -217,6 +220,7 @@ export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap
     loadSlow,
     storeSlow,
     modifySlow,
+    stackPage,
     probeWrite,
     translate,
     checked,
@@ -560,6 +564,20 @@ function buildTranslate(module: ModuleBuilder, fill: FuncRef): FuncRef {
     () => f.return(add(load.i32(CPU, entry, TlbField.addend), wrap(linear))),
   );
   f.return(call(fill, linear, access));
+  f.unreachable();
+  return f;
+}
+
+/** `(linear) -> i64`: addend of a page that the TLB has for writing, zero-extended; else -1. */
+function buildStackPage(module: ModuleBuilder): FuncRef {
+  const f = module.func([I64], [I64]);
+  const linear = f.param(0);
+  const entry = f.let(entryOf(linear));
+  f.if(
+    ne(load.i64(CPU, entry, TlbField.write), and(linear, ~0xfffn)),
+    () => f.return(i64(-1n)),
+  );
+  f.return(load.i64_32u(CPU, entry, TlbField.addend));
   f.unreachable();
   return f;
 }

@@ -15,12 +15,24 @@ import {
   load,
   type Local,
   ModuleBuilder,
+  shrU,
   ValType,
+  wrap,
 } from "../../wasm/mod.ts";
 import type { Runtime } from "../cx.ts";
 import type { HandlerInfo } from "../host_context.ts";
 import type { Insn } from "../opcode.ts";
-import { CPU, FlagKind, Rec, regOffset, S } from "../state.ts";
+import {
+  CPU,
+  FlagKind,
+  Rec,
+  Reg,
+  regOffset,
+  S,
+  TLB_ENTRIES,
+  TLB_ENTRY,
+  TlbField,
+} from "../state.ts";
 import { LazyFlags, overwritesFlags } from "./lazy_flags.ts";
 import {
   ProbeCx,
@@ -28,9 +40,13 @@ import {
   type RegionFrame,
   type RegionInsn,
   Untranslatable,
+  usesStack,
 } from "./region_cx.ts";
 
 const { I32, I64 } = ValType;
+
+/** Accesses to the stack from which on its page is kept in locals. */
+const STACK_USES = 2;
 
 /** Limits of a region. */
 const MAX_BLOCKS = 96;
@@ -178,6 +194,10 @@ export function emitRegion(
   const flagKind = f.local(I32, load.i32(CPU, i32(0), S.flagKind));
   const carryKind = f.local(I32);
   const carryResult = f.local(I64);
+  let stackUses = 0;
+  for (const { insns } of plan.blocks) stackUses += insns.filter(usesStack).length;
+  const stackTag = stackUses >= STACK_USES ? f.local(I64) : undefined;
+  const stackAddend = f.local(I32);
   const tlbBase = f.local(I32, load.i32(CPU, i32(0), S.tlbBase));
   const target = f.local(I64);
   const ripBase = f.local(I64);
@@ -188,6 +208,16 @@ export function emitRegion(
   f.set(flagResult, load.i64(CPU, i32(0), S.flagResult));
   f.set(flagAux, load.i64(CPU, i32(0), S.flagAux));
   f.set(ripBase, load.i64(CPU, i32(0), S.ripBase));
+  if (stackTag !== undefined) {
+    // What the TLB has where the stack's page would be: whatever page it is, it may be written.
+    const index = and(
+      shrU(wrap(gpr[Reg.rsp] as Local), 12 - Math.log2(TLB_ENTRY)),
+      (TLB_ENTRIES - 1) * TLB_ENTRY,
+    );
+    const entry = f.let(add(tlbBase, index));
+    f.set(stackTag, load.i64(CPU, entry, TlbField.write));
+    f.set(stackAddend, load.i32(CPU, entry, TlbField.addend));
+  }
   const written = registersWritten(plan);
   const spill = () => {
     for (const n of written) f.store64(CPU, i32(0), gpr[n] as Local, regOffset(n));
@@ -214,6 +244,9 @@ export function emitRegion(
           carryResult,
           ripBase,
           tlbBase,
+          pages: new Map(),
+          stackTag,
+          stackAddend,
           stale,
           block,
           dispatch,
@@ -280,6 +313,7 @@ function emitBlock(
   },
 ): void {
   const { block, following, frame, counts } = options;
+  frame.pages.clear();
   let last: RegionCx | undefined;
   for (const [i, at] of block.insns.entries()) {
     if (counts) {

@@ -38,9 +38,20 @@ import {
   xor,
   zeroExtend,
 } from "../../wasm/mod.ts";
-import { Cx, type FlagsOf, type Runtime } from "../cx.ts";
+import { type CachedPage, Cx, type FlagsOf, type Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
-import { CPU, FlagKind, pseudoRecord, Rec, Reg, regOffset, S, Seg, segOffset } from "../state.ts";
+import {
+  CPU,
+  FlagKind,
+  pseudoRecord,
+  Rec,
+  Reg,
+  regOffset,
+  S,
+  Seg,
+  segOffset,
+  TlbField,
+} from "../state.ts";
 import { keep, keepsNote, type LazyFlags, type PendingFlags } from "./lazy_flags.ts";
 
 /** An instruction as its record says it. */
@@ -78,6 +89,18 @@ export interface WideAddress {
   readonly immHigh: number;
 }
 
+/** Farthest displacement from one before that is likely in the same page. */
+const NEAR = 512;
+
+/** A page that the block being written has looked up. */
+export interface NearPage {
+  readonly page: CachedPage;
+  readonly disp: number;
+  readonly writable: boolean;
+  /** The registers of the address, -1 for none. */
+  readonly registers: readonly number[];
+}
+
 /** The region around an instruction. */
 export interface RegionFrame {
   /** The 16 general registers. */
@@ -92,6 +115,11 @@ export interface RegionFrame {
   readonly ripBase: Local;
   /** i32: base of the data TLB. */
   readonly tlbBase: Local;
+  /** Page of the stack (i64) and its addend (i32), see CachedPage, where the region has them. */
+  readonly stackTag: Local | undefined;
+  readonly stackAddend: Local;
+  /** Pages of accesses in the block being written, by their registers. */
+  readonly pages: Map<string, NearPage>;
   /** i32: set where a store changed code: the region is left behind the instruction. */
   readonly stale: Local;
   /** i32: number of the block to go on with. */
@@ -116,6 +144,13 @@ const LOW = 0xffffffffn;
 /** Instructions that do nothing behind their one store. */
 const STORES_LAST = /^(mov|movnti|set\w+|add|or|adc|sbb|and|sub|xor|not)$/;
 
+/** True where the instruction accesses the stack by RSP alone. */
+export function usesStack(at: RegionInsn): boolean {
+  if (/^(push|pop|call|ret)$/.test(at.insn.mnemonic)) return true;
+  return at.mem && at.wide === undefined && gprOf(at.base) === 4 && gprOf(at.index) < 0 &&
+    at.insn.mnemonic !== "lea";
+}
+
 /** Number of the general register whose slot is at `slot`, or -1. */
 function gprOf(slot: number): number {
   return slot >= S.regs && slot < S.zero ? (slot - S.regs) >> 3 : -1;
@@ -128,6 +163,10 @@ export class RegionCx extends Cx {
   readonly #end: Label;
   /** Open blocks where every path through the instruction comes by. */
   readonly #depth: number;
+  /** Address of the operand as its record says it. */
+  #ea: Local | undefined;
+  /** Addresses on the stack. */
+  readonly #stack = new Set<Local>();
   /** What an instruction still does behind its last store. */
   #commit: (() => void) | undefined;
   /** True where the region is to be left behind the instruction when a store changed code. */
@@ -206,6 +245,9 @@ export class RegionCx extends Cx {
   #write(n: number, value: Expr, how: { size: number; high: boolean }): void {
     const local = this.#gpr(n);
     this.#frame.written.add(n);
+    for (const [key, { registers }] of this.#frame.pages) {
+      if (registers.includes(n)) this.#frame.pages.delete(key);
+    }
     const { size } = how;
     if (size >= 4) this.f.set(local, zeroExtend(value, size));
     else if (how.high) {
@@ -334,16 +376,80 @@ export class RegionCx extends Cx {
   }
 
   override push(value: Expr, size: number): void {
-    if (size !== 8 || this.insn.mnemonic !== "push") {
+    if (size !== 8) {
       super.push(value, size);
       return;
     }
     const v = this.f.let(value);
     const top = this.f.let(sub(this.reg(4, 8), 8));
+    this.#stack.add(top);
     const commit = () => this.setReg(4, top, 8);
-    this.#commit = commit;
+    if (this.insn.mnemonic === "push") this.#commit = commit;
     this.store(top, v, 8);
     commit();
+  }
+
+  override peek(size: number): Expr {
+    if (size !== 8) return super.peek(size);
+    const top = this.f.let(this.reg(4, 8));
+    this.#stack.add(top);
+    return this.load(top, 8);
+  }
+
+  override ea(): Local {
+    const ea = super.ea();
+    this.#ea ??= ea;
+    const { base, index, wide } = this.#at;
+    if (wide === undefined && gprOf(base) === 4 && gprOf(index) < 0) this.#stack.add(ea);
+    return ea;
+  }
+
+  protected override cachedPage(address: Local, access: "read" | "write"): CachedPage {
+    const { stackTag, stackAddend } = this.#frame;
+    if (stackTag === undefined || !this.#stack.has(address)) return this.#nearPage(address, access);
+    return {
+      tag: stackTag,
+      addend: stackAddend,
+      missed: () => {
+        const { f } = this;
+        // Negative where the TLB has no such page to write.
+        const found = f.let(call(this.helper("stackPage"), address));
+        f.set(stackAddend, wrap(found));
+        f.set(stackTag, or(and(address, ~0xfffn), shrS(found, 63)));
+      },
+    };
+  }
+
+  /**
+   * The page of an access near one before with the same registers: what the TLB held then is held
+   * against it, as nothing takes a page away within a region.
+   */
+  #nearPage(address: Local, access: "read" | "write"): CachedPage {
+    const at = this.#at;
+    if (address !== this.#ea || at.wide !== undefined) return super.cachedPage(address, access);
+    const { pages } = this.#frame;
+    const key = `${at.base} ${at.index} ${at.scale}`;
+    const near = pages.get(key);
+    const isNear = near !== undefined && Math.abs(near.disp - at.disp) <= NEAR;
+    if (isNear && (access === "read" || near.writable)) return near.page;
+    // For a write after a read, the same entry again: another page may be in it by now.
+    const entry = isNear ? near.page.entry : undefined;
+    const page = entry === undefined ? super.cachedPage(address, access) : {
+      tag: load.i64(CPU, entry, TlbField.write),
+      addend: load.i32(CPU, entry, TlbField.addend),
+      entry,
+      missed: () => {},
+    };
+    if (this.f.depth !== this.#depth) return page;
+    const kept = { ...page, tag: this.f.let(page.tag), addend: this.f.let(page.addend) };
+    pages.set(key, {
+      page: kept,
+      disp: at.disp,
+      // Where others may decode code in the page meanwhile, each store asks.
+      writable: access === "write" && !this.runtime.smp,
+      registers: [gprOf(at.base), gprOf(at.index)],
+    });
+    return kept;
   }
 
   // --- control flow ------------------------------------------------------------------------------
