@@ -32,6 +32,7 @@ import { hasProgram, TestProgram } from "./programs.ts";
 const RINGS = 0x1_0000;
 const BUFFERS = 0x10_0000;
 const BUFFER_BYTES = 0x2_0000;
+const STATUS_AT = 64;
 
 /** What is measured. */
 export interface VringBenchOptions {
@@ -74,14 +75,19 @@ export async function benchVring(
     const at = BUFFERS + index * BUFFER_BYTES;
     memory.writeU32(at, BlockRequest.Read);
     memory.writeU64(at + 8, BigInt(index * 8));
+    memory.writeU8(at + STATUS_AT, 0xff);
     return driver.prepare([
       { address: at, length: BLOCK_HEADER_BYTES },
       { address: at + 4096, length: options.lengthBytes, writable: true },
-      { address: at + 64, length: 1, writable: true },
+      { address: at + STATUS_AT, length: 1, writable: true },
     ]);
   });
   drive(driver, events, { ...options, heads, seconds: 0.3 });
   const result = drive(driver, events, { ...options, heads });
+  heads.forEach((_, index) => {
+    const status = memory.readU8(BUFFERS + index * BUFFER_BYTES + STATUS_AT);
+    if (status !== 0) throw new VirtioError(`bench: a read has failed with status ${status}`);
+  });
   await frontend.reset();
   return result;
 }
