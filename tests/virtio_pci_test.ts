@@ -236,6 +236,12 @@ engineTest(
     await rig.readSector(driver, 1);
     rig.killBackend();
     await rig.readSector(driver, 2);
+    const late = rig.startQueue(1);
+    await rig.until("queue 1 runs", () => rig.bus.info()[0]!.queues.length === 2);
+    await rig.readSector(late, 2, 1);
+    rig.killBackend();
+    await rig.readSector(driver, 3);
+    await rig.readSector(late, 3, 1);
     rig.killBackend();
     rig.write(0x14, 1, 0);
     await rig.until("reset", () => rig.status === 0);
@@ -243,7 +249,7 @@ engineTest(
     await rig.readSector(next, 3);
     await rig.bus.suspend();
     rig.killBackend();
-    await rig.until("it is started again", () => rig.bus.info()[0]!.restarts === 3);
+    await rig.until("it is started again", () => rig.bus.info()[0]!.restarts === 4);
     await rig.bus.resume();
     await rig.readSector(next, 4);
     assert.deepEqual(rig.lost, []);

@@ -262,7 +262,7 @@ export class AttachedDevice implements AsyncDisposable {
       for (const queue of fresh) this.#running.set(queue.index, queue);
       if (this.#active === undefined) {
         this.#active = wishes.features & this.#backend.frontend.features;
-        await frontend.activate({ features: this.#active, memory, queues: fresh });
+        await frontend.activate({ ...this.#activation(this.#active), queues: fresh });
       } else {
         await Promise.all(fresh.map((queue) => frontend.startQueue(queue, memory)));
       }
@@ -302,6 +302,16 @@ export class AttachedDevice implements AsyncDisposable {
     if (!fits) throw new MachineError(`${this.name}: queue ${index} is not in the guest's memory`);
   }
 
+  #activation(features: bigint) {
+    const queueSize = this.#options.device.queueSize ?? DEFAULT_QUEUE_SIZE;
+    return {
+      features,
+      memory: this.#parts!.memory,
+      // Also for queues that start later.
+      record: { queueCount: this.#backend.queueCount, queueSize },
+    };
+  }
+
   /** Goes on with another back end. @throws {MachineError} where that is not to be. */
   async #replace(): Promise<void> {
     const { device, restart } = this.#options;
@@ -327,18 +337,13 @@ export class AttachedDevice implements AsyncDisposable {
     this.#restarts++;
     if (this.#active === undefined) return;
     const queues = [...this.#running.values()];
-    const { memory } = this.#parts!;
+    const activation = this.#activation(this.#active);
     if (this.#paused !== undefined) {
       // They go on when the VM does, from where they were stopped.
-      await this.#backend.frontend.activate({ features: this.#active, memory, queues: [] });
+      await this.#backend.frontend.activate({ ...activation, queues: [], resume: true });
       return;
     }
-    await this.#backend.frontend.activate({
-      features: this.#active,
-      memory,
-      queues,
-      resume: true,
-    });
+    await this.#backend.frontend.activate({ ...activation, queues, resume: true });
     // What the dead one had used without telling.
     for (const { index } of queues) signalEvent(this.#backend.frontend.queueEvents(index).call);
   }

@@ -86,6 +86,8 @@ export interface Activation {
   readonly features: bigint;
   readonly memory: GuestMemory;
   readonly queues: readonly QueueSetup[];
+  /** Queues that the record of requests has room for; those of `queues` where absent. */
+  readonly record?: { readonly queueCount: number; readonly queueSize: number };
   /** Go on where a back end that died has stopped, instead of at each queue's index. */
   readonly resume?: boolean;
 }
@@ -199,14 +201,14 @@ export class VhostUserFrontend implements Disposable {
    * @throws {VhostUserError} where the back end refuses, or is gone.
    */
   async activate(activation: Activation): Promise<void> {
-    const { features, memory, queues, resume = false } = activation;
+    const { features, memory, queues, record = roomFor(queues), resume = false } = activation;
     const protocol = this.#features & PROTOCOL_FEATURES;
     const setup = [
       this.#command(Request.SetFeatures, Payload.u64(features | protocol)),
       this.#setMemory(memory),
     ];
     await Promise.all(setup);
-    await this.#setInflight(queues, resume);
+    await this.#setInflight(record, resume);
     const commands = queues.map((queue) => this.#startQueue(queue, memory, resume));
     await Promise.all(commands);
     if (this.#has(ProtocolFeature.Status)) {
@@ -350,15 +352,13 @@ export class VhostUserFrontend implements Disposable {
     return this.#command(Request.SetMemTable, Payload.memoryTable(regions), fds);
   }
 
-  async #setInflight(queues: readonly QueueSetup[], resume: boolean): Promise<void> {
-    if (!this.#has(ProtocolFeature.InflightShmfd) || queues.length === 0) return;
+  async #setInflight(
+    record: NonNullable<Activation["record"]>,
+    resume: boolean,
+  ): Promise<void> {
+    if (!this.#has(ProtocolFeature.InflightShmfd) || record.queueCount === 0) return;
     if (!resume || this.#live.inflight === undefined) {
-      const wanted = {
-        sizeBytes: 0,
-        fileOffset: 0,
-        queueCount: Math.max(...queues.map(({ index }) => index + 1)),
-        queueSize: Math.max(...queues.map(({ size }) => size)),
-      };
+      const wanted = { sizeBytes: 0, fileOffset: 0, ...record };
       const payload = Payload.inflight(wanted);
       using answer = await this.#connection.query(Request.GetInflightFd, { payload });
       const message = answer.inflight();
@@ -456,4 +456,11 @@ export class VhostUserFrontend implements Disposable {
     this.#requests?.[Symbol.dispose]();
     this.#requests = undefined;
   }
+}
+
+function roomFor(queues: readonly QueueSetup[]): NonNullable<Activation["record"]> {
+  return {
+    queueCount: Math.max(0, ...queues.map(({ index }) => index + 1)),
+    queueSize: Math.max(0, ...queues.map(({ size }) => size)),
+  };
 }
