@@ -272,6 +272,8 @@ export class SoftVcpu implements Vcpu {
       ...translator.stats,
       ...translator.installer.stats,
       ...this.#store.stats,
+      instances: translator.installer.instances,
+      keptUnits: this.#store.size,
       ...(lockstep === undefined ? {} : {
         comparedRegions: lockstep.stats.regions,
         comparedInstructions: lockstep.stats.instructions,

@@ -49,6 +49,8 @@ export interface CodePage {
   readonly regions: Map<number, number>;
   /** Table slots of the page's regions. */
   slots: number[];
+  /** How often translated code was thrown away here for good. */
+  churn: number;
   /** True where it was looked up what is known of its present code. */
   opened: boolean;
   /** Guards of instructions that reach from the page before into this one. */
@@ -146,6 +148,7 @@ export class CodeCache {
       heat: new Map(),
       regions: new Map(),
       slots: [],
+      churn: 0,
       opened: false,
       crossings: new Set(),
     };
@@ -169,6 +172,7 @@ export class CodeCache {
   }
 
   #discardRegions(page: CodePage): void {
+    if (page.slots.length > 0) page.churn++;
     for (const slot of page.slots) this.onDiscard(slot);
     page.slots = [];
     page.regions.clear();

@@ -20,6 +20,9 @@ const BYTES_PER_BYTE = 10;
 /** About what modules in use may take, unless told otherwise. */
 const CODE_LIMIT_BYTES = 256 << 20;
 
+/** Which part of that instances may take that nothing uses at present. */
+const IDLE_PART = 16;
+
 /** What the installer works with. */
 export interface InstallerOptions {
   readonly cpuMemory: WebAssembly.Memory;
@@ -63,8 +66,14 @@ export class Installer {
   readonly #free: number[] = [];
   #next: number;
   readonly #bySlot = new Map<number, Live>();
-  /** Instances that are in use, or that nobody has collected yet. */
-  readonly #live = new WeakMap<Unit, WeakRef<Live>>();
+  /** Units with an instance. */
+  readonly #live = new Map<Unit, Live>();
+  /**
+   * Those of them that no code uses any more, the last ones at the end: it may come back. (References
+   * that do not keep would keep all the same, as a vCPU runs in one task of JavaScript's.)
+   */
+  readonly #idle = new Set<Live>();
+  #idleBytes = 0;
 
   constructor(options: InstallerOptions) {
     this.#options = options;
@@ -76,6 +85,11 @@ export class Installer {
     this.#next = options.table.length;
     options.table.grow(TABLE_SLOTS - options.table.length);
     options.code.onDiscard = (slot) => this.#discard(slot);
+  }
+
+  /** Instances that are kept, in use or not. */
+  get instances(): number {
+    return this.#live.size;
   }
 
   /** Whether modules take more than they may: all code is to be thrown away then. */
@@ -119,13 +133,15 @@ export class Installer {
       }
       if (!this.#enter(live, region, { part, page })) continue;
       candidate.use();
+      // What comes again was not lost.
+      page.churn = 0;
       if (fromDisk) this.stats.regionsFromDisk++;
       else this.stats.regionsReused++;
     }
   }
 
   #instantiate(unit: Unit): Live | undefined {
-    const known = this.#live.get(unit)?.deref();
+    const known = this.#live.get(unit);
     if (known !== undefined) return known;
     const start = performance.now();
     const { cpuMemory, ramMemory, tag, exports } = this.#options;
@@ -139,7 +155,8 @@ export class Installer {
         i: exports as unknown as WebAssembly.ModuleImports,
       });
       const live: Live = { unit, instance, slots: 0 };
-      this.#live.set(unit, new WeakRef(live));
+      this.#live.set(unit, live);
+      this.#rest(live);
       this.stats.modules++;
       return live;
     } catch (error) {
@@ -171,7 +188,7 @@ export class Installer {
     table.set(slot, func);
     for (const { start, bytes } of part.code) code.mark(page, start, start + bytes.length - 1);
     this.#bySlot.set(slot, live);
-    if (live.slots++ === 0) this.stats.liveBytes += costOf(live.unit);
+    if (live.slots++ === 0) this.#use(live);
     page.slots.push(slot);
     for (const [record, block] of records) {
       page.regions.set(record, this.#i32[record >>> 2] as number);
@@ -195,7 +212,29 @@ export class Installer {
     this.#free.push(slot);
     const live = this.#bySlot.get(slot);
     this.#bySlot.delete(slot);
-    if (live !== undefined && --live.slots === 0) this.stats.liveBytes -= costOf(live.unit);
+    if (live !== undefined && --live.slots === 0) {
+      this.stats.liveBytes -= costOf(live.unit);
+      this.#rest(live);
+    }
+  }
+
+  /** Notes that code uses `live`. */
+  #use(live: Live): void {
+    const bytes = costOf(live.unit);
+    this.stats.liveBytes += bytes;
+    if (this.#idle.delete(live)) this.#idleBytes -= bytes;
+  }
+
+  /** Notes that no code uses `live`, and lets go of those that nobody has used for longest. */
+  #rest(live: Live): void {
+    this.#idle.add(live);
+    this.#idleBytes += costOf(live.unit);
+    for (const oldest of this.#idle) {
+      if (this.#idleBytes <= this.#limit / IDLE_PART || oldest === live) break;
+      this.#idle.delete(oldest);
+      this.#idleBytes -= costOf(oldest.unit);
+      this.#live.delete(oldest.unit);
+    }
   }
 }
 

@@ -66,6 +66,11 @@ export class TranslationStore {
     this.#limit = options.limitBytes ?? DEFAULT_LIMIT_BYTES;
   }
 
+  /** Units that are kept. */
+  get size(): number {
+    return this.#kept.size;
+  }
+
   /** Units that no file has yet. */
   get unsaved(): number {
     return this.#unsaved;

@@ -31,6 +31,9 @@ const HOT = 6;
 /** Samples that make a place worth to be translated or entered where its page is translated anyway. */
 const WARM = 1;
 
+/** Times that translated code of a page may be lost before more heat is asked for. */
+const FEW_CHANGES = 2;
+
 /** Regions do not depend on how large the memories are. */
 const ANY_MEMORY: MemoryImport = { minPages: 1, maxPages: 65536, shared: true };
 
@@ -91,7 +94,9 @@ export class Translator {
   sample(page: CodePage, offset: number): void {
     const count = (page.heat.get(offset) ?? 0) + 1;
     page.heat.set(offset, count);
-    if (count === HOT) this.translate(page, offset);
+    // Where code is changed again and again, what is made of it must be worth it.
+    const changes = Math.min(Math.max(page.churn - FEW_CHANGES, 0), 8);
+    if (count === HOT << changes) this.translate(page, offset);
   }
 
   /** The module of the region in `record`'s place, where it is kept; undefined where there is no region. */
