@@ -184,3 +184,8 @@ rows.push(insn("arpl", "63 /r i64", "Ew Gw", (c) => {
 
 /** Rows of system instructions. */
 export const systemRows: readonly Insn[] = rows;
+
+/** Those of them that do not need the processor's other parts to look at what they did. */
+export const quickSystemRows: readonly Insn[] = rows.filter(({ mnemonic }) =>
+  /^(cli|sti|clac|stac|swapgs)$/.test(mnemonic)
+);

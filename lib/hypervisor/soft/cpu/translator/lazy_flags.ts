@@ -47,7 +47,7 @@ const NEUTRAL =
   /^(rol|ror|shl|shr|sal|sar|bt|bts|btr|btc|mov|movzx|movsx|movsxd|lea|nop|not|bswap|cbw|cwd)$/;
 const PLAIN = new RegExp(
   `^(add|or|and|sub|xor|cmp|test|neg|imul|mul|adc|sbb|inc|dec|shl|shr|sal|sar|rol|ror|` +
-    `mov|movzx|movsx|movsxd|movnti|lea|push|pop|nop|pause|not|xchg|bswap|cbw|cwd|leave|jmp|call|ret|` +
+    `mov|movzx|movsx|movsxd|movnti|lea|push|pop|nop|pause|cli|sti|clac|stac|not|xchg|bswap|cbw|cwd|leave|jmp|call|ret|` +
     `j${condition}|set${condition}|cmov${condition})$`,
 );
 

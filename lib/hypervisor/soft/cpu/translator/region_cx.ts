@@ -224,8 +224,20 @@ export class RegionCx extends Cx {
   }
 
   override setS32(offset: number, value: Expr): void {
-    if (offset === S.flagKind) this.f.set(this.#frame.flagKind, value);
-    else super.setS32(offset, value);
+    if (offset === S.flagKind) {
+      this.f.set(this.#frame.flagKind, value);
+      return;
+    }
+    super.setS32(offset, value);
+    if (offset === S.tlbBase) this.#changeTlb();
+  }
+
+  /** What another TLB held may not be accessible now. */
+  #changeTlb(): void {
+    const { tlbBase, stackTag, pages } = this.#frame;
+    this.f.set(tlbBase, super.s32(S.tlbBase));
+    if (stackTag !== undefined) this.f.set(stackTag, i64(-1));
+    pages.clear();
   }
 
   #gpr(n: number): Local {

@@ -9,7 +9,7 @@ import { type FuncBuilder, type MemoryImport, ModuleBuilder, ValType } from "../
 import type { CodePage } from "../code_cache.ts";
 import type { Interpreter } from "../interpreter.ts";
 import { fastCallRows } from "../integer/fast_calls.ts";
-import { systemRows } from "../integer/system.ts";
+import { quickSystemRows, systemRows } from "../integer/system.ts";
 import { Rec, RECORD } from "../state.ts";
 import {
   emitRegion,
@@ -83,7 +83,7 @@ export class Translator {
     this.#u16 = new Uint16Array(buffer);
     this.#u8 = new Uint8Array(buffer);
     this.#translatable = new Translatability(
-      new Set([...systemRows, ...fastCallRows]),
+      new Set([...systemRows, ...fastCallRows].filter((row) => !quickSystemRows.includes(row))),
       () => new LazyRuntime(new ModuleBuilder(), options.interpreter.runtime, false),
     );
     this.#ram = new Uint8Array(options.ramMemory.buffer);
