@@ -230,7 +230,10 @@ engineTest(
     await device.end("SIGKILL");
     const result = await vm.end({ timeoutMs: 60_000 });
     assert.equal(result.code, 1, result.stderr);
-    assert.match(result.stderr, /block device .*disk\.sock ended: .*closed/);
+    assert.match(
+      result.stderr,
+      /^error machine: .*block device .*disk\.sock ended: it has closed the connection/m,
+    );
     await bench.checkClean();
   },
 );

@@ -73,7 +73,8 @@ export class Machine {
   end(outcome: Outcome): void {
     if (this.#phase === "stopping") return;
     this.#phase = "stopping";
-    if (outcome.status === ExitStatus.Crash) log.error(outcome.why);
+    const { status } = outcome;
+    if (status === ExitStatus.Crash || status === ExitStatus.Error) log.error(outcome.why);
     else log.debug(`the VM ends: ${outcome.why}`);
     this.#outcome.resolve(outcome);
   }

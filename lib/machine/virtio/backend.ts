@@ -142,7 +142,12 @@ export class Backend implements AsyncDisposable {
       delay(REASON_TIMEOUT_MS, undefined, { ref: false }),
     ]);
     const { end } = this.#frontend;
-    return told ?? (end === undefined ? "unknown reason" : describeError(end));
+    if (told !== undefined) return told;
+    if (end === undefined) return "unknown reason";
+    // Whoever reads this has been told who it is.
+    const message = describeError(end);
+    const { name } = this.#options.device;
+    return message.startsWith(name) ? `it${message.slice(name.length)}` : message;
   }
 
   /**
