@@ -67,6 +67,49 @@ Deno.test("a PCI function put on the bus is there for every worker, and its BAR 
   assert.throws(() => other.pci.install({ device: 32, config }), RangeError);
 });
 
+Deno.test("a BAR answers where the guest decodes it, in the worker that has a handler", () => {
+  const t = new TestPlatform();
+  const { pci } = t.platform;
+  const data = new DataView(new ArrayBuffer(8));
+  const accesses: unknown[] = [];
+  const config = Uint8Array.of(0xf4, 0x1a, 0x44, 0x10);
+  const writable = new Uint8Array(8);
+  writable[4] = 2;
+  const bars = [
+    { index: 0, sizeBytes: 0x2000, address: 0xc000_0000 },
+    { index: 2, sizeBytes: 0x1000, address: 0x12_3456_7000 },
+  ];
+  pci.install({ device: 7, config, writable, bars });
+  pci.attach(7, {
+    barRead: (bar, offset, size, data) => {
+      accesses.push(["read", bar, offset, size]);
+      data.setUint32(0, 0x1234_5678, true);
+    },
+    barWrite: (bar, offset, size) => accesses.push(["write", bar, offset, size]),
+  });
+  t.platform.mmioRead(0xc000_0010, 4, data);
+  assert.equal(data.getUint32(0), 0xffff_ffff, "memory is not enabled");
+  t.out(0xcf8, 0x8000_3804, 4);
+  t.out(0xcfc, 2, 2);
+  assert.equal(pci.barPage(7, 0), 0xc0000);
+  assert.equal(pci.barPage(7, 2), 0x12_34567);
+  t.platform.mmioRead(0xc000_1ffc, 4, data);
+  assert.equal(data.getUint32(0, true), 0x1234_5678);
+  t.platform.mmioWrite(0x12_3456_7008, 8, data);
+  t.platform.mmioWrite(0xc000_2000, 4, data);
+  assert.deepEqual(accesses, [["read", 0, 0x1ffc, 4], ["write", 2, 8, 8]]);
+  // Beyond the addresses that there are, it is nowhere.
+  t.out(0xcf8, 0x8000_3814, 4);
+  t.out(0xcfc, 0x1000, 4);
+  assert.equal(pci.barPage(7, 0), 0);
+  const other = Platform.attach(t.platform.handle(), { irq: () => {} });
+  other.mmioRead(0x12_3456_7000, 4, data);
+  assert.equal(data.getUint32(0), 0xffff_ffff, "that worker has no handler");
+  assert.equal(other.pci.barPage(7, 2), 0x12_34567);
+  const odd = { index: 0, sizeBytes: 0x3000, address: 0 };
+  assert.throws(() => pci.install({ device: 8, config, bars: [odd] }), RangeError);
+});
+
 Deno.test("the power button raises SCI as a level until its status is cleared", () => {
   const t = new TestPlatform();
   t.out(0x602, 0x0100, 2);
