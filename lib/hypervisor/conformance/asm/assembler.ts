@@ -261,6 +261,11 @@ export class Assembler extends Encoder {
     return this.emit({ opcode, size, reg: code, rm: this.#rm(to), byteRegs: [to, from] });
   }
 
+  /** CMPXCHG8B, or with `half` 8 CMPXCHG16B. */
+  cmpxchg8b(to: Mem, half: 4 | 8 = 4): this {
+    return this.emit({ opcode: [0x0f, 0xc7], size: half, reg: 1, rm: to });
+  }
+
   /** LOCK prefix. */
   lock(): this {
     return this.prefix(0xf0);

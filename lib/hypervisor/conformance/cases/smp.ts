@@ -8,43 +8,12 @@ import assert from "node:assert/strict";
 import { type Assembler, at } from "../asm/mod.ts";
 import { installFaultHandler64 } from "../faults.ts";
 import type { GuestTest } from "../guest_case.ts";
-import { FREE, GDT, PAGE_TABLES, Port, Selector } from "../layout.ts";
-import { Control, type TestMachine } from "../machine.ts";
-import { eoi, LAPIC, Lapic, maskPics, setLapicReg } from "../pc_hardware.ts";
+import { FREE, Port } from "../layout.ts";
+import { eoi, Lapic, maskPics, setLapicReg } from "../pc_hardware.ts";
 import { result, writeGate64 } from "../tables.ts";
+import { loadTrampoline, startAll, STARTED } from "./smp_start.ts";
 
-/** Where started processors begin: SIPI vector 0x0d. */
-const TRAMPOLINE = 0xd000;
-const STARTED = result(0);
 const TURNS = 2000;
-
-/** INIT and SIPI to all others, as the SDM has it (vol. 3, 9.4.4.1) but for the waiting. */
-function startAll(a: Assembler): void {
-  setLapicReg(a, Lapic.Spurious, 0x1ff);
-  setLapicReg(a, Lapic.IcrLow, 0xc4500);
-  setLapicReg(a, Lapic.IcrLow, 0xc4600 | TRAMPOLINE >> 12);
-  setLapicReg(a, Lapic.IcrLow, 0xc4600 | TRAMPOLINE >> 12);
-}
-
-/** Real mode to long mode on a started processor; then `body`, with its APIC id in esi. */
-function loadTrampoline(m: TestMachine, body: (a: Assembler) => void): void {
-  m.memory.writeU16(0x6f0, 0x67);
-  m.memory.writeU32(0x6f2, GDT);
-  m.load(16, (a) => {
-    a.op("cli").xor("ax", "ax").mov("ds", "ax").table("lgdt", at(0x6f0));
-    a.mov("eax", Number(Control.PAE | Control.OSFXSR)).mov("cr4", "eax");
-    a.mov("eax", PAGE_TABLES).mov("cr3", "eax");
-    a.mov("ecx", 0xc000_0080).op("rdmsr").or("eax", 0x900).op("wrmsr");
-    a.mov("eax", "cr0").or("eax", 0x8000_0001).mov("cr0", "eax");
-    a.jmpFar(Selector.Code64, TRAMPOLINE + 0x80, 4);
-    a.org(TRAMPOLINE + 0x80).bits(64);
-    a.mov("eax", Selector.Data).mov("ss", "ax").mov("ds", "ax").mov("es", "ax");
-    a.mov("edx", LAPIC + Lapic.Id).mov("esi", at("rdx")).shr("esi", 24);
-    // A stack of its own for each.
-    a.mov("esp", "esi").shl("esp", 12).add("esp", FREE + 0x1_0000);
-    body(a);
-  }, TRAMPOLINE);
-}
 
 function smpTests(vcpus: number): GuestTest[] {
   return [
