@@ -18,6 +18,7 @@ import { PAGING_TESTS } from "./cases/paging.ts";
 import { PROTECTION_TESTS } from "./cases/protection.ts";
 import { SELF_MODIFYING_TESTS } from "./cases/self_modifying.ts";
 import { SMP_TESTS } from "./cases/smp.ts";
+import { SMP_CODE_TESTS } from "./cases/smp_code.ts";
 import { SMP_MEMORY_TESTS } from "./cases/smp_memory.ts";
 import { SYSTEM_TESTS } from "./cases/system.ts";
 import { missingFeature } from "./features.ts";
@@ -40,6 +41,7 @@ export const GUEST_TESTS: readonly GuestTest[] = [
   ...CONTROL_TESTS,
   ...SMP_TESTS,
   ...SMP_MEMORY_TESTS,
+  ...SMP_CODE_TESTS,
 ];
 
 /** Guests that must come somewhere within milliseconds, which tiers for tests need to translate. */

@@ -13,7 +13,7 @@ import { meet, runOnAll } from "./smp_start.ts";
 
 const COUNTERS = 0x10_0000;
 /** Of each place; odd, so that exclusive ors by all leave every bit set. */
-const TURNS = 51;
+const TURNS = { within: 1001, across: 51 } as const;
 const PLACES = 0x20_0000;
 const SIZES = [1, 2, 4, 8] as const;
 type Size = typeof SIZES[number];
@@ -32,19 +32,22 @@ interface Place {
   readonly address: number;
   readonly size: Size;
   readonly operation: string;
+  readonly turns: number;
 }
 
 type Emit = (a: Assembler, to: Mem, size: Size) => void;
 
 /** Operations, and what `turns` of them by `vcpus` make of 0. */
-const OPERATIONS: Readonly<Record<string, { emit: Emit; all(vcpus: number): bigint }>> = {
-  inc: { emit: (a, to) => a.lock().inc(to), all: (n) => BigInt(n * TURNS) },
+const OPERATIONS: Readonly<
+  Record<string, { emit: Emit; all(vcpus: number, turns: number): bigint }>
+> = {
+  inc: { emit: (a, to) => a.lock().inc(to), all: (n, t) => BigInt(n * t) },
   xadd: {
     emit: (a, to, size) => a.mov("eax", 3).lock().xadd(to, A[size]),
-    all: (n) => BigInt(3 * n * TURNS),
+    all: (n, t) => BigInt(3 * n * t),
   },
-  adc: { emit: (a, to) => a.op("stc").lock().alu("adc", to, 1), all: (n) => BigInt(2 * n * TURNS) },
-  sub: { emit: (a, to) => a.lock().sub(to, 5), all: (n) => BigInt(-5 * n * TURNS) },
+  adc: { emit: (a, to) => a.op("stc").lock().alu("adc", to, 1), all: (n, t) => BigInt(2 * n * t) },
+  sub: { emit: (a, to) => a.lock().sub(to, 5), all: (n, t) => BigInt(-5 * n * t) },
   xor: {
     // Bits 0 to 3 by number.
     emit: (a, to, size) =>
@@ -57,7 +60,7 @@ const OPERATIONS: Readonly<Record<string, { emit: Emit; all(vcpus: number): bigi
       a.label(retry).mov(A[size], to).mov("rcx", "rax").add("ecx", 7);
       a.lock().cmpxchg(to, C[size]).jcc("ne", retry);
     },
-    all: (n) => BigInt(7 * n * TURNS),
+    all: (n, t) => BigInt(7 * n * t),
   },
 };
 
@@ -68,7 +71,8 @@ function places(): Place[] {
   for (const operation of Object.keys(OPERATIONS)) {
     for (const size of SIZES) {
       for (const offset of offsetsOf(size)) {
-        list.push({ address: page + offset, size, operation });
+        const turns = (offset & 7) + size > 8 ? TURNS.across : TURNS.within;
+        list.push({ address: page + offset, size, operation, turns });
         page += 0x2000;
       }
     }
@@ -89,16 +93,16 @@ function lockTest(vcpus: number): GuestTest {
     async run(m) {
       const all = places();
       await runOnAll(m, (a) => {
-        meet(a, "begin", { counter: COUNTERS, vcpus });
-        for (const { address, size, operation } of all) {
+        for (const [i, { address, size, operation, turns }] of all.entries()) {
           const label = `turn${address}`;
-          a.mov("edi", TURNS).mov("ebx", address).label(label);
+          meet(a, `meet${address}`, { counter: COUNTERS + 64 * i, vcpus });
+          a.mov("edi", turns).mov("ebx", address).label(label);
           OPERATIONS[operation]?.emit(a, at("rbx", { size }), size);
           a.dec("edi").jcc("ne", label);
         }
       });
       const wrong = all.filter((place) => {
-        const expected = OPERATIONS[place.operation]?.all(vcpus) ?? 0n;
+        const expected = OPERATIONS[place.operation]?.all(vcpus, place.turns) ?? 0n;
         return read(m, place) !== BigInt.asUintN(8 * place.size, expected);
       });
       assert.deepEqual(
@@ -116,7 +120,7 @@ const overlapTest: GuestTest = {
   name: "4 vCPUs: locked instructions that overlap are atomic to each other, 16 bytes too",
   vcpus: 4,
   async run(m) {
-    const turns = 500;
+    const turns = 1000;
     await runOnAll(m, (a) => {
       meet(a, "begin", { counter: COUNTERS, vcpus: 4 });
       a.mov("edi", turns).mov("ebp", OVERLAP).label("turn");
@@ -141,7 +145,7 @@ const overlapTest: GuestTest = {
 };
 
 /** Rounds of a litmus test, each on lines of its own. */
-const ROUNDS = 4000;
+const ROUNDS = 2000;
 const X = 0x20_0000;
 const Y = X + 64 * ROUNDS;
 const SEEN = [Y + 64 * ROUNDS, Y + 64 * ROUNDS + 16 * ROUNDS] as const;

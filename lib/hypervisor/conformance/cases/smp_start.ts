@@ -8,7 +8,7 @@ import { type Assembler, at } from "../asm/mod.ts";
 import { FREE, GDT, PAGE_TABLES, Port, Selector } from "../layout.ts";
 import { Control, type TestMachine } from "../machine.ts";
 import { LAPIC, Lapic, setLapicReg } from "../pc_hardware.ts";
-import { result } from "../tables.ts";
+import { type PageTables, result } from "../tables.ts";
 
 /** Where started processors begin: SIPI vector 0x0d. */
 const TRAMPOLINE = 0xd000;
@@ -45,10 +45,18 @@ export function loadTrampoline(m: TestMachine, body: (a: Assembler) => void): vo
 /** Where {@link runOnAll} puts the code that all execute. */
 const WORK = 0x18_0000;
 
-/** Lets all vCPUs execute `body` in 64-bit mode, with their APIC id in esi, until all are through it. */
-export async function runOnAll(m: TestMachine, body: (a: Assembler) => void): Promise<void> {
+/**
+ * Lets all vCPUs execute `body` in 64-bit mode, with their APIC id in esi, until all are through it.
+ * @param map Changes the page tables before.
+ */
+export async function runOnAll(
+  m: TestMachine,
+  body: (a: Assembler) => void,
+  map?: (tables: PageTables) => void,
+): Promise<void> {
   const { vcpuCount } = m.vm;
-  m.startLong();
+  const tables = m.startLong();
+  map?.(tables);
   m.load(64, (a) => {
     body(a);
     a.lock().add(at(STARTED, { size: 8 }), 1).test("esi", "esi").jcc("e", "first");
