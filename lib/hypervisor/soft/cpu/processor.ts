@@ -357,6 +357,8 @@ export class Processor {
     if (f === undefined) throw new HypervisorError(`software engine: no host function ${id}`);
     const result = f(this.cpu, record);
     if (id === Host.interruptReturn && this.cpu.get32(S.nmiBlocked) !== 0) this.#endOfNmi();
+    // Most of them serialize: code that other vCPUs wrote before is seen from here on.
+    if (this.cpu.get32(S.mailbox) & Mailbox.code) this.cpu.set32(S.fuel, 0);
     // Where something waits, the runtime looks at it now, not at the next branch.
     return result === HostResult.Next && this.cpu.get32(S.fuel) <= 0 ? HostResult.Jump : result;
   }

@@ -31,6 +31,7 @@ import {
   CodeMode,
   CPU,
   Flag,
+  Mailbox,
   Reg,
   S,
   Seg,
@@ -160,6 +161,10 @@ function returnQuickly(c: Cx, slow: Label): void {
   setFlags(c, wrap(flags), OTHER_FLAGS);
   c.setArithFlags(flags);
   c.setReg(Reg.rsp, rsp, 8);
+  if (c.runtime.smp) {
+    // It serializes: code that other vCPUs wrote before is seen from here on.
+    f.if(and(c.s32(S.mailbox), Mailbox.code), () => c.setS32(S.fuel, i32(-1)));
+  }
   c.jump(rip);
 }
 
