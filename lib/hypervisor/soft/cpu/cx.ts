@@ -481,6 +481,11 @@ export class Cx {
     f.returnCall(this.helper("branchSlow"), this.rec, target);
   }
 
+  /** Goes on at `target`, the target of this direct call. */
+  branchToCallee(target: Expr): void {
+    this.jump(target);
+  }
+
   /** Address of the target of a direct branch, cut to the operand size. */
   branchTarget(): Expr {
     const target = add(this.nextRip(), load.i64_32s(CPU, this.rec, Rec.imm));

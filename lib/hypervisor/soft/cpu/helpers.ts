@@ -476,6 +476,31 @@ export function buildControl(
   }
   helpers.set("findCode", findCode);
 
+  // Whether a linear address is an entry of a region: that slot and entry.
+  const entersRegion = module.func([I64, I32], [I32]);
+  {
+    const f = entersRegion;
+    const [linear, entered] = [f.param(0), f.param(1)];
+    const entry = f.let(
+      add(i32(ITLB), and(wrap(shrU(linear, 12 - 4)), (ITLB_ENTRIES - 1) << 4)),
+    );
+    const pageMap = f.let(
+      cond(
+        eq(or(and(linear, ~0xfffn), extU(state32(S.codeTag))), load.i64(CPU, entry)),
+        load.i32(CPU, entry, 8),
+        call(findCode, linear),
+      ),
+    );
+    f.if(eqz(pageMap), () => f.return(i32(0)));
+    const record = f.let(
+      load.i32(CPU, add(pageMap, shl(wrap(and(linear, 4095)), 2))),
+    );
+    f.if(eqz(record), () => f.return(i32(0)));
+    f.return(eq(load.i32(CPU, record, Rec.handler), entered));
+    f.unreachable();
+  }
+  helpers.set("entersRegion", entersRegion);
+
   const jump = module.func([I64], [I32]);
   {
     const f = jump;

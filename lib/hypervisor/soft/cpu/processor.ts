@@ -261,6 +261,7 @@ export class Processor {
       exports: instance.exports,
       code: this.code,
       lockstep: this.#tier.tier === "lockstep",
+      pageAt: (linear) => this.#pageAt(linear),
       isIntact: (at) => this.#exports.codeIntact(at) !== 0,
       store: this.#tier.tier === "lockstep" ? undefined : options.store,
       codeLimitBytes: options.codeLimitBytes,
@@ -505,7 +506,7 @@ export class Processor {
     const ram = this.#fetchAddress(rip & cpu.get64(S.linearMask));
     if (tag !== CodeMode.bits64 || ram < 0) return this.#step({ trap: false, debug: false });
     const page = this.code.page(ram - (ram & 4095), tag);
-    this.translator.translate(page, offset);
+    this.translator.translate(page, rip, { wide: true });
     const record = cpu.get32(page.map + offset * 4);
     const module = this.translator.bytesOf(page, record);
     if (module === undefined) return this.#step({ trap: false, debug: false });
@@ -550,8 +551,17 @@ export class Processor {
       this.code.flush();
       return;
     }
-    if (this.#tier.translatesNow()) this.translator.translate(page, low & 0xfff);
-    else this.translator.sample(page, low & 0xfff);
+    const rip = this.cpu.get64(S.rip);
+    if (this.#tier.translatesNow()) this.translator.translate(page, rip, { wide: true });
+    else this.translator.sample(page, rip);
+  }
+
+  /** The code page at `linear`, where the instruction TLB has it. */
+  #pageAt(linear: bigint): CodePage | undefined {
+    const { cpu } = this;
+    const entry = ITLB + Number((linear >> 12n) & BigInt(ITLB_ENTRIES - 1)) * ITLB_ENTRY;
+    const tag = (linear & ~0xfffn) | BigInt(cpu.get32(S.codeTag));
+    return cpu.get64(entry) === tag ? this.code.pageOfMap(cpu.get32(entry + 8)) : undefined;
   }
 
   #runTimers(): void {

@@ -288,7 +288,7 @@ export const RECORD = 32;
 export const Rec = {
   /** u16: slot of the handler in table 0. */
   handler: 0,
-  /** u16: where the handler is a region, the number of its block that begins here; else 0. */
+  /** u16: where the handler is a region, which entry of it this is, see Entry; else 0. */
   block: 2,
   /** u16: offset of the instruction in its page. */
   off: 4,
@@ -318,9 +318,9 @@ export const Rec = {
 /**
  * What stands for a record in translated code, which knows no record addresses and so may be kept
  * longer than they last: bit 31, whether the instruction addresses the stack, and its offset from
- * `S.ripBase` as a signed number of 24 bits.
+ * `S.ripBase` as a signed number of 30 bits.
  */
-export const PseudoRecord = { mark: 0x8000_0000 | 0, stack: 1 << 24, offsetBits: 24 } as const;
+export const PseudoRecord = { mark: 0x8000_0000 | 0, stack: 1 << 30, offsetBits: 30 } as const;
 
 /** Makes a pseudo record, see {@link PseudoRecord}. */
 export function pseudoRecord(offset: number, stack: boolean): number {
@@ -332,6 +332,9 @@ export function pseudoRecord(offset: number, stack: boolean): number {
 export function pseudoOffset(record: number): number {
   return record << (32 - PseudoRecord.offsetBits) >> (32 - PseudoRecord.offsetBits);
 }
+
+/** Parts of {@link Rec.block}: the entry's number, and which of the region's pages it lies in. */
+export const Entry = { numberMask: 0x0fff, pageShift: 12 } as const;
 
 /** Bytes of a page map: an i32 record address per byte of a page. */
 export const PAGE_MAP = 4096 * 4;

@@ -37,7 +37,12 @@ export class FuncBuilder implements FuncRef {
   readonly #locals: ValType[] = [];
   /** Branch hints, as places in `out` and what is likely. */
   readonly #hints: [number, 0 | 1][] = [];
-  readonly out: ByteWriter = new ByteWriter(128);
+  #scope: Local[] | undefined;
+  readonly #released = new Map<ValType, Local[]>();
+  /** Where statements go. */
+  out: ByteWriter = new ByteWriter(128);
+  /** What stands before all of it. */
+  readonly #front: ByteWriter = new ByteWriter(16);
   #depth = 0;
 
   constructor(index: number, type: FuncType) {
@@ -58,17 +63,57 @@ export class FuncBuilder implements FuncRef {
     return p;
   }
 
-  /** Declares a local; with `value` it is set here. */
+  /**
+   * Declares a local; with `value` it is set here. In {@link scope} it may be one that was released, so
+   * it holds anything until it is set.
+   */
   local(type: ValType, value?: Expr): Local {
-    const local = new Local(type, this.params.length + this.#locals.length);
-    this.#locals.push(type);
+    let local = this.#scope === undefined ? undefined : this.#released.get(type)?.pop();
+    if (local === undefined) {
+      local = new Local(type, this.params.length + this.#locals.length);
+      this.#locals.push(type);
+    }
+    this.#scope?.push(local);
     if (value !== undefined) this.set(local, value);
     return local;
+  }
+
+  /**
+   * Runs `body` and returns the locals that it declared, for {@link release}. Compilers take time by the
+   * local at each branch, so long functions should not have many.
+   */
+  scope(body: () => void): readonly Local[] {
+    const outer = this.#scope;
+    const declared: Local[] = [];
+    this.#scope = declared;
+    body();
+    this.#scope = outer;
+    return declared;
+  }
+
+  /** Lets locals that nothing reads any more be declared again. */
+  release(locals: readonly Local[]): void {
+    for (const local of locals) {
+      const list = this.#released.get(local.type);
+      if (list === undefined) this.#released.set(local.type, [local]);
+      else list.push(local);
+    }
   }
 
   /** Declares an i64 local set to `value`. */
   let(value: Expr): Local {
     return this.local(value.type, value);
+  }
+
+  /** Puts the statements of `body`, without hints, in front of all: for what is known only behind them. */
+  inFront(body: () => void): void {
+    const out = this.out;
+    const depth = this.#depth;
+    this.out = this.#front;
+    this.#depth = 0;
+    body();
+    this.out = out;
+    this.#depth = depth;
   }
 
   /** Sets a local. */
@@ -341,7 +386,7 @@ export class FuncBuilder implements FuncRef {
 
   /** Appends the branch hints as an entry of the section for them (Branch Hinting proposal). */
   finishHints(section: ByteWriter): void {
-    const start = this.#head().length;
+    const start = this.#head().length + this.#front.length;
     section.u32(this.index);
     section.u32(this.#hints.length);
     for (const [at, hint] of this.#hints) {
@@ -354,8 +399,9 @@ export class FuncBuilder implements FuncRef {
   /** Ends the body and appends it as a code entry. */
   finish(section: ByteWriter): void {
     const head = this.#head();
-    section.u32(head.length + this.out.length + 1);
+    section.u32(head.length + this.#front.length + this.out.length + 1);
     section.append(head);
+    section.append(this.#front);
     section.append(this.out);
     section.u8(Op.end);
   }

@@ -43,7 +43,7 @@ rows.push(
     const target = c.f.let(c.branchTarget());
     if (c.size !== 8) c.checkTarget(target);
     c.push(c.nextRip(), c.size);
-    c.jump(target);
+    c.branchToCallee(target);
     c.end();
   }),
   insn("call", "ff /2 f64 end", "Ev", (c) => {

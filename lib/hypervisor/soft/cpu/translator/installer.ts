@@ -17,6 +17,9 @@ const TABLE_SLOTS = 1 << 16;
 const MODULE_BYTES = 12 << 10;
 const BYTES_PER_BYTE = 10;
 
+/** Bytes of code that make a region over several pages too large to be part of another. */
+const LARGE_BYTES = 1600;
+
 /** About what modules in use may take, unless told otherwise. */
 const CODE_LIMIT_BYTES = 256 << 20;
 
@@ -40,8 +43,16 @@ export interface InstallerOptions {
 interface Live {
   readonly unit: Unit;
   readonly instance: WebAssembly.Instance;
-  /** Table slots of its regions that are installed. */
-  slots: number;
+  /** Its regions that are installed, by number. */
+  readonly installed: Map<number, Installed>;
+}
+
+/** A region that is installed in one page at least. */
+interface Installed {
+  readonly live: Live;
+  readonly region: number;
+  readonly slot: number;
+  pages: number;
 }
 
 /** Installs for one vCPU. */
@@ -65,7 +76,7 @@ export class Installer {
   readonly #limit: number;
   readonly #free: number[] = [];
   #next: number;
-  readonly #bySlot = new Map<number, Live>();
+  readonly #bySlot = new Map<number, Installed>();
   /** Units with an instance. */
   readonly #live = new Map<Unit, Live>();
   /**
@@ -106,15 +117,34 @@ export class Installer {
   /** The unit whose region is in `record`'s place. */
   unitOf(page: CodePage, record: number): Unit | undefined {
     if (!page.regions.has(record)) return undefined;
-    return this.#bySlot.get(this.#u16[record >>> 1] as number)?.unit;
+    return this.#bySlot.get(this.#u16[record >>> 1] as number)?.live.unit;
   }
 
-  /** Installs all of a new unit. */
-  install(unit: Unit, page: CodePage): void {
+  /** True where `record` is an entry of a region that no other is to have the code of. */
+  isLarge(record: number): boolean {
+    if (record === 0) return false;
+    const installed = this.#bySlot.get(this.#u16[record >>> 1] as number);
+    const parts = installed?.live.unit.regions[installed.region]?.parts;
+    if (parts === undefined || parts.length < 2) return false;
+    let bytes = 0;
+    for (const { code } of parts) for (const range of code) bytes += range.bytes.length;
+    return bytes >= LARGE_BYTES;
+  }
+
+  /**
+   * Installs all of a new unit.
+   *
+   * @param pages The pages of each region's parts.
+   * @param over Takes over what smaller regions may be entered at.
+   */
+  install(unit: Unit, pages: readonly (readonly CodePage[])[], over: boolean): void {
     const live = this.#instantiate(unit);
     if (live === undefined) return;
     for (const [region, { parts }] of unit.regions.entries()) {
-      for (const part of parts) this.#enter(live, region, { part, page });
+      for (const [i, part] of parts.entries()) {
+        const page = pages[region]?.[i];
+        if (page !== undefined) this.#enter(live, region, { part, page, over });
+      }
     }
   }
 
@@ -131,7 +161,8 @@ export class Installer {
         store.discard(unit);
         continue;
       }
-      if (!this.#enter(live, region, { part, page })) continue;
+      const over = (unit.regions[region]?.parts.length ?? 0) > 1;
+      if (!this.#enter(live, region, { part, page, over })) continue;
       candidate.use();
       // What comes again was not lost.
       page.churn = 0;
@@ -144,17 +175,18 @@ export class Installer {
     const known = this.#live.get(unit);
     if (known !== undefined) return known;
     const start = performance.now();
-    const { cpuMemory, ramMemory, tag, exports } = this.#options;
+    const { cpuMemory, ramMemory, table, tag, exports } = this.#options;
     try {
       const instance = new WebAssembly.Instance(new WebAssembly.Module(unit.bytes), {
         e: {
           cpu: cpuMemory,
           ram: ramMemory,
+          table,
           fault: tag as unknown as WebAssembly.ImportValue,
         },
         i: exports as unknown as WebAssembly.ModuleImports,
       });
-      const live: Live = { unit, instance, slots: 0 };
+      const live: Live = { unit, instance, installed: new Map() };
       this.#live.set(unit, live);
       this.#rest(live);
       this.stats.modules++;
@@ -171,27 +203,44 @@ export class Installer {
   }
 
   /** Puts region number `region` where `part` may be entered; false where nothing was to be done. */
-  #enter(live: Live, region: number, at: { part: UnitPart; page: CodePage }): boolean {
-    const { part, page } = at;
+  #enter(
+    live: Live,
+    region: number,
+    at: { part: UnitPart; page: CodePage; over: boolean },
+  ): boolean {
+    const { part, page, over } = at;
     const { code, table } = this.#options;
     const func = live.instance.exports[`r${region}`];
     if (typeof func !== "function") return false;
     const records: [number, number][] = [];
     for (const { offset, block } of part.entries) {
       const record = this.#record(page, offset);
-      if (record !== 0 && !page.regions.has(record)) records.push([record, block]);
+      if (record === 0) continue;
+      if (!page.regions.has(record) || (over && !this.isLarge(record))) {
+        records.push([record, block]);
+      }
     }
     if (records.length === 0) return false;
-    const slot = this.#free.pop() ??
-      (this.#next < table.length ? this.#next++ : undefined);
-    if (slot === undefined) return false;
-    table.set(slot, func);
+    let installed = live.installed.get(region);
+    if (installed === undefined) {
+      const slot = this.#free.pop() ??
+        (this.#next < table.length ? this.#next++ : undefined);
+      if (slot === undefined) return false;
+      table.set(slot, func);
+      installed = { live, region, slot, pages: 0 };
+      this.#bySlot.set(slot, installed);
+      if (live.installed.size === 0) this.#use(live);
+      live.installed.set(region, installed);
+    }
+    const { slot } = installed;
     for (const { start, bytes } of part.code) code.mark(page, start, start + bytes.length - 1);
-    this.#bySlot.set(slot, live);
-    if (live.slots++ === 0) this.#use(live);
-    page.slots.push(slot);
+    if (!page.slots.includes(slot)) {
+      page.slots.push(slot);
+      installed.pages++;
+    }
     for (const [record, block] of records) {
-      page.regions.set(record, this.#i32[record >>> 2] as number);
+      const handler = this.#i32[record >>> 2] as number;
+      if (!page.regions.has(record)) page.regions.set(record, handler);
       this.#i32[record >>> 2] = slot | (block << 16);
     }
     return true;
@@ -207,12 +256,16 @@ export class Installer {
     return result === DecodeResult.Ready ? this.#i32[at] as number : 0;
   }
 
+  /** The code of a page where the region of `slot` has a part is gone. */
   #discard(slot: number): void {
+    const installed = this.#bySlot.get(slot);
+    if (installed === undefined || --installed.pages > 0) return;
+    const { live, region } = installed;
     this.#options.table.set(slot, null);
     this.#free.push(slot);
-    const live = this.#bySlot.get(slot);
     this.#bySlot.delete(slot);
-    if (live !== undefined && --live.slots === 0) {
+    live.installed.delete(region);
+    if (live.installed.size === 0) {
       this.stats.liveBytes -= costOf(live.unit);
       this.#rest(live);
     }

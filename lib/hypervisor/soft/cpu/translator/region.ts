@@ -1,6 +1,6 @@
 /**
- * Regions: decoded code of one page, grown from an entry along the direct branches that were seen, as
- * one WebAssembly function.
+ * Regions: decoded code of a few pages, grown from an entry along direct branches and calls, as one
+ * WebAssembly function. Returns and other indirect branches stay in it where they meet an entry of it.
  *
  * @module
  */
@@ -9,13 +9,24 @@ import {
   add,
   and,
   call,
+  eq,
+  eqz,
+  type Expr,
+  extU,
   type FuncBuilder,
   i32,
+  i64,
   type Label,
   load,
   type Local,
+  ltS,
   ModuleBuilder,
+  ne,
+  or,
+  select,
+  shl,
   shrU,
+  sub,
   ValType,
   wrap,
 } from "../../wasm/mod.ts";
@@ -24,8 +35,12 @@ import type { HandlerInfo } from "../host_context.ts";
 import type { Insn } from "../opcode.ts";
 import {
   CPU,
+  Entry,
+  Exit,
   FlagKind,
-  Rec,
+  FuelCost,
+  ITLB,
+  ITLB_ENTRIES,
   Reg,
   regOffset,
   S,
@@ -48,77 +63,123 @@ const { I32, I64 } = ValType;
 /** Accesses to the stack from which on its page is kept in locals. */
 const STACK_USES = 2;
 
-/** Limits of a region. */
-const MAX_BLOCKS = 96;
-const MAX_INSTRUCTIONS = 400;
-const MAX_ENTRIES = 24;
+/** Limits of regions. */
+interface Limits {
+  readonly blocks: number;
+  readonly instructions: number;
+  readonly entries: number;
+  readonly pages: number;
+  /** True where calls are followed. */
+  readonly callees: boolean;
+}
+const NARROW: Limits = { blocks: 96, instructions: 400, entries: 24, pages: 1, callees: false };
+const WIDE: Limits = { blocks: 400, instructions: 800, entries: 160, pages: 8, callees: true };
+/** Bytes from the first page; see PseudoRecord. */
+const MAX_DISTANCE = 1 << 28;
 
 /** A straight piece of code. */
 export interface RegionBlock {
   readonly start: number;
   readonly insns: readonly RegionInsn[];
-  /** Page offset behind the last instruction. */
+  /** Offset behind the last instruction. */
   readonly end: number;
   /** True where control flow goes on behind the last instruction. */
   readonly falls: boolean;
 }
 
-/** A region before translation. */
+/** A region before translation. Offsets are those from the first byte of its first page. */
 export interface RegionPlan {
   readonly blocks: readonly RegionBlock[];
-  /** Page offsets that the interpreter may enter at; the first is the hot one. */
+  /** Where the interpreter may enter; the first is the hot one. */
   readonly entries: readonly number[];
+  /** Offsets of blocks that the dispatcher knows, as numbers count: entries and heads of loops. */
+  readonly dispatched: readonly number[];
+  /** Its pages, as linear pages from the first one, which is 0. */
+  readonly pages: readonly number[];
 }
 
-/** Reads the instruction at a page offset from its records; undefined where there is none to translate. */
+/** Reads the instruction at an offset from its records; undefined where there is none to translate. */
 export type InsnReader = (offset: number) => RegionInsn | undefined;
 
-/** Grows a region from page offset `entry`. */
+/** Number of the linear page of an offset. */
+function linearPage(offset: number): number {
+  return offset >> 12;
+}
+
+/** {@link Rec.block} of entry `offset` of `plan`. */
+export function entryOf(plan: RegionPlan, offset: number): number {
+  return plan.dispatched.indexOf(offset) |
+    (plan.pages.indexOf(linearPage(offset)) << Entry.pageShift);
+}
+
+/** Grows a region from offset `entry` in its first page. */
 export function planRegion(
   entry: number,
-  options: { read: InsnReader; warm: readonly number[] },
+  options: {
+    read: InsnReader;
+    warm: readonly number[];
+    /** Over several pages, and with the functions that are called. */
+    wide: boolean;
+    /** True where another region's code begins that is not to be there twice. */
+    taken: (at: number) => boolean;
+  },
 ): RegionPlan | undefined {
-  const { read } = options;
+  const limits = options.wide ? WIDE : NARROW;
   // First the instructions and where blocks must begin, then the blocks.
   const insns = new Map<number, RegionInsn>();
   const leaders = new Set<number>([entry]);
-  const entries = [entry];
+  const entries = new Set<number>([entry]);
+  const pages = [0];
+  const read = (at: number): RegionInsn | undefined => {
+    if (Math.abs(at) > MAX_DISTANCE) return undefined;
+    const page = linearPage(at);
+    if (!pages.includes(page)) {
+      if (pages.length >= limits.pages) return undefined;
+      const insn = options.read(at);
+      if (insn !== undefined) pages.push(page);
+      return insn;
+    }
+    return options.read(at);
+  };
   const work = [entry];
-  while (work.length > 0) {
-    let at = work.pop() as number;
+  // Functions that are called come when all of the caller is there.
+  const callees: number[] = [];
+  const lead = (at: number, list: number[]): boolean => {
+    if (leaders.size >= limits.blocks || (options.wide && options.taken(at))) return false;
+    leaders.add(at);
+    list.push(at);
+    return true;
+  };
+  for (;;) {
+    const from = work.pop() ?? callees.shift();
+    if (from === undefined) break;
+    let at = from;
     while (!insns.has(at)) {
-      if (insns.size >= MAX_INSTRUCTIONS) break;
+      if (insns.size >= limits.instructions) break;
       const insn = read(at);
       if (insn === undefined) break;
       insns.set(at, insn);
+      const calls = insn.insn.mnemonic === "call";
       if (insn.insn.operands[0]?.kind === "J") {
-        const target = insn.next + insn.immLow;
-        const isCall = insn.insn.mnemonic === "call";
-        if (!isCall && target >= 0 && target < 4096 && leaders.size < MAX_BLOCKS) {
-          leaders.add(target);
-          work.push(target);
-        }
+        if (!calls) lead(insn.next + insn.immLow, work);
+        else if (limits.callees) lead(insn.next + insn.immLow, callees);
       }
-      const ends = insn.insn.words.has("end");
-      if (ends) {
+      if (insn.insn.words.has("end")) {
         // Code comes back behind a call.
-        if (insn.insn.mnemonic === "call" && insn.next < 4096 && leaders.size < MAX_BLOCKS) {
-          leaders.add(insn.next);
-          if (entries.length < 12) entries.push(insn.next);
-          work.push(insn.next);
-        }
+        if (calls && lead(insn.next, work) && entries.size < limits.entries) entries.add(insn.next);
         break;
       }
       at = insn.next;
-      if (at >= 4096) break;
+      // A block lies in one page.
+      if (linearPage(at) !== linearPage(insn.offset)) leaders.add(at);
     }
   }
   if (!insns.has(entry)) return undefined;
   // Where the guest was seen to arrive it may enter.
   for (const at of options.warm) {
-    if (!insns.has(at) || entries.includes(at) || entries.length >= MAX_ENTRIES) continue;
+    if (!insns.has(at) || entries.size >= limits.entries) continue;
     leaders.add(at);
-    entries.push(at);
+    entries.add(at);
   }
   const blocks: RegionBlock[] = [];
   for (const start of [...leaders].sort((x, y) => x - y)) {
@@ -139,7 +200,20 @@ export function planRegion(
     }
     blocks.push({ start, insns: list, end: at, falls });
   }
-  return { blocks, entries: entries.filter((e) => insns.has(e)) };
+  // Each page needs an entry, see RegionFrame.proofOf; pages where nothing was found do not count.
+  const used = pages.filter((page) => blocks.some((b) => linearPage(b.start) === page));
+  const kept = [...entries].filter((at) => insns.has(at));
+  for (const page of used) {
+    if (kept.some((at) => linearPage(at) === page)) continue;
+    const block = blocks.find((b) => linearPage(b.start) === page);
+    if (block !== undefined) kept.push(block.start);
+  }
+  const starts = new Set(blocks.map((b) => b.start));
+  const heads = [...insns.values()].filter((at) => at.insn.operands[0]?.kind === "J")
+    .filter((at) => at.next + at.immLow <= at.offset && starts.has(at.next + at.immLow))
+    .map((at) => at.next + at.immLow);
+  const dispatched = [...new Set([...kept, ...heads])];
+  return { blocks, entries: kept, dispatched, pages: used };
 }
 
 /** Says which handlers' semantics may stand in a region; asks each once. */
@@ -183,7 +257,7 @@ export function emitRegion(
   options: {
     plan: RegionPlan;
     faultTag: number;
-    /** Counts instructions in `S.regionCount`. */
+    /** Counts instructions in `S.regionCount`, and leaves where others would be entered. */
     counts: boolean;
   },
 ): void {
@@ -191,34 +265,22 @@ export function emitRegion(
   const gpr = Array.from({ length: 16 }, () => f.local(I64));
   const flagResult = f.local(I64);
   const flagAux = f.local(I64);
-  const flagKind = f.local(I32, load.i32(CPU, i32(0), S.flagKind));
+  const flagKind = f.local(I32);
   const carryKind = f.local(I32);
   const carryResult = f.local(I64);
   let stackUses = 0;
   for (const { insns } of plan.blocks) stackUses += insns.filter(usesStack).length;
   const stackTag = stackUses >= STACK_USES ? f.local(I64) : undefined;
   const stackAddend = f.local(I32);
-  const tlbBase = f.local(I32, load.i32(CPU, i32(0), S.tlbBase));
-  const target = f.local(I64);
+  const tlbBase = f.local(I32);
   const ripBase = f.local(I64);
   const stale = f.local(I32);
-  const block = f.local(I32, load.i32_16u(CPU, f.param(0), Rec.block));
-  // All registers are loaded; those that nothing uses cost nothing after optimization.
-  gpr.forEach((local, n) => f.set(local, load.i64(CPU, i32(0), regOffset(n))));
-  f.set(flagResult, load.i64(CPU, i32(0), S.flagResult));
-  f.set(flagAux, load.i64(CPU, i32(0), S.flagAux));
-  f.set(ripBase, load.i64(CPU, i32(0), S.ripBase));
-  if (stackTag !== undefined) {
-    // What the TLB has where the stack's page would be: whatever page it is, it may be written.
-    const index = and(
-      shrU(wrap(gpr[Reg.rsp] as Local), 12 - Math.log2(TLB_ENTRY)),
-      (TLB_ENTRIES - 1) * TLB_ENTRY,
-    );
-    const entry = f.let(add(tlbBase, index));
-    f.set(stackTag, load.i64(CPU, entry, TlbField.write));
-    f.set(stackAddend, load.i32(CPU, entry, TlbField.addend));
-  }
-  const written = registersWritten(plan);
+  const block = f.local(I32);
+  const target = f.local(I64);
+  const self = f.local(I32);
+  const known = f.local(I32);
+  const read = new Set<number>();
+  const written = new Set<number>();
   const spill = () => {
     for (const n of written) f.store64(CPU, i32(0), gpr[n] as Local, regOffset(n));
     f.if(and(flagKind, FlagKind.step), () => {
@@ -231,41 +293,77 @@ export function emitRegion(
     f.store64(CPU, i32(0), flagAux, S.flagAux);
     f.store32(CPU, i32(0), flagKind, S.flagKind);
   };
+  /** Takes `word` of a record of the region, which lies in the page at `page`, as where to go on. */
+  const enter = (word: Local, page: Expr) => {
+    const entry = f.let(shrU(word, 16));
+    f.set(block, and(entry, Entry.numberMask));
+    if (plan.pages.length === 1) f.set(ripBase, page);
+    else {
+      const base = f.let(sub(page, distance(plan.pages, shrU(entry, Entry.pageShift))));
+      const here = shl(i32(1), shrU(entry, Entry.pageShift));
+      f.set(known, or(select(eq(base, ripBase), known, i32(0)), here));
+      f.set(ripBase, base);
+    }
+    f.store64(CPU, i32(0), ripBase, S.ripBase);
+  };
   const number = new Map(plan.blocks.map((b, i) => [b.start, i]));
-  f.block((exit) => {
+  const dispatched = plan.dispatched.map((start) => number.get(start) as number);
+  const proofs = plan.pages.map((page) => {
+    const offset = plan.entries.find((at) => linearPage(at) === page) as number;
+    return { offset, entry: entryOf(plan, offset) };
+  });
+  f.block((outOfFuel) => {
     f.tryCatch(faultTag, () => {
       f.loop((dispatch) => {
-        const frame: RegionFrame = {
-          gpr,
-          flagResult,
-          flagAux,
-          flagKind,
-          carryKind,
-          carryResult,
-          ripBase,
-          tlbBase,
-          pages: new Map(),
-          stackTag,
-          stackAddend,
-          stale,
-          block,
-          dispatch,
-          exit,
-          target,
-          flags: new LazyFlags(),
-          blockAt: (offset) => number.get(offset) ?? -1,
-          spill,
-          written,
-        };
-        nestBlocks(f, block, {
-          count: plan.blocks.length,
-          body: (i) =>
-            emitBlock(f, runtime, {
-              block: plan.blocks[i] as RegionBlock,
-              following: plan.blocks[i + 1],
-              frame,
-              counts,
-            }),
+        f.block((exit) => {
+          const labels = new Array<Label>(plan.blocks.length);
+          let current = 0;
+          const frame: RegionFrame = {
+            gpr,
+            flagResult,
+            flagAux,
+            flagKind,
+            carryKind,
+            carryResult,
+            ripBase,
+            tlbBase,
+            pages: new Map(),
+            stackTag,
+            stackAddend,
+            stale,
+            block,
+            target,
+            self,
+            known,
+            dispatch,
+            exit,
+            outOfFuel,
+            flags: new LazyFlags(),
+            blockAt: (offset) => number.get(offset) ?? -1,
+            dispatchedAs: (n) => dispatched.indexOf(n),
+            labelOf: (n) => n > current ? labels[n] : undefined,
+            pageOf: (offset) => plan.pages.indexOf(linearPage(offset)),
+            proofOf: (n) => proofs[n] as { offset: number; entry: number },
+            read,
+            written,
+          };
+          nestBlocks(f, block, {
+            labels,
+            dispatched,
+            body: (i) => {
+              current = i;
+              emitBlock(f, runtime, {
+                block: plan.blocks[i] as RegionBlock,
+                following: plan.blocks[i + 1],
+                frame,
+                counts,
+              });
+            },
+          });
+        });
+        emitIndirect(f, runtime, {
+          ...{ target, self, dispatch, outOfFuel, enter, spill },
+          leaves: counts,
         });
       });
     });
@@ -274,6 +372,87 @@ export function emitRegion(
     f.throw(faultTag);
   });
   spill();
+  f.return(i32(Exit.Fuel));
+  f.unreachable();
+  f.inFront(() => {
+    if (stackTag !== undefined) read.add(Reg.rsp);
+    for (const n of new Set([...read, ...written])) {
+      f.set(gpr[n] as Local, load.i64(CPU, i32(0), regOffset(n)));
+    }
+    f.set(flagResult, load.i64(CPU, i32(0), S.flagResult));
+    f.set(flagAux, load.i64(CPU, i32(0), S.flagAux));
+    f.set(flagKind, load.i32(CPU, i32(0), S.flagKind));
+    f.set(tlbBase, load.i32(CPU, i32(0), S.tlbBase));
+    if (stackTag !== undefined) {
+      // What the TLB has where the stack's page would be: whatever page it is, it may be written.
+      const index = and(
+        shrU(wrap(gpr[Reg.rsp] as Local), 12 - Math.log2(TLB_ENTRY)),
+        (TLB_ENTRIES - 1) * TLB_ENTRY,
+      );
+      const entry = f.let(add(tlbBase, index));
+      f.set(stackTag, load.i64(CPU, entry, TlbField.write));
+      f.set(stackAddend, load.i32(CPU, entry, TlbField.addend));
+    }
+    const word = f.let(load.i32(CPU, f.param(0)));
+    f.set(self, and(word, 0xffff));
+    enter(word, load.i64(CPU, i32(0), S.ripBase));
+  });
+}
+
+/** Distance (i64) of page number `n` of a region from its first page, in bytes. */
+function distance(pages: readonly number[], n: Expr): Expr {
+  let value: Expr = i64(0);
+  pages.forEach((page, i) => {
+    if (i > 0) value = select(eq(n, i32(i)), i64(BigInt(page) << 12n), value);
+  });
+  return value;
+}
+
+/** Goes on at `target`: in the region, in another, or in the interpreter. */
+function emitIndirect(
+  f: FuncBuilder,
+  runtime: Runtime,
+  parts: {
+    target: Local;
+    self: Local;
+    dispatch: Label;
+    outOfFuel: Label;
+    enter: (word: Local, page: Expr) => void;
+    spill: () => void;
+    /** Leaves where it would go on outside of the region. */
+    leaves: boolean;
+  },
+): void {
+  const { target } = parts;
+  const fuel = f.let(sub(load.i32(CPU, i32(0), S.fuel), FuelCost.jump));
+  f.store32(CPU, i32(0), fuel, S.fuel);
+  f.if(ltS(fuel, i32(0)), () => {
+    f.store64(CPU, i32(0), target, S.rip);
+    f.br(parts.outOfFuel);
+  });
+  // As `jump` does, for 64-bit code.
+  const tlb = f.let(
+    add(i32(ITLB), and(wrap(shrU(target, 12 - 4)), (ITLB_ENTRIES - 1) << 4)),
+  );
+  const page = f.let(and(target, ~0xfffn));
+  f.block((away) => {
+    f.brIf(away, ne(or(page, extU(load.i32(CPU, i32(0), S.codeTag))), load.i64(CPU, tlb)));
+    const pageMap = f.let(load.i32(CPU, tlb, 8));
+    const record = f.let(load.i32(CPU, add(pageMap, shl(and(wrap(target), 4095), 2))));
+    f.brIf(away, eqz(record));
+    const word = f.let(load.i32(CPU, record));
+    f.if(eq(and(word, 0xffff), parts.self), () => {
+      parts.enter(word, page);
+      f.br(parts.dispatch);
+    });
+    if (!parts.leaves) {
+      parts.spill();
+      f.store32(CPU, i32(0), pageMap, S.pageMap);
+      f.store64(CPU, i32(0), page, S.ripBase);
+      f.returnCallIndirect(runtime.handlerType, and(word, 0xffff), record);
+    }
+  });
+  parts.spill();
   f.returnCall(runtime.jump, target);
   f.unreachable();
 }
@@ -282,13 +461,14 @@ export function emitRegion(
 function nestBlocks(
   f: FuncBuilder,
   selector: Local,
-  options: { count: number; body: (i: number) => void },
+  options: { labels: Label[]; dispatched: readonly number[]; body: (i: number) => void },
 ): void {
-  const labels: Label[] = new Array<Label>(options.count);
+  const { labels, dispatched } = options;
+  const count = labels.length;
   const nest = (i: number): void => {
     if (i < 0) {
-      const last = labels[options.count - 1] as Label;
-      f.brTable(selector, labels.slice(0, -1), last);
+      const targets = dispatched.map((n) => labels[n] as Label);
+      f.brTable(selector, targets.slice(0, -1), targets.at(-1) as Label);
       return;
     }
     f.block((label) => {
@@ -298,7 +478,7 @@ function nestBlocks(
     options.body(i);
   };
   // Outermost is the last block: its label stands around all before it.
-  nest(options.count - 1);
+  nest(count - 1);
   f.unreachable();
 }
 
@@ -314,54 +494,28 @@ function emitBlock(
 ): void {
   const { block, following, frame, counts } = options;
   frame.pages.clear();
-  let last: RegionCx | undefined;
-  for (const [i, at] of block.insns.entries()) {
-    if (counts) {
-      f.store64(CPU, i32(0), add(load.i64(CPU, i32(0), S.regionCount), 1), S.regionCount);
+  // What a block knows of flags and pages ends with it, and so do its locals.
+  const locals = f.scope(() => {
+    let last: RegionCx | undefined;
+    for (const [i, at] of block.insns.entries()) {
+      if (counts) {
+        f.store64(CPU, i32(0), add(load.i64(CPU, i32(0), S.regionCount), 1), S.regionCount);
+      }
+      frame.flags.unseen = overwritesFlags(block.insns.slice(i + 1));
+      f.block((end) => {
+        const c = new RegionCx(f, runtime, { at, frame, end });
+        at.insn.semantics(c);
+        last = c;
+      });
+      if (at.insn.words.has("end")) break;
+      if (last?.stores === true) last.leaveWhereStale();
     }
-    frame.flags.unseen = overwritesFlags(block.insns.slice(i + 1));
-    f.block((end) => {
-      const c = new RegionCx(f, runtime, { at, frame, end });
-      at.insn.semantics(c);
-      last = c;
-    });
-    const c = last as RegionCx;
-    if (at.insn.words.has("end")) break;
-    if (c.stores) c.leaveWhereStale();
-  }
-  frame.flags.pending = undefined;
-  if (!block.falls) {
-    f.unreachable();
-    return;
-  }
-  // Falls into the block that follows here, where that is the one behind.
-  if (following?.start !== block.end) last?.goTo(block.end);
-}
-
-/** Registers that any instruction of the region may write. */
-function registersWritten(plan: RegionPlan): Set<number> {
-  const written = new Set<number>();
-  const note = (slot: number) => {
-    if (slot >= S.regs && slot < S.zero) written.add((slot - S.regs) >> 3);
-  };
-  for (const block of plan.blocks) {
-    for (const at of block.insns) {
-      note(at.a);
-      note(at.b);
-      for (const n of implicit(at.insn.mnemonic)) written.add(n);
-      if (at.insn.operands.some((o) => o.kind === "A")) written.add(0);
+    frame.flags.pending = undefined;
+    if (!block.falls) f.unreachable();
+    // Falls into the block that follows here, where that is the one behind.
+    else if (following?.start !== block.end || linearPage(block.start) !== linearPage(block.end)) {
+      last?.goTo(block.end);
     }
-  }
-  return written;
-}
-
-/** Registers that instructions write without naming them. */
-function implicit(mnemonic: string): readonly number[] {
-  if (/^(push|pop|call|ret|leave|pushf)/.test(mnemonic)) return [4, 5];
-  if (/^(movs|cmps|stos|lods|scas)$/.test(mnemonic)) return [0, 1, 6, 7];
-  if (/^(mul|imul|div|idiv|cbw|cwd|cmpxchg|cmpxchg8b|xchg|lahf|xadd)$/.test(mnemonic)) {
-    return [0, 2];
-  }
-  if (/^(loop|loope|loopne|jcxz|pcmp.str.)$/.test(mnemonic)) return [1];
-  return [];
+  });
+  f.release(locals);
 }

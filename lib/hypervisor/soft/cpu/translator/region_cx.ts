@@ -15,7 +15,6 @@ import {
   extU,
   type FuncBuilder,
   type FuncRef,
-  geS,
   i32,
   i64,
   type Label,
@@ -42,6 +41,7 @@ import { type CachedPage, Cx, type FlagsOf, type Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
 import {
   CPU,
+  Exit,
   FlagKind,
   pseudoRecord,
   Rec,
@@ -56,9 +56,9 @@ import { keep, keepsNote, type LazyFlags, type PendingFlags } from "./lazy_flags
 
 /** An instruction as its record says it. */
 export interface RegionInsn {
-  /** Page offset. */
+  /** Offset from the first byte of the region's first page; so are all offsets in a region. */
   readonly offset: number;
-  /** Page offset of the next instruction. */
+  /** Offset of the next instruction. */
   readonly next: number;
   readonly insn: Insn;
   readonly size: number;
@@ -122,19 +122,33 @@ export interface RegionFrame {
   readonly pages: Map<string, NearPage>;
   /** i32: set where a store changed code: the region is left behind the instruction. */
   readonly stale: Local;
-  /** i32: number of the block to go on with. */
+  /** i32: what the dispatcher is to go on with, by its number. */
   readonly block: Local;
+  /** i32: the region's slot. */
+  readonly self: Local;
+  /** i32, a bit for each page of the region: the page is known to be where the region has it. */
+  readonly known: Local;
   /** Top of the loop that dispatches to blocks. */
   readonly dispatch: Label;
-  /** Leads out of the region: registers go to the state, execution on at `target`. */
+  /** Goes on at `target`: in the region where that is an entry of it, else outside. */
   readonly exit: Label;
   /** Where to go on behind {@link exit}. */
   readonly target: Local;
+  /** Returns with Exit.Fuel; `S.rip` is set. */
+  readonly outOfFuel: Label;
   readonly flags: LazyFlags;
-  /** Block that begins at page offset, or -1. */
+  /** Block that begins at offset, or -1. */
   blockAt(offset: number): number;
-  /** Writes changed locals back to the state. */
-  spill(): void;
+  /** Number of block `n`, a head of a loop, for the dispatcher. */
+  dispatchedAs(n: number): number;
+  /** Where block `n` can be branched to without the dispatcher, its label. */
+  labelOf(n: number): Label | undefined;
+  /** Number of the region's page that holds offset. */
+  pageOf(offset: number): number;
+  /** Offset of an entry of the region in its page `n`, and its {@link Rec.block}. */
+  proofOf(n: number): { readonly offset: number; readonly entry: number };
+  /** Notes that register `n` is used. */
+  readonly read: Set<number>;
   /** Notes that register `n` is written. */
   readonly written: Set<number>;
 }
@@ -243,6 +257,7 @@ export class RegionCx extends Cx {
   #gpr(n: number): Local {
     const local = this.#frame.gpr[n];
     if (local === undefined) throw new TypeError(`no general register ${n}`);
+    this.#frame.read.add(n);
     return local;
   }
 
@@ -482,16 +497,19 @@ export class RegionCx extends Cx {
 
   /** Behind the instruction: leaves where it changed code. */
   leaveWhereStale(): void {
-    const { f } = this;
-    f.ifUnlikely(this.#frame.stale, () => {
-      f.store32(CPU, i32(0), i32(0), S.codeChanged);
-      this.jump(add(this.#frame.ripBase, this.#at.next));
+    this.#leaveWhereStale(this.#at.next);
+  }
+
+  #leaveWhereStale(target: number): void {
+    this.f.ifUnlikely(this.#frame.stale, () => {
+      this.f.store32(CPU, i32(0), i32(0), S.codeChanged);
+      this.jump(add(this.#frame.ripBase, target));
     });
   }
 
   override leave(exit: number): void {
-    this.#frame.spill();
-    super.leave(exit);
+    if (exit !== Exit.Fuel) throw new Untranslatable(this.insn.mnemonic);
+    this.f.br(this.#frame.outOfFuel);
   }
 
   override branch(): void {
@@ -499,32 +517,56 @@ export class RegionCx extends Cx {
     this.goTo(target);
   }
 
+  override branchToCallee(): void {
+    const target = this.#at.next + this.#at.immLow;
+    if (this.stores) this.#leaveWhereStale(target);
+    this.goTo(target);
+  }
+
   override branchTarget(): Expr {
     return add(this.#frame.ripBase, this.#at.next + this.#at.immLow);
   }
 
-  /** Goes on at page offset `target`, in the region where it is there. */
+  /** Goes on at offset `target`, in the region where it is there. */
   goTo(target: number): void {
     const f = this.f;
-    const block = target >= 0 && target < 4096 ? this.#frame.blockAt(target) : -1;
+    const frame = this.#frame;
+    const block = frame.blockAt(target);
     if (block < 0) {
-      this.jump(add(this.#frame.ripBase, target));
+      this.jump(add(frame.ripBase, target));
       return;
     }
+    const page = frame.pageOf(target);
+    if (page !== frame.pageOf(this.#at.offset)) this.#checkPage(page, target);
     if (target <= this.#at.offset) {
-      // A loop: let others in from time to time.
+      // A loop: let others in from time to time. Without fuel a jump comes back at once.
       const fuel = f.let(sub(this.s32(S.fuel), 1));
       this.setS32(S.fuel, fuel);
-      f.ifLikely(geS(fuel, i32(0)), () => {
-        f.set(this.#frame.block, i32(block));
-        f.br(this.#frame.dispatch);
-      });
-      // Without fuel a jump comes back at once.
-      this.jump(add(this.#frame.ripBase, target));
-      return;
+      f.ifUnlikely(ltS(fuel, i32(0)), () => this.jump(add(frame.ripBase, target)));
     }
-    f.set(this.#frame.block, i32(block));
-    f.br(this.#frame.dispatch);
+    const label = frame.labelOf(block);
+    if (label === undefined) {
+      f.set(frame.block, i32(frame.dispatchedAs(block)));
+      f.br(frame.dispatch);
+    } else f.br(label);
+  }
+
+  /**
+   * Goes on only where page `n` of the region lies where the region has it, else by a jump: an entry of
+   * the region is there only as long as the code is. What maps another page leaves the region.
+   */
+  #checkPage(n: number, target: number): void {
+    const f = this.f;
+    const frame = this.#frame;
+    f.ifUnlikely(eqz(and(frame.known, 1 << n)), () => {
+      const { offset, entry } = frame.proofOf(n);
+      const proof = add(frame.ripBase, offset);
+      f.if(
+        eqz(call(this.helper("entersRegion"), proof, or(frame.self, entry << 16))),
+        () => this.jump(add(frame.ripBase, target)),
+      );
+      f.set(frame.known, or(frame.known, 1 << n));
+    });
   }
 
   // --- flags -------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ import type { CodePage } from "../code_cache.ts";
 import type { Interpreter } from "../interpreter.ts";
 import { fastCallRows } from "../integer/fast_calls.ts";
 import { quickSystemRows, systemRows } from "../integer/system.ts";
-import { Rec, RECORD } from "../state.ts";
+import { Rec, RECORD, S } from "../state.ts";
 import {
   emitRegion,
+  entryOf,
   type InsnReader,
   planRegion,
   type RegionPlan,
@@ -28,6 +29,9 @@ const { I32 } = ValType;
 /** Samples at one place that make it hot. */
 const HOT = 6;
 
+/** Samples that make a place worth a region with the functions that it calls, in other pages too. */
+const VERY_HOT = 100;
+
 /** Samples that make a place worth to be translated or entered where its page is translated anyway. */
 const WARM = 1;
 
@@ -42,9 +46,14 @@ export interface TranslatorOptions extends InstallerOptions {
   readonly interpreter: Interpreter;
   /** Whether the decoded code of the page at a RAM offset is what it was decoded from. */
   readonly isIntact: (ram: number) => boolean;
+  /** The code page at a linear address, where the instruction TLB has it for the present mode. */
+  readonly pageAt: (linear: bigint) => CodePage | undefined;
   /** Regions count instructions and leave where they would go on elsewhere; their bytes are kept. */
   readonly lockstep: boolean;
 }
+
+/** Finds the pages around one, by their number from there. */
+type PageFinder = (number: number) => CodePage | undefined;
 
 /** Counters of the translator. */
 export interface TranslatorStats {
@@ -90,13 +99,15 @@ export class Translator {
     this.installer = new Installer(options);
   }
 
-  /** Notes that the guest was seen at `offset` of `page`; translates where that is hot. */
-  sample(page: CodePage, offset: number): void {
+  /** Notes that the guest was seen at `rip`, in `page`; translates where that is hot. */
+  sample(page: CodePage, rip: bigint): void {
+    const offset = Number(rip & 0xfffn);
     const count = (page.heat.get(offset) ?? 0) + 1;
     page.heat.set(offset, count);
     // Where code is changed again and again, what is made of it must be worth it.
     const changes = Math.min(Math.max(page.churn - FEW_CHANGES, 0), 8);
-    if (count === HOT << changes) this.translate(page, offset);
+    if (count === HOT << changes) this.translate(page, rip, { wide: false });
+    else if (count === VERY_HOT << changes) this.translate(page, rip, { wide: true, again: true });
   }
 
   /** The module of the region in `record`'s place, where it is kept; undefined where there is no region. */
@@ -104,23 +115,40 @@ export class Translator {
     return this.installer.unitOf(page, record)?.bytes;
   }
 
-  /** Translates the region that begins at `offset` of `page`, and others of the page that are warm. */
-  translate(page: CodePage, offset: number): boolean {
+  /**
+   * Translates the region that begins at `rip`, in `page`, and others of the page that are warm; where
+   * it is to be wide, one region over several pages. `again`: also where there is a region already.
+   */
+  translate(page: CodePage, rip: bigint, how: { wide: boolean; again?: boolean }): boolean {
     const start = performance.now();
     const { interpreter, lockstep } = this.#options;
     const module = new ModuleBuilder();
     module.importMemory("e", "cpu", ANY_MEMORY);
     module.importMemory("e", "ram", ANY_MEMORY);
+    module.importTable("e", "table", 1);
     const faultTag = module.importTag("e", "fault");
     const runtime = new LazyRuntime(module, interpreter.runtime, lockstep);
-    const read: InsnReader = (at) => this.#read(page, at);
+    const offset = Number(rip & 0xfffn);
+    const find = this.#finder(page, rip);
+    const read: InsnReader = (at) => {
+      const holds = find(at >> 12);
+      if (holds === undefined) return undefined;
+      return this.#read(holds, { offset: at & 0xfff, start: at & ~0xfff });
+    };
+    // Large regions do not overlap: what one has, others leave to it.
+    const taken = (at: number): boolean => {
+      const holds = find(at >> 12);
+      if (holds === undefined) return false;
+      return this.installer.isLarge(this.#recordOf(holds, at & 0xfff));
+    };
+    if (how.wide && taken(offset)) return false;
     const regions: { plan: RegionPlan; func: FuncBuilder }[] = [];
     const warm = [...page.heat].filter(([, count]) => count >= WARM).map(([at]) => at);
-    for (const at of [offset, ...warm]) {
+    for (const at of how.wide ? [offset] : [offset, ...warm]) {
       const record = this.#recordOf(page, at);
-      if (record === 0 || page.regions.has(record)) continue;
+      if (record === 0 || (page.regions.has(record) && how.again !== true)) continue;
       if (regions.some(({ plan }) => plan.entries.includes(at))) continue;
-      const plan = planRegion(at, { read, warm });
+      const plan = planRegion(at, { read, warm, wide: how.wide, taken });
       if (plan === undefined) {
         this.stats.refused++;
         continue;
@@ -129,9 +157,21 @@ export class Translator {
       emitRegion(func, runtime, { plan, faultTag, counts: lockstep });
       regions.push({ plan, func });
     }
-    if (regions.length > 0) this.#finish(module, page, regions);
+    if (regions.length > 0) this.#finish(module, regions, { find, wide: how.wide });
     this.stats.milliseconds += performance.now() - start;
     return regions.length > 0;
+  }
+
+  #finder(page: CodePage, rip: bigint): PageFinder {
+    const around = rip & ~0xfffn;
+    const found = new Map<number, CodePage | undefined>([[0, page]]);
+    return (number) => {
+      if (!found.has(number)) {
+        const linear = BigInt.asUintN(64, around + (BigInt(number) << 12n));
+        found.set(number, this.#options.pageAt(linear));
+      }
+      return found.get(number);
+    };
   }
 
   #recordOf(page: CodePage, offset: number): number {
@@ -141,8 +181,8 @@ export class Translator {
   /** Compiles the module and puts its entries in place of the handlers. */
   #finish(
     module: ModuleBuilder,
-    page: CodePage,
     regions: readonly { plan: RegionPlan; func: FuncBuilder }[],
+    how: { find: PageFinder; wide: boolean },
   ): void {
     regions.forEach(({ plan, func }, i) => {
       module.nameFunc(func, `region ${(plan.entries[0] as number).toString(16)}`);
@@ -150,30 +190,49 @@ export class Translator {
       this.stats.regions++;
       for (const block of plan.blocks) this.stats.instructions += block.insns.length;
     });
+    // The pages were found when they were read.
+    const pages = regions.map(({ plan }) =>
+      plan.pages.map((number) => how.find(number) as CodePage)
+    );
     const unit: Unit = {
-      regions: regions.map(({ plan }) => ({ parts: [this.#partOf(plan, page)] })),
+      regions: regions.map(({ plan }, i) => ({
+        parts: plan.pages.map((number, n) =>
+          this.#partOf(plan, { number, page: pages[i]?.[n] as CodePage })
+        ),
+      })),
       bytes: module.finish(),
     };
     this.stats.bytes += unit.bytes.length;
-    this.installer.install(unit, page);
+    this.installer.install(unit, pages, how.wide);
     // What was decoded may have been changed by others just now: then it is of no use to anyone.
-    if (this.#options.isIntact(page.ram)) this.#options.store?.add(unit);
+    const intact = pages.flat().every((page) => this.#options.isIntact(page.ram));
+    if (intact) this.#options.store?.add(unit);
   }
 
-  #partOf(plan: RegionPlan, page: CodePage): UnitPart {
+  /** What `plan` has in its page `number`. */
+  #partOf(plan: RegionPlan, of: { number: number; page: CodePage }): UnitPart {
+    const { number, page } = of;
+    const first = number * 4096;
+    const here = (offset: number) => offset >> 12 === number;
+    const blocks = plan.blocks.filter((b) => here(b.start));
     return {
       pageNumber: page.ram / 4096,
       sum: this.installer.pageSum(page.ram),
-      entries: plan.entries.map((offset) => ({
-        offset,
-        block: plan.blocks.findIndex((b) => b.start === offset),
+      entries: plan.entries.filter(here).map((offset) => ({
+        offset: offset - first,
+        block: entryOf(plan, offset),
       })),
-      code: codeRanges(plan.blocks.map(({ start, end }) => [start, end]), this.#ram, page.ram),
+      code: codeRanges(
+        blocks.map(({ start, end }) => [start - first, end - first]),
+        this.#ram,
+        page.ram,
+      ),
     };
   }
 
-  /** The instruction at page offset `offset`, as its records say it. */
-  #read(page: CodePage, offset: number): RegionInsn | undefined {
+  /** The instruction at a page offset, as its records say it; `start`: its page's offset in the region. */
+  #read(page: CodePage, at: { offset: number; start: number }): RegionInsn | undefined {
+    const { offset, start } = at;
     let record = this.#i32[(page.map >>> 2) + offset] as number;
     if (record === 0) return undefined;
     const { special, handlers } = this.#options.interpreter;
@@ -185,7 +244,7 @@ export class Translator {
         base: this.#u16[h + (Rec.base >>> 1)] as number,
         index: this.#u16[h + (Rec.index >>> 1)] as number,
         scale: this.#u8[record + Rec.scale] as number,
-        disp: this.#i32[(record + Rec.disp) >>> 2] as number,
+        disp: this.#disp(record, start),
         seg: this.#u16[h + (Rec.seg >>> 1)] as number,
         immLow: this.#i32[(record + Rec.imm) >>> 2] as number,
         immHigh: this.#i32[(record + Rec.imm + 4) >>> 2] as number,
@@ -197,8 +256,8 @@ export class Translator {
     if (info === undefined || !this.#translatable.ask(info)) return undefined;
     const h = record >>> 1;
     return {
-      offset,
-      next: this.#u16[h + (Rec.next >>> 1)] as number,
+      offset: start + offset,
+      next: start + (this.#u16[h + (Rec.next >>> 1)] as number),
       insn: info.insn,
       size: info.size,
       mem: info.mem,
@@ -210,10 +269,16 @@ export class Translator {
       seg: this.#u16[h + (Rec.seg >>> 1)] as number,
       scale: this.#u8[record + Rec.scale] as number,
       extra: this.#u8[record + Rec.extra] as number,
-      disp: this.#i32[(record + Rec.disp) >>> 2] as number,
+      disp: this.#disp(record, start),
       immLow: this.#i32[(record + Rec.imm) >>> 2] as number,
       immHigh: this.#i32[(record + Rec.imm + 4) >>> 2] as number,
       wide,
     };
+  }
+
+  /** Displacement of a record; one that counts from the page's beginning, from the region's. */
+  #disp(record: number, start: number): number {
+    const disp = this.#i32[(record + Rec.disp) >>> 2] as number;
+    return this.#u16[(record + Rec.base) >>> 1] === S.ripBase ? disp + start : disp;
   }
 }
