@@ -59,6 +59,12 @@ export function keepsNote(at: RegionInsn): boolean {
   return PLAIN.test(at.insn.mnemonic);
 }
 
+/** True where the instruction, which sets flags, may write memory. */
+export function mayStore(at: RegionInsn): boolean {
+  const { mnemonic, operands } = at.insn;
+  return at.mem && operands[0]?.kind !== "G" && mnemonic !== "cmp" && mnemonic !== "test";
+}
+
 /** True where nobody can see the flags that the instructions find. */
 export function overwritesFlags(insns: readonly RegionInsn[]): boolean {
   for (const at of insns) {

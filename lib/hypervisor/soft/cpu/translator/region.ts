@@ -48,7 +48,7 @@ import {
   TLB_ENTRY,
   TlbField,
 } from "../state.ts";
-import { LazyFlags, overwritesFlags } from "./lazy_flags.ts";
+import { LazyFlags, mayStore, overwritesFlags } from "./lazy_flags.ts";
 import {
   ProbeCx,
   RegionCx,
@@ -501,7 +501,8 @@ function emitBlock(
       if (counts) {
         f.store64(CPU, i32(0), add(load.i64(CPU, i32(0), S.regionCount), 1), S.regionCount);
       }
-      frame.flags.unseen = overwritesFlags(block.insns.slice(i + 1));
+      // Behind a store the region may be left, where it changed code.
+      frame.flags.unseen = !mayStore(at) && overwritesFlags(block.insns.slice(i + 1));
       f.block((end) => {
         const c = new RegionCx(f, runtime, { at, frame, end });
         at.insn.semantics(c);
