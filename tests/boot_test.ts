@@ -149,3 +149,58 @@ function damage(path: string): void {
   bytes[middle] = (bytes[middle] ?? 0) ^ 0xff;
   Deno.writeFileSync(path, bytes.subarray(0, bytes.length - 1001));
 }
+
+/** Work for all processors at once: pinned, in pipelines, and in processes that come and go. */
+const PARALLEL = `
+echo processors $(nproc)
+begin=$(cut -d. -f1 /proc/uptime)
+dd if=/dev/zero of=/tmp/zeros bs=1M count=4 2>/dev/null
+for cpu in $(seq 0 $(($(nproc) - 1))); do
+  ( taskset $(printf %x $((1 << cpu))) sha256sum /tmp/zeros | cut -c1-16 | sed "s/^/sum /"
+    taskset -p $$ >/dev/null
+    n=0; for i in $(seq 1 10); do n=$(echo $((n + i)) | cat | cat); done; echo count $n ) &
+done
+wait
+for i in $(seq 1 4); do ( for j in $(seq 1 10); do /bin/busybox true; done; echo forked ) & done
+wait
+sleep 1
+grep -E "LOC|RES" /proc/interrupts
+end=$(cut -d. -f1 /proc/uptime)
+[ $end -gt $begin ] && echo time goes on
+echo 0 > /sys/devices/system/cpu/cpu1/online && echo processors $(nproc)
+echo 1 > /sys/devices/system/cpu/cpu1/online && echo processors $(nproc)
+dmesg | grep -E "BUG:|WARNING:|stall|lockup|unstable" || echo no complaint
+`;
+
+for (const cpus of [2, 4]) {
+  engineTest(
+    `boot: ${cpus} vCPUs work in parallel, and one goes and comes back`,
+    async (engine) => {
+      await using bench = new VmBench(engine);
+      const { kernel, options } = await parts(bench, { script: PARALLEL });
+      const args = [...options, "--params", "quiet", "--cpus", String(cpus)];
+      const { code, stdout, stderr } = await bench.run(kernel, args, { timeoutMs: 300_000 });
+      assert.equal(code, 0, stderr + stdout);
+      const lines = stdout.split(/\r?\n/);
+      const count = (line: string) => lines.filter((l) => l === line).length;
+      assert.deepEqual(
+        lines.filter((line) => line.startsWith("processors")),
+        [cpus, cpus - 1, cpus].map((n) => `processors ${n}`),
+        stdout,
+      );
+      // SHA-256 of 4 MiB of zeros, and 1 + 2 + ... + 10.
+      assert.equal(count("sum bb9f8df61474d25e"), cpus, stdout);
+      assert.equal(count("count 55"), cpus, stdout);
+      assert.equal(count("forked"), 4, stdout);
+      assert.equal(count("time goes on"), 1, stdout);
+      assert.equal(count("no complaint"), 1, stdout);
+      for (const name of ["LOC", "RES"]) {
+        const row = lines.find((line) => line.trim().startsWith(`${name}:`));
+        const counts = row?.trim().split(/ +/).slice(1, 1 + cpus).map(Number) ?? [];
+        assert.ok(counts.length === cpus && counts.every((n) => n > 0), stdout);
+      }
+      await bench.checkClean();
+    },
+    { unless },
+  );
+}
