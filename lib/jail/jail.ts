@@ -23,7 +23,7 @@ export type JailMount =
     readonly sizeBytes: number;
   }
   | {
-    /** The jail's own processes. */
+    /** The jail's own processes, and nothing else that proc(5) has; read-only. */
     readonly kind: "proc";
     readonly target: string;
   };

@@ -35,6 +35,6 @@ export { type Run, simulate, verifyProgram } from "./bpf/simulate.ts";
 export { type ConfineOptions, confineProcess } from "./confine.ts";
 export { embeddedPolicies, embeddedPolicyNames, loadDevicePolicy } from "./device_policies.ts";
 export type { IdMapping, JailMount, JailSpec } from "./jail.ts";
-export { JailedProcess, spawnJailed } from "./spawn.ts";
+export { JailedProcess, spawnJailed, StartingJail, startJailed } from "./spawn.ts";
 export { closedSwitches } from "./refusal.ts";
 export { runtimeMounts } from "./runtime_mounts.ts";

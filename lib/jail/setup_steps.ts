@@ -111,6 +111,7 @@ function furnishedRoot(
       `size=${ROOT_BYTES},mode=755`,
     ]),
   ];
+  const made = new Set<string>();
   for (const mount of mounts) {
     checkTarget(mount.target);
     const at = root + mount.target;
@@ -118,7 +119,7 @@ function furnishedRoot(
       mount.kind === "bind" ? mount.source : mount.kind
     } on ${mount.target}`;
     const isFile = mount.kind === "bind" && !folders.has(mount.source);
-    steps.push(...makeTarget(root, mount.target, isFile));
+    steps.push(...makeTarget(root + mount.target, { root, isFile, made }));
     switch (mount.kind) {
       case "bind": {
         const bind = flags("MS_BIND", "MS_REC");
@@ -139,8 +140,9 @@ function furnishedRoot(
             "proc",
             at,
             "proc",
-            flags("MS_NOSUID", "MS_NODEV", "MS_NOEXEC"),
-            0,
+            // Root's settings of the kernel lie there too, and root may be who is jailed.
+            flags("MS_NOSUID", "MS_NODEV", "MS_NOEXEC", "MS_RDONLY"),
+            "subset=pid",
           ]),
         );
         break;
@@ -162,15 +164,21 @@ function checkTarget(target: string): void {
   }
 }
 
-function makeTarget(root: string, target: string, isFile: boolean): ScriptStep[] {
-  const parts = target.split("/").slice(1);
-  return parts.map((_, index) => {
-    const path = `${root}/${parts.slice(0, index + 1).join("/")}`;
-    // What is there already is reported by the mount, if it is of the wrong kind.
-    return isFile && index === parts.length - 1
+/** Makes `path` and the folders above it, except those of `made`, which it adds to. */
+function makeTarget(
+  path: string,
+  { root, isFile, made }: { root: string; isFile: boolean; made: Set<string> },
+): ScriptStep[] {
+  if (path === root || made.has(path)) return [];
+  made.add(path);
+  const parent = path.slice(0, path.lastIndexOf("/"));
+  return [
+    ...makeTarget(parent, { root, isFile: false, made }),
+    // What is there already, of a mount, is reported by the mount, if it is of the wrong kind.
+    isFile
       ? step(`make ${path}`, "mknod", [path, S_IFREG | 0o644, 0], "any")
-      : step(`make ${path}`, "mkdir", [path, 0o755], "any");
-  });
+      : step(`make ${path}`, "mkdir", [path, 0o755], "any"),
+  ];
 }
 
 /** Adds restrictions to a mount; those that it has stay. */

@@ -100,30 +100,96 @@ export class JailedProcess implements Disposable {
  * why and what to do.
  */
 export function spawnJailed(spec: JailSpec): JailedProcess {
-  using prepared = new Prepared(spec);
-  const { process, pidfd } = prepared.start();
-  const jailed = new JailedProcess(process.pid, pidfd);
+  using starting = startJailed(spec);
+  const deadline = performance.now() + SETUP_TIMEOUT_MS;
+  // A signal ends the wait, too.
+  while (!starting.settled) {
+    const leftMs = deadline - performance.now();
+    if (leftMs <= 0) throw starting.timeout();
+    pollFd(starting.fd, PollEvent.In, Math.ceil(leftMs));
+  }
+  return starting.finish();
+}
+
+/**
+ * As {@link spawnJailed}, but comes back while the jail is being made, so that several can be made at a
+ * time.
+ *
+ * @throws {JailError} where the host makes no namespaces.
+ */
+export function startJailed(spec: JailSpec): StartingJail {
+  const prepared = new Prepared(spec);
   try {
-    prepared.admit(process);
-    return jailed;
+    return prepared.start();
   } catch (error) {
-    jailed[Symbol.dispose]();
+    prepared[Symbol.dispose]();
     throw error;
+  }
+}
+
+/** A jail that is being made. Disposed before {@link finish}, it is killed. */
+export class StartingJail implements Disposable {
+  readonly #prepared: Prepared;
+  readonly #script: ScriptProcess;
+  #process: JailedProcess | undefined;
+
+  /** For {@link startJailed}: takes everything over. */
+  constructor(prepared: Prepared, script: ScriptProcess, process: JailedProcess) {
+    this.#prepared = prepared;
+    this.#script = script;
+    this.#process = process;
+  }
+
+  /** Descriptor that is readable when {@link finish} can be called. */
+  get fd(): Fd {
+    return this.#prepared.reportReader;
+  }
+
+  /** Whether {@link finish} can be called. */
+  get settled(): boolean {
+    return pollFd(this.fd, PollEvent.In, 0) !== 0;
+  }
+
+  /**
+   * The process, once its program runs.
+   *
+   * @throws {JailError} which says which step failed, and what to do.
+   */
+  finish(): JailedProcess {
+    const process = this.#process;
+    if (process === undefined) throw new JailError("the jail has been finished or given up");
+    this.#prepared.check(this.#script);
+    this.#process = undefined;
+    this.#prepared[Symbol.dispose]();
+    return process;
+  }
+
+  /** What to say where it takes too long. */
+  timeout(): JailError {
+    const { program } = this.#prepared.spec;
+    return new JailError(`the jail of ${program} is not ready after ${SETUP_TIMEOUT_MS / 1000} s`);
+  }
+
+  [Symbol.dispose](): void {
+    this.#process?.[Symbol.dispose]();
+    this.#process = undefined;
+    this.#prepared[Symbol.dispose]();
   }
 }
 
 /** Descriptors that only exist while the jail is made. */
 class Prepared implements Disposable {
-  readonly #spec: JailSpec;
+  readonly spec: JailSpec;
   readonly #stack = new DisposableStack();
   readonly #goReader: Fd;
   readonly #goWriter: Fd;
-  readonly #reportReader: Fd;
+  /** At its end or with a report, the program runs or never will. */
+  readonly reportReader: Fd;
   readonly #reportWriter: Fd;
   readonly #preparation: Preparation;
 
   constructor(spec: JailSpec) {
-    this.#spec = spec;
+    this.spec = spec;
     checkSpec(spec);
     try {
       const places = (spec.fds ?? []).map(({ as }) => as);
@@ -136,7 +202,7 @@ class Prepared implements Disposable {
       const go = pipe();
       [this.#goReader, this.#goWriter] = [above(go.reader), above(go.writer)];
       const report = pipe();
-      [this.#reportReader, this.#reportWriter] = [above(report.reader), above(report.writer)];
+      [this.reportReader, this.#reportWriter] = [above(report.reader), above(report.writer)];
       const program = above(openProgram(spec.program));
       const fds = (spec.fds ?? []).map(({ fd, as }) => ({
         from: this.#stack.use(dupFd(fd, base)).raw,
@@ -166,7 +232,8 @@ class Prepared implements Disposable {
     }
   }
 
-  start(): { process: ScriptProcess; pidfd: Fd } {
+  /** Makes the process, gives it its ids and lets it go on. */
+  start(): StartingJail {
     const pidfd = new Int32Array(1);
     const steps = setupSteps(this.#preparation);
     const options = {
@@ -174,38 +241,38 @@ class Prepared implements Disposable {
       pidfd,
       reportFd: this.#reportWriter.raw,
     };
+    let script: ScriptProcess;
     try {
-      const process = startScript(steps, options);
-      return { process, pidfd: Fd.adopt(pidfd[0]!) };
+      script = startScript(steps, options);
     } catch (error) {
       const advice = isHostError(error, "EPERM", "ENOSPC", "EUSERS", "EINVAL", "EACCES")
         ? `: ${wayOut()}`
         : "";
       throw new JailError(`cannot make namespaces for a jail${advice}`, { cause: error });
     }
+    const process = new JailedProcess(script.pid, Fd.adopt(pidfd[0]!));
+    try {
+      // What the process alone keeps open tells when it starts the program, or fails.
+      this.#reportWriter[Symbol.dispose]();
+      writeMaps(script.pid, this.spec, this.#preparation.dropGroups);
+      writeAll(this.#goWriter, new Uint8Array(1));
+      return new StartingJail(this, script, process);
+    } catch (error) {
+      process[Symbol.dispose]();
+      throw error;
+    }
   }
 
-  /** Gives the process its ids, lets it go on, and waits until the program runs. */
-  admit(process: ScriptProcess): void {
-    const { pid } = process;
-    // What the process alone keeps open tells when it starts the program, or fails.
-    this.#reportWriter[Symbol.dispose]();
-    writeMaps(pid, this.#spec, this.#preparation.dropGroups);
-    writeAll(this.#goWriter, new Uint8Array(1));
-    const deadline = performance.now() + SETUP_TIMEOUT_MS;
-    // A signal ends the wait, too.
-    while (pollFd(this.#reportReader, PollEvent.In, SETUP_TIMEOUT_MS) === 0) {
-      if (performance.now() < deadline) continue;
-      throw new JailError(`the jail of ${this.#spec.program} is not ready after 10 s`);
-    }
+  /** @throws {JailError} where a step failed, as the report says. */
+  check(process: ScriptProcess): void {
     const report = new Uint8Array(64);
-    const failure = process.failureOf(report.subarray(0, read(this.#reportReader, report)));
+    const failure = process.failureOf(report.subarray(0, read(this.reportReader, report)));
     if (failure === undefined) return;
     const isRefusal = failure.result === -1 || failure.result === -13;
     const isMount = /mount|pivot_root/.test(failure.step.label);
     const advice = isRefusal && isMount ? `: ${wayOut()}` : "";
     throw new JailError(
-      `cannot make the jail of ${this.#spec.program}: ${describeScriptFailure(failure)}${advice}`,
+      `cannot make the jail of ${this.spec.program}: ${describeScriptFailure(failure)}${advice}`,
     );
   }
 
