@@ -68,8 +68,9 @@ Deno.test("all problems of a file come at once, with key, expectation and sugges
     'kernl: unknown option "kernl"; did you mean "kernel"?',
     'wibble: unknown option "wibble"; expected kernel, initrd, params, bios, cpus, mem, ' +
     "hypervisor, soft, serial, block, no-rng, no-balloon, balloon-page-reporting, " +
-    "balloon-policy, memory-cgroup, vhost-user, restart-devices, disable-sandbox, name, socket, " +
-    "extended-status, log-level, engine-stats or cfg",
+    "balloon-policy, memory-cgroup, vhost-user, restart-devices, disable-sandbox, pivot-root, " +
+    "seccomp-policy-dir, seccomp-log-failures, name, socket, extended-status, log-level, " +
+    "engine-stats or cfg",
     "initrd: expected a path, got the number 5",
     'cpus.num-core: unknown key "num-core"; did you mean "num-cores"?',
     "cpus.num-cores: expected a whole number from 1 to 255, got the number 0",

@@ -13,6 +13,7 @@ export type {
   FileSource,
   HypervisorChoice,
   LogLevelName,
+  SandboxConfig,
   SerialConfig,
   SerialInput,
   SerialOutput,

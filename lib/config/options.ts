@@ -17,6 +17,8 @@ export const MAX_CPUS = 255;
 
 /** Ports of a virtio console. */
 export const MAX_CONSOLE_PORTS = 32;
+/** Where jails have their root by default. */
+export const DEFAULT_PIVOT_ROOT = "/var/empty";
 
 const LOG_LEVEL = "(?:error|warn|info|debug|trace)";
 
@@ -266,8 +268,25 @@ export const RUN_OPTIONS = {
   },
   "disable-sandbox": {
     type: { kind: "boolean" },
-    group: "Machine",
+    group: "Sandbox",
     help: "run devices in vmctl's own process, unjailed",
+  },
+  "pivot-root": {
+    type: { kind: "path" },
+    valueName: "FOLDER",
+    group: "Sandbox",
+    help: `folder that becomes the root of jails; ${DEFAULT_PIVOT_ROOT} by default`,
+  },
+  "seccomp-policy-dir": {
+    type: { kind: "path" },
+    valueName: "FOLDER",
+    group: "Sandbox",
+    help: "folder with policies to take instead of vmctl's own, such as block_device.policy",
+  },
+  "seccomp-log-failures": {
+    type: { kind: "boolean" },
+    group: "Sandbox",
+    help: "let devices make forbidden system calls, and write them to the kernel's log",
   },
   "name": {
     type: {

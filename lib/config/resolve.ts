@@ -10,7 +10,7 @@ import { inheritedFd } from "./decode.ts";
 import { type BlockOptions, diskConfig } from "./disk_config.ts";
 import { mergeOptions } from "./merge.ts";
 import type { DecodedRecord } from "./option_types.ts";
-import { RUN_OPTIONS, type RunOptions, type SERIAL } from "./options.ts";
+import { DEFAULT_PIVOT_ROOT, RUN_OPTIONS, type RunOptions, type SERIAL } from "./options.ts";
 import type { ConfigProblem } from "./problem.ts";
 import type {
   BalloonConfig,
@@ -94,7 +94,11 @@ export function resolveLayers(
     engineStats: options["engine-stats"],
     extendedStatus: options["extended-status"] ?? false,
     ...logLevels(options["log-level"] ?? DEFAULT_LOG_LEVEL),
-    disableSandbox: options["disable-sandbox"] ?? false,
+    sandbox: options["disable-sandbox"] === true ? undefined : {
+      pivotRoot: options["pivot-root"] ?? DEFAULT_PIVOT_ROOT,
+      seccompPolicyDir: options["seccomp-policy-dir"],
+      seccompLogFailures: options["seccomp-log-failures"] ?? false,
+    },
   };
   return { options, config };
 }
@@ -121,6 +125,8 @@ export function withDefaults(given: RunOptions): RunOptions {
     ...(given["no-balloon"] === true
       ? {}
       : { "balloon-policy": given["balloon-policy"] ?? DEFAULT_BALLOON_POLICY }),
+    "pivot-root": given["pivot-root"] ?? DEFAULT_PIVOT_ROOT,
+    "seccomp-log-failures": given["seccomp-log-failures"] ?? false,
   };
 }
 

@@ -54,7 +54,7 @@ Deno.test("defaults are the seeds': one vCPU, 256 MiB, the console on standard i
     extendedStatus: false,
     logLevel: "info",
     logModules: {},
-    disableSandbox: false,
+    sandbox: { pivotRoot: "/var/empty", seccompPolicyDir: undefined, seccompLogFailures: false },
   });
 });
 

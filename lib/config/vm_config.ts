@@ -155,6 +155,16 @@ export interface SoftConfig {
   readonly codeMib: number;
 }
 
+/** How devices are jailed. */
+export interface SandboxConfig {
+  /** Absolute path of the folder that becomes the root of jails. */
+  readonly pivotRoot: string;
+  /** Absolute path of the folder with policies; undefined for the program's own. */
+  readonly seccompPolicyDir: string | undefined;
+  /** Whether forbidden system calls are made, and logged. */
+  readonly seccompLogFailures: boolean;
+}
+
 /** A complete, valid configuration of a VM. */
 export interface VmConfig {
   /** Name under which `vmctl stop NAME` and `vmctl list` know the VM; generated from the pid where undefined. */
@@ -192,6 +202,6 @@ export interface VmConfig {
   readonly logLevel: LogLevelName;
   /** Levels of single parts, such as `disk` in `info,disk=warn`. */
   readonly logModules: Readonly<Record<string, LogLevelName>>;
-  /** Whether devices run in workers of the VMM instead of jailed processes. */
-  readonly disableSandbox: boolean;
+  /** Jails of devices; undefined where they run in workers of the VMM instead. */
+  readonly sandbox: SandboxConfig | undefined;
 }

@@ -118,6 +118,7 @@ export {
   kill,
   setSignalDisposition,
   Signal,
+  signalName,
   tgkill,
 } from "./signal.ts";
 export { catchSignals } from "./signal_event.ts";

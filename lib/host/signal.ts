@@ -44,6 +44,18 @@ export const Signal = {
   WindowChange: 28,
 } as const;
 
+const SIGNAL_NAMES = [
+  ...["HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2"],
+  ...["PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG"],
+  ...["XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS"],
+];
+
+/** Such as `SIGKILL`, or `signal 40` where it has no name. */
+export function signalName(signal: number): string {
+  const name = SIGNAL_NAMES[signal - 1];
+  return name === undefined ? `signal ${signal}` : `SIG${name}`;
+}
+
 /** First real-time signal that the C library leaves to programs. */
 export const FIRST_REALTIME_SIGNAL = 34;
 

@@ -4,15 +4,9 @@
  * @module
  */
 
-import {
-  installSeccompFilter,
-  rawSyscall,
-  reportViolations,
-  setNoNewPrivileges,
-} from "../host/mod.ts";
+import { getpid, installSeccompFilter, reportViolations, setNoNewPrivileges } from "../host/mod.ts";
 import { encodeProgram, type Instruction } from "./bpf/instruction.ts";
 import { verifyProgram } from "./bpf/simulate.ts";
-import { syscallNumber } from "./policy/syscalls.ts";
 
 /** How to confine the process. */
 export interface ConfineOptions {
@@ -32,7 +26,19 @@ export function confineProcess(
   options: ConfineOptions = {},
 ): void {
   verifyProgram(program);
-  const bytes = encodeProgram(program);
+  confineProcessWith(encodeProgram(program), options);
+}
+
+/**
+ * As {@link confineProcess}, with a filter that somebody else has compiled and checked: an array of
+ * struct sock_filter.
+ *
+ * @throws {HostError} where the kernel refuses it.
+ */
+export function confineProcessWith(
+  bytes: Uint8Array<ArrayBuffer>,
+  options: ConfineOptions = {},
+): void {
   settleRuntime();
   if (options.reportFd !== undefined) reportViolations(options.reportFd);
   setNoNewPrivileges();
@@ -45,5 +51,5 @@ function settleRuntime(): void {
   const listener = () => {};
   Deno.addSignalListener("SIGTERM", listener);
   Deno.removeSignalListener("SIGTERM", listener);
-  rawSyscall(syscallNumber("getpid")!);
+  getpid();
 }

@@ -5,8 +5,12 @@
  */
 
 import { join } from "node:path";
+import balloonDevice from "../../policies/balloon_device.policy" with { type: "text" };
+import blockDevice from "../../policies/block_device.policy" with { type: "text" };
 import commonDeviceFrequency from "../../policies/common_device.frequency" with { type: "text" };
 import commonDevice from "../../policies/common_device.policy" with { type: "text" };
+import consoleDevice from "../../policies/console_device.policy" with { type: "text" };
+import rngDevice from "../../policies/rng_device.policy" with { type: "text" };
 import type { Policy } from "./policy/ast.ts";
 import { loadPolicy } from "./policy/load.ts";
 import { memoryFiles, type PolicySource } from "./policy/source.ts";
@@ -17,6 +21,10 @@ const FOLDER = "policies";
 const FILES: Readonly<Record<string, string>> = {
   "common_device.policy": commonDevice,
   "common_device.frequency": commonDeviceFrequency,
+  "balloon_device.policy": balloonDevice,
+  "block_device.policy": blockDevice,
+  "console_device.policy": consoleDevice,
+  "rng_device.policy": rngDevice,
 };
 
 /** Names of the program's own policy files. */

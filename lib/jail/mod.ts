@@ -32,7 +32,7 @@ export { type CompileOptions, compilePolicy, returnValue, type Violation } from 
 export { describeReturn, disassemble } from "./bpf/disassemble.ts";
 export { decodeProgram, encodeProgram, type Instruction } from "./bpf/instruction.ts";
 export { type Run, simulate, verifyProgram } from "./bpf/simulate.ts";
-export { type ConfineOptions, confineProcess } from "./confine.ts";
+export { type ConfineOptions, confineProcess, confineProcessWith } from "./confine.ts";
 export { embeddedPolicies, embeddedPolicyNames, loadDevicePolicy } from "./device_policies.ts";
 export type { IdMapping, JailMount, JailSpec } from "./jail.ts";
 export { JailedProcess, spawnJailed, StartingJail, startJailed } from "./spawn.ts";

@@ -6,6 +6,7 @@
 
 import { describeError } from "../base/mod.ts";
 import { MachineError } from "./errors.ts";
+import { type DeviceWorkerStart, runDeviceWorker } from "./launch/device_worker.ts";
 import type { VcpuBoot, VcpuStart } from "./vcpu_messages.ts";
 import { failed, send, VcpuWorker } from "./vcpu_worker.ts";
 
@@ -18,11 +19,25 @@ interface WorkerScope {
 /** Waits for the first message and takes up the role that it names. */
 export function startWorker(): void {
   const scope = self as unknown as WorkerScope;
-  scope.onmessage = (event: MessageEvent<VcpuStart>) => {
-    const { role } = event.data;
-    if (role !== "vcpu") throw new MachineError(`worker: unknown role ${JSON.stringify(role)}`);
-    startVcpu(scope, event.data);
+  scope.onmessage = (event: MessageEvent<VcpuStart | DeviceWorkerStart>) => {
+    const { data } = event;
+    switch (data.role) {
+      case "vcpu":
+        startVcpu(scope, data);
+        break;
+      case "device":
+        void startDevice(scope, data);
+        break;
+      default:
+        throw new MachineError(`worker: unknown role in ${JSON.stringify(data)}`);
+    }
   };
+}
+
+async function startDevice(scope: WorkerScope, start: DeviceWorkerStart): Promise<void> {
+  scope.onmessage = null;
+  self.postMessage(await runDeviceWorker(start));
+  scope.close();
 }
 
 function startVcpu(scope: WorkerScope, start: VcpuStart): void {

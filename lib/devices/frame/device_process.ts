@@ -7,8 +7,9 @@
  */
 
 import { describeError, ExitStatus, isLogLevel, log, setLogLevel } from "../../base/mod.ts";
-import { Fd } from "../../host/mod.ts";
-import type { Json } from "./device_kind.ts";
+import { Fd, fstat, pread } from "../../host/mod.ts";
+import { confineProcessWith } from "../../jail/mod.ts";
+import type { DeviceKind, Json, PreparedDevice } from "./device_kind.ts";
 import { deviceKind, requireDeviceKind } from "./registry.ts";
 import { serveDevice } from "./serve.ts";
 
@@ -29,6 +30,13 @@ export interface DeviceProcessSpec {
   readonly controlFd?: number;
   /** Least important level that is logged. */
   readonly logLevel?: string;
+  /** Where the process is to confine itself. */
+  readonly jail?: {
+    /** Number of a file that holds the filter: an array of struct sock_filter. */
+    readonly filterFd: number;
+    /** Number of the descriptor that a violation is reported to. */
+    readonly violationFd: number;
+  };
 }
 
 /** The arguments that make the program a device process. */
@@ -39,26 +47,55 @@ export function deviceProcessArguments(spec: DeviceProcessSpec): string[] {
 /**
  * Serves the device of `argument`, a {@link DeviceProcessSpec} as JSON, until its front end has gone.
  *
+ * @param load gives the kind of that name; one of our own by default
  * @returns the exit status; what failed is in the log.
  */
-export async function runDeviceProcess(argument: string): Promise<number> {
+export async function runDeviceProcess(
+  argument: string,
+  load: (name: string) => Promise<DeviceKind> = (name) => deviceKind(requireDeviceKind(name)),
+): Promise<number> {
   let name = "device";
   try {
     // Who starts us is trusted: it could as well start another program.
     const spec = JSON.parse(argument) as DeviceProcessSpec;
-    const { settings, resourceFds, frontEndFd, controlFd, logLevel } = spec;
-    if (logLevel !== undefined && isLogLevel(logLevel)) setLogLevel(logLevel);
-    name = requireDeviceKind(spec.kind);
-    const kind = await deviceKind(requireDeviceKind(name));
-    const prepared = kind.prepare?.(settings);
-    using device = kind.make(settings, resourceFds.map((fd) => Fd.adopt(fd)), prepared);
-    serveDevice(device, {
-      frontEnds: { socket: Fd.adopt(frontEndFd) },
-      control: controlFd === undefined ? undefined : Fd.adopt(controlFd),
-    });
+    if (spec.logLevel !== undefined && isLogLevel(spec.logLevel)) setLogLevel(spec.logLevel);
+    name = spec.kind;
+    const kind = await load(name);
+    const prepared = kind.prepare?.(spec.settings);
+    // What the device is made of, such as the tables of an image, is read under the filter already.
+    if (spec.jail !== undefined) confine(spec.jail);
+    serveHandedDevice(kind, spec, prepared);
     return ExitStatus.Stop;
   } catch (error) {
     log.error(`${name}: ${describeError(error)}`);
     return ExitStatus.Error;
   }
+}
+
+/**
+ * Makes the device of `spec` and serves it from this thread until its front end has gone.
+ *
+ * @param prepared what the kind prepared
+ */
+export function serveHandedDevice(
+  kind: DeviceKind,
+  spec: DeviceProcessSpec,
+  prepared: PreparedDevice | undefined = kind.prepare?.(spec.settings),
+): void {
+  const { settings, resourceFds, frontEndFd, controlFd } = spec;
+  using device = kind.make(settings, resourceFds.map((fd) => Fd.adopt(fd)), prepared);
+  serveDevice(device, {
+    frontEnds: { socket: Fd.adopt(frontEndFd) },
+    control: controlFd === undefined ? undefined : Fd.adopt(controlFd),
+  });
+}
+
+function confine({ filterFd, violationFd }: { filterFd: number; violationFd: number }): void {
+  let filter: Uint8Array<ArrayBuffer>;
+  {
+    using file = Fd.adopt(filterFd);
+    filter = new Uint8Array(fstat(file).sizeBytes);
+    pread(file, filter, 0);
+  }
+  confineProcessWith(filter, { reportFd: violationFd });
 }

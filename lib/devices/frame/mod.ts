@@ -16,6 +16,7 @@ export {
   deviceProcessArguments,
   type DeviceProcessSpec,
   runDeviceProcess,
+  serveHandedDevice,
 } from "./device_process.ts";
 export { DeviceError } from "./errors.ts";
 export { DEVICE_KINDS, deviceKind, type DeviceKindName, requireDeviceKind } from "./registry.ts";

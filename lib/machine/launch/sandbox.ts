@@ -1,0 +1,75 @@
+/**
+ * What the jails of all devices of a VM have in common.
+ *
+ * @module
+ */
+
+import { describeError } from "../../base/mod.ts";
+import type { SandboxConfig } from "../../config/mod.ts";
+import { Fd, getegid, geteuid, memfdCreate, MemfdFlag, writeAll } from "../../host/mod.ts";
+import {
+  compilePolicy,
+  encodeProgram,
+  type IdMapping,
+  type JailSpec,
+  loadDevicePolicy,
+} from "../../jail/mod.ts";
+import { MachineError } from "../errors.ts";
+
+/** Nobody, the user and group that own nothing. */
+const NOBODY = 65534;
+
+/**
+ * Namespaces, root and ids of a device's jail. Whoever runs the VMM is nobody there.
+ *
+ * @throws {MachineError} where there is no folder to become the root.
+ */
+export function commonJail(
+  config: SandboxConfig,
+): Pick<JailSpec, "pivotRoot" | "uidMap" | "gidMap" | "uid" | "gid"> {
+  requireRoot(config.pivotRoot);
+  const map = (outside: number): IdMapping[] => [{ inside: NOBODY, outside, count: 1 }];
+  return {
+    pivotRoot: config.pivotRoot,
+    uidMap: map(geteuid()),
+    gidMap: map(getegid()),
+    uid: NOBODY,
+    gid: NOBODY,
+  };
+}
+
+/** The folder is covered by the jail's own root, so only its being there matters. */
+function requireRoot(path: string): void {
+  try {
+    if (Deno.statSync(path).isDirectory) return;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) {
+      throw new MachineError(`${path}: cannot be the root of jails`, { cause: error });
+    }
+    try {
+      Deno.mkdirSync(path, { recursive: true, mode: 0o755 });
+      return;
+    } catch (cause) {
+      throw new MachineError(
+        `${path}: the folder that is the root of jails is missing and cannot be made ` +
+          `(${describeError(cause)}); --pivot-root names another one`,
+      );
+    }
+  }
+  throw new MachineError(`${path}: expected a folder to be the root of jails`);
+}
+
+/**
+ * The filter of devices of `kind`, in a file that only can be read.
+ *
+ * @throws {PolicyError} where the policy is wrong.
+ */
+export function filterFile(kind: string, config: SandboxConfig): Fd {
+  const policy = loadDevicePolicy(`${kind}_device`, { folder: config.seccompPolicyDir });
+  const program = compilePolicy(policy, {
+    violation: config.seccompLogFailures ? "log" : "trap",
+  });
+  const file = memfdCreate(`vmctl-${kind}-filter`, MemfdFlag.CloseOnExec);
+  writeAll(file, encodeProgram(program));
+  return file;
+}
