@@ -73,7 +73,8 @@ export function openSerialPorts(
   return { ports, [Symbol.dispose]: () => kept.dispose() };
 }
 
-interface OutputTarget {
+/** Where output goes, and how. */
+export interface OutputTarget {
   readonly kind: SerialOutputKind;
   readonly fd: Fd | undefined;
 }
@@ -104,7 +105,8 @@ function openPort(
   };
 }
 
-function openOutput({ output }: SerialConfig): OutputTarget | undefined {
+/** Opens what output goes to; undefined where it is dropped. */
+export function openOutput({ output }: Pick<SerialConfig, "output">): OutputTarget | undefined {
   switch (output.type) {
     case "sink":
       return undefined;
@@ -126,7 +128,11 @@ function openOutput({ output }: SerialConfig): OutputTarget | undefined {
   }
 }
 
-function openInput({ input }: SerialConfig, output: Fd | undefined): Fd | undefined {
+/** Opens what input comes from; `output` is what {@link openOutput} gave. */
+export function openInput(
+  { input }: Pick<SerialConfig, "input">,
+  output: Fd | undefined,
+): Fd | undefined {
   switch (input?.type) {
     case undefined:
       return undefined;
