@@ -130,7 +130,7 @@ engineTest(
         `"Explode"`,
         `{"Exit":`,
         `{"Exit":1}`,
-        `{"BalloonCommand":"Stats"}`,
+        `{"BalloonCommand":"WorkingSet"}`,
         `{"DiskCommand":{"disk_index":0,"command":{"Resize":{"new_size":1}}}}`,
         `{"Snapshot":{"Take":{"snapshot_path":"/x","compress_memory":false,"encrypt":false}}}`,
         `{"UnregisterMemory":{"region_id":1}}`,

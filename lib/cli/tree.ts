@@ -157,6 +157,15 @@ const KERNEL: Positional = {
   optional: true,
   completes: "file",
 };
+/** Options of `balloon`. */
+export const BALLOON_OPTIONS = {
+  wait: { type: { kind: "boolean" }, help: "until the guest has given or got the memory" },
+} as const satisfies OptionTable;
+/** Options of `balloon_stats`. */
+export const BALLOON_STATS_OPTIONS = {
+  json: { type: { kind: "boolean" }, help: "print JSON" },
+} as const satisfies OptionTable;
+
 const VM: Positional = {
   name: "VM",
   help: "name of a running VM, or path of its control socket",
@@ -224,6 +233,23 @@ const CONTROL: readonly Command[] = [
     positionals: [VM],
     examples: [{ help: "by name", command: "vmctl powerbtn web" }],
     run: async (input) => await (await import("./commands/control.ts")).powerbtn(input),
+  }),
+  leaf({
+    name: "balloon",
+    help: "set how much of its memory a VM gives back",
+    details: ["SIZE is in bytes, or with a unit as in 512M; 0 gives the guest all of it again."],
+    options: BALLOON_OPTIONS,
+    positionals: [{ name: "SIZE", help: "size of the balloon", completes: [] }, VM],
+    examples: [{ help: "half a GiB, now", command: "vmctl balloon --wait 512M web" }],
+    run: async (input) => await (await import("./commands/control.ts")).balloon(input),
+  }),
+  leaf({
+    name: "balloon_stats",
+    help: "show what a VM's balloon driver reports",
+    options: BALLOON_STATS_OPTIONS,
+    positionals: [VM],
+    examples: [{ help: "for a program", command: "vmctl balloon_stats --json web" }],
+    run: async (input) => await (await import("./commands/control.ts")).balloonStats(input),
   }),
   leaf({
     name: "status",
@@ -378,8 +404,21 @@ const DISKS: readonly Command[] = [
       examples: [{ help: "one image", command: "vmctl disk check disk.qcow2" }],
       run: async (input) => await (await import("./commands/disk.ts")).check(input),
     }),
+    leaf({
+      name: "resize",
+      help: "change the size of a running VM's disk",
+      details: ["SIZE is in bytes, or with a unit as in 20G."],
+      options: VM_OPTIONS,
+      positionals: [
+        { name: "INDEX", help: "which disk: 0 is /dev/vda", completes: [] },
+        { name: "SIZE", help: "size from now on", completes: [] },
+        VM,
+      ],
+      examples: [{ help: "the first disk", command: "vmctl disk resize 0 20G web" }],
+      run: async (input) => await (await import("./commands/control.ts")).resizeDisk(input),
+    }),
   ], {
-    help: "show and check disk images",
+    help: "show, check and resize disks",
     examples: [{ help: "what an image is", command: "vmctl disk info disk.qcow2" }],
   }),
 ];

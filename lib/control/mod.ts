@@ -8,6 +8,7 @@ export { ControlError, NotRunningError } from "./errors.ts";
 export {
   type BalloonCommand,
   type BalloonStats,
+  type DeviceState,
   encodeMessage,
   type HotPlugNetCommand,
   MAX_REQUEST_BYTES,

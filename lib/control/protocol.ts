@@ -133,7 +133,32 @@ export interface VmState {
     readonly size_bytes: number;
     /** What of it the host backs with pages, in bytes. */
     readonly resident_bytes: number;
+    /** How large the balloon shall be, in bytes; null without a balloon. */
+    readonly balloon_bytes: number | null;
   };
+  /** Processor time of this process, all of its threads, in ms. */
+  readonly cpu_time_ms: number;
+  /** Virtio devices in the order in which they are on the bus. */
+  readonly devices: readonly DeviceState[];
+}
+
+/** One virtio device in {@link VmState}. */
+export interface DeviceState {
+  readonly name: string;
+  /** Type by virtio's numbers. */
+  readonly type: number;
+  /** Number on the PCI bus. */
+  readonly pci: number;
+  /** Device status as the guest's driver sees it. */
+  readonly status: number;
+  /** How often its back end was started again after it had died. */
+  readonly restarts: number;
+  /** Process that serves it; null where that is this one, or somebody else's. */
+  readonly pid: number | null;
+  /** Processor time of that process in ms. */
+  readonly cpu_time_ms: number | null;
+  /** Queues that the driver has started. */
+  readonly queues: readonly { readonly index: number; readonly size: number }[];
 }
 
 /** Counters that the guest's balloon driver reports; null where it does not. */
@@ -345,6 +370,11 @@ function toBalloonCommand(value: unknown): BalloonCommand {
         },
       };
     }
+    case "WorkingSet":
+    case "WorkingSetConfig":
+      throw new ControlError(
+        `BalloonCommand.${from.name} is not supported: no driver reports working sets to this balloon`,
+      );
     default:
       throw unknown("BalloonCommand", from.name, ["Adjust", "Stats"]);
   }

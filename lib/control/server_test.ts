@@ -32,7 +32,9 @@ const STATE: VmState = {
   state: "running",
   uptime_ms: 0,
   vcpus: [],
-  memory: { size_bytes: 0, resident_bytes: 0 },
+  memory: { size_bytes: 0, resident_bytes: 0, balloon_bytes: null },
+  cpu_time_ms: 0,
+  devices: [],
 };
 
 type Handle = (request: VmRequest, fds: readonly Fd[]) => VmResponse | Promise<VmResponse>;

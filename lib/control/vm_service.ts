@@ -7,11 +7,12 @@
 import { join } from "node:path";
 import { describeError, ExitStatus, Logger } from "../base/mod.ts";
 import type { VmConfig } from "../config/mod.ts";
+import type { BalloonReport } from "../devices/mod.ts";
 import { getpid, type Reactor } from "../host/mod.ts";
 import type { Machine, MachineService } from "../machine/mod.ts";
 import { ControlError } from "./errors.ts";
 import { ControlListener } from "./listener.ts";
-import type { VmRequest, VmResponse, VmState } from "./protocol.ts";
+import type { BalloonCommand, VmRequest, VmResponse, VmState } from "./protocol.ts";
 import { ensureRunDirectory, socketPathOfName } from "./run_directory.ts";
 import { ControlServer } from "./server.ts";
 
@@ -79,21 +80,32 @@ export class VmRequestHandler {
       case "Sleepbtn":
         machine.pressSleepButton();
         return "Ok";
-      // There are no devices yet that the full form would have to quiesce.
       case "SuspendVcpus":
       case "SuspendVm":
-        return machine.suspend().then(() => "Ok");
+        return machine.suspend({ devices: request === "SuspendVm" }).then(() => "Ok");
       case "ResumeVcpus":
       case "ResumeVm":
         return machine.resume().then(() => "Ok");
       case "VcpuPidTid":
         return { VcpuPidTidResponse: { pid_tid_map: this.#pidTidMap() } };
       default:
-        if (typeof request === "object" && "Vmctl" in request) {
-          return { Vmctl: { State: stateOf(machine) } };
+        if (typeof request === "object") {
+          if ("Vmctl" in request) return { Vmctl: { State: stateOf(machine) } };
+          if ("BalloonCommand" in request) return this.#balloon(request.BalloonCommand);
+          if ("DiskCommand" in request) {
+            const { disk_index: index, command } = request.DiskCommand;
+            return machine.resizeDisk(index, command.Resize.new_size).then(() => "Ok");
+          }
         }
         throw new ControlError(`this VM does not support ${nameOf(request)}`);
     }
+  }
+
+  #balloon(command: BalloonCommand): Promise<VmResponse> {
+    const balloon = this.#machine.balloon();
+    if (command === "Stats") return balloon.report().then(statsOf);
+    const { num_bytes: bytes, wait_for_success: wait } = command.Adjust;
+    return balloon.adjust(bytes, { wait }).then(() => "Ok");
   }
 
   #pidTidMap(): Record<string, [number, number]> {
@@ -119,6 +131,41 @@ function stateOf(machine: Machine): VmState {
     memory: {
       size_bytes: info.memory.sizeBytes,
       resident_bytes: info.memory.residentBytes,
+      balloon_bytes: info.memory.balloonBytes ?? null,
+    },
+    cpu_time_ms: info.cpuTimeMs,
+    devices: info.devices.map((device) => ({
+      name: device.name,
+      type: device.deviceType,
+      pci: device.pci,
+      status: device.status,
+      restarts: device.restarts,
+      pid: device.process?.pid ?? null,
+      cpu_time_ms: device.process?.cpuTimeMs ?? null,
+      queues: device.queues,
+    })),
+  };
+}
+
+function statsOf({ actualBytes, statistics }: BalloonReport): VmResponse {
+  return {
+    BalloonStats: {
+      stats: {
+        swap_in: statistics.swapIn ?? null,
+        swap_out: statistics.swapOut ?? null,
+        major_faults: statistics.majorFaults ?? null,
+        minor_faults: statistics.minorFaults ?? null,
+        free_memory: statistics.freeMemory ?? null,
+        total_memory: statistics.totalMemory ?? null,
+        available_memory: statistics.availableMemory ?? null,
+        disk_caches: statistics.diskCaches ?? null,
+        hugetlb_allocations: statistics.hugetlbAllocations ?? null,
+        hugetlb_failures: statistics.hugetlbFailures ?? null,
+        // Drivers report these two by an extension of ChromeOS only.
+        shared_memory: null,
+        unevictable_memory: null,
+      },
+      balloon_actual: actualBytes,
     },
   };
 }

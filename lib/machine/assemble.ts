@@ -14,14 +14,7 @@ import {
   COM2_PORT,
   loadKernel,
 } from "../boot/mod.ts";
-import type {
-  BootSource,
-  DiskConfig,
-  FileSource,
-  SerialConfig,
-  SoftConfig,
-  VmConfig,
-} from "../config/mod.ts";
+import type { BootSource, FileSource, SoftConfig, VmConfig } from "../config/mod.ts";
 import { Platform } from "../devices/mod.ts";
 import { isatty, validateInheritedFd } from "../host/mod.ts";
 import { memoryBackingFor, selectHypervisor, type SoftOptions } from "../hypervisor/mod.ts";
@@ -33,10 +26,11 @@ import { SerialOutput } from "./serial_output.ts";
 import { openSerialPorts, type SerialPort } from "./serial_ports.ts";
 import type { VcpuTeam } from "./vcpu_team.ts";
 
+const STDIN = 0;
 const STDERR = 2;
 
 /** A VM whose vCPU workers attach to it. */
-export interface Assembly extends Omit<MachineParts, "virtio"> {
+export interface Assembly extends Omit<MachineParts, "virtio" | "own"> {
   /** How the boot processor begins. */
   readonly entry: BootEntry;
   /** Connections of the serial ports, COM1 first. */
@@ -83,7 +77,8 @@ export function assemble(
     outputs: serial.ports.map(({ output }) => output?.handle()),
     debug: debugPort.handle(),
     logLevels: getLogLevels(),
-    rawTerminal: serial.ports.some(({ fromTerminal }) => fromTerminal) && isatty(STDERR),
+    rawTerminal: isatty(STDIN) && isatty(STDERR) &&
+      [...config.serial, ...config.consoles].some(({ input }) => input?.type === "stdin"),
   });
   return {
     entry: loadGuest(memory, config, hypervisor.capabilities.tscKhz),
@@ -118,7 +113,7 @@ function loadGuest(
   return loadKernel(memory, {
     kernel: openImage(boot.kernel, stack),
     initrd: boot.initrd === undefined ? undefined : openImage(boot.initrd, stack),
-    cmdline: cmdlineOf(boot, { serial: config.serial, disks: config.disks, tscKhz }),
+    cmdline: cmdlineOf(boot, config, tscKhz),
     cpuCount: config.cpuCount,
     ecam: true,
   }).entry;
@@ -131,14 +126,13 @@ function openImage(source: FileSource, stack: DisposableStack): BootImage {
 
 function cmdlineOf(
   boot: Extract<BootSource, { kind: "kernel" }>,
-  machine: {
-    serial: readonly SerialConfig[];
-    disks: readonly DiskConfig[];
-    tscKhz: number | undefined;
-  },
+  { serial, consoles, disks }: VmConfig,
+  tscKhz: number | undefined,
 ): string {
-  const { serial, disks, tscKhz } = machine;
-  const console = serial.find((port) => port.console);
+  const consoleNames = [
+    ...serial.filter((port) => port.console).map(({ num }) => `ttyS${num - 1}`),
+    ...consoles.filter((port) => port.console).map(({ num }) => `hvc${num - 1}`),
+  ];
   const early = serial.find((port) => port.earlycon);
   const earlyParams = early === undefined
     ? []
@@ -146,6 +140,6 @@ function cmdlineOf(
   // Where the engine knows its TSC, the kernel need not measure it against another timer.
   const clockParams = tscKhz === undefined ? [] : [`tsc_early_khz=${tscKhz}`];
   return buildCmdline([...earlyParams, ...clockParams, ...rootParams(disks), ...boot.params], {
-    console: console === undefined ? undefined : `ttyS${console.num - 1}`,
+    console: consoleNames[0],
   });
 }

@@ -14,8 +14,13 @@ import type { Outcome } from "./outcome.ts";
 import type { VcpuStatus, VcpuTeam } from "./vcpu_team.ts";
 import type { VirtioDeviceInfo } from "./virtio/attached_device.ts";
 import type { VirtioBus } from "./virtio/bus.ts";
+import type { OwnDevices } from "./virtio/own_devices.ts";
+import type { BalloonKeeper } from "./balloon/keeper.ts";
 
 const log = new Logger("machine");
+
+/** Unit of processor times in /proc (USER_HZ is 100 on x86). */
+const CLOCK_TICK_MS = 10;
 
 /** What a VM does. */
 export type MachinePhase = "starting" | "running" | "suspended" | "stopping";
@@ -28,6 +33,8 @@ export interface MachineParts {
   readonly platform: Platform;
   readonly team: VcpuTeam;
   readonly virtio: VirtioBus;
+  /** Those of the bus that are this VMM's own. */
+  readonly own: OwnDevices;
 }
 
 /** What a VM tells about itself. */
@@ -40,8 +47,18 @@ export interface MachineInfo {
   /** Since the vCPUs started, in ms. */
   readonly uptimeMs: number;
   readonly vcpus: readonly (VcpuStatus & { readonly cpuTimeMs: number })[];
-  readonly memory: { readonly sizeBytes: number; readonly residentBytes: number };
-  readonly devices: readonly VirtioDeviceInfo[];
+  readonly memory: {
+    readonly sizeBytes: number;
+    readonly residentBytes: number;
+    /** How large the balloon shall be; undefined without one. */
+    readonly balloonBytes: number | undefined;
+  };
+  /** Processor time of this process. */
+  readonly cpuTimeMs: number;
+  readonly devices: readonly (VirtioDeviceInfo & {
+    /** Process that serves it, where that is a child of this one. */
+    readonly process: { readonly pid: number; readonly cpuTimeMs: number } | undefined;
+  })[];
 }
 
 /** A VM. It exists before its parts do, so that it can be asked, and ended, while it starts. */
@@ -90,17 +107,22 @@ export class Machine {
   }
 
   /**
-   * Stops the vCPUs, the devices and guest time. Nothing to do where they are stopped.
+   * Stops the vCPUs and guest time, and with `devices`, the default, the devices, too. Nothing to do where
+   * they are stopped.
    *
    * @throws {MachineError} when the VM does not run, or a vCPU or a device does not stop in time.
    */
-  suspend(): Promise<void> {
+  suspend({ devices = true }: { readonly devices?: boolean } = {}): Promise<void> {
     return this.#inTurn(async ({ team, vm, platform, virtio }) => {
-      if (this.#phase === "suspended") return;
+      if (this.#phase === "suspended") {
+        // The vCPUs alone may have been stopped so far.
+        if (devices) await virtio.suspend();
+        return;
+      }
       this.#require("running", "suspend");
       await team.pause();
       try {
-        await virtio.suspend();
+        if (devices) await virtio.suspend();
       } catch (error) {
         if (this.#phase === "running") team.run();
         throw error;
@@ -148,6 +170,26 @@ export class Machine {
     this.#alive().platform.pressSleepButton();
   }
 
+  /**
+   * Its balloon.
+   *
+   * @throws {MachineError} when it has none, or the VM is starting or stopping.
+   */
+  balloon(): BalloonKeeper {
+    const { balloon } = this.#alive().own;
+    if (balloon === undefined) throw new MachineError("the VM has no balloon");
+    return balloon;
+  }
+
+  /**
+   * Gives disk `index` another size.
+   *
+   * @throws {VmctlError} when there is no such disk or it refuses, or the VM is starting or stopping.
+   */
+  async resizeDisk(index: number, sizeBytes: number): Promise<void> {
+    await this.#alive().own.resizeDisk(index, sizeBytes);
+  }
+
   /** What it is and does. */
   info(): MachineInfo {
     const parts = this.#parts;
@@ -164,8 +206,16 @@ export class Machine {
       memory: {
         sizeBytes: parts?.memory.sizeBytes ?? 0,
         residentBytes: parts?.memory.residentBytes() ?? 0,
+        balloonBytes: parts?.own.balloon?.targetBytes,
       },
-      devices: parts?.virtio.info() ?? [],
+      cpuTimeMs: processCpuMs("self"),
+      devices: (parts?.virtio.info() ?? []).map((device) => {
+        const pid = parts?.own.pidOf(device.name);
+        return {
+          ...device,
+          process: pid === undefined ? undefined : { pid, cpuTimeMs: processCpuMs(String(pid)) },
+        };
+      }),
     };
   }
 
@@ -184,6 +234,18 @@ export class Machine {
       throw new MachineError(`the VM is ${this.#phase}`);
     }
     return this.#parts;
+  }
+}
+
+/** Processor time of a process in ms; 0 where there is no such process. */
+function processCpuMs(pid: string): number {
+  try {
+    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
+    // After the name in parentheses, from the state on: user and system time are the 12th and 13th.
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    return (Number(fields[11]) + Number(fields[12])) * CLOCK_TICK_MS;
+  } catch {
+    return 0;
   }
 }
 

@@ -20,6 +20,9 @@ import { SignalWatch } from "./signals.ts";
 import { VcpuTeam } from "./vcpu_team.ts";
 import { VirtioBus } from "./virtio/bus.ts";
 import { virtioDevicesOf } from "./virtio/from_config.ts";
+import { OwnDevices } from "./virtio/own_devices.ts";
+import { DeviceLauncher } from "./launch/device_launcher.ts";
+import type { ConsoleTerminal } from "./console_ports.ts";
 
 const log = new Logger("machine");
 
@@ -62,6 +65,7 @@ class Run {
   readonly #machine: Machine;
   #serialPorts: readonly SerialPort[] = [];
   #console: Console | undefined;
+  #own: OwnDevices | undefined;
   #stuck = false;
   #statsOf: (() => void) | undefined;
 
@@ -91,8 +95,18 @@ class Run {
     });
     const ending = new AbortController();
     void machine.ended.then(() => ending.abort());
+    const launcher = stack.use(new DeviceLauncher({ sandbox: this.#config.sandbox }));
+    const own = stack.use(
+      new OwnDevices(this.#config, {
+        launcher,
+        reactor,
+        onOutputFailed: (label, errno) => this.#consoleFailed(label, errno),
+      }),
+    );
+    this.#own = own;
     // Back ends start while this thread puts the machine together.
-    const launching = VirtioBus.launch(virtioDevicesOf(this.#config), {
+    const devices = [...own.disks, ...virtioDevicesOf(this.#config), ...own.others];
+    const launching = VirtioBus.launch(devices, {
       reactor,
       signal: ending.signal,
       restart: this.#config.restartDevices,
@@ -130,7 +144,8 @@ class Run {
     const [virtio] = await Promise.all([boot(), accompany()]);
     // The terminal is ready before the guest's first word.
     this.#connect(assembly, { reactor, inputs });
-    machine.run({ ...assembly, virtio });
+    if (own.terminal !== undefined) this.#connectTerminal(own.terminal, { reactor, inputs });
+    machine.run({ ...assembly, virtio, own });
     const { engineStats } = this.#config;
     if (engineStats !== undefined) this.#statsOf = () => writeStats(engineStats, assembly.vm);
     inputs.use(new PlatformTimers(assembly.platform));
@@ -156,20 +171,38 @@ class Run {
       if (serial.input === undefined) return;
       const port = assembly.platform.serial(serial.number);
       if (serial.fromTerminal) {
-        this.#console = inputs.use(
-          new Console({
-            fd: serial.input.raw,
-            reactor,
-            port,
-            onAction: (action) => this.#act(action),
-          }),
-        );
-        log.info(`console on ${serial.label}; Ctrl-a x ends the VM, Ctrl-a h shows more`);
-        this.#console.take();
+        const { label, input: fd } = serial;
+        this.#connectTerminal({ label, fd, input: port }, { reactor, inputs });
       } else {
         inputs.use(new SerialInput(serial.input.raw, { reactor, port })).start();
       }
     });
+  }
+
+  /** Makes the terminal the guest's. */
+  #connectTerminal(
+    { label, fd, input }: Omit<ConsoleTerminal, "port">,
+    { reactor, inputs }: { readonly reactor: Reactor; readonly inputs: DisposableStack },
+  ): void {
+    this.#console = inputs.use(
+      new Console({
+        fd: fd.raw,
+        reactor,
+        port: input,
+        onAction: (action) => this.#act(action),
+      }),
+    );
+    log.info(`console on ${label}; Ctrl-a x ends the VM, Ctrl-a h shows more`);
+    this.#console.take();
+  }
+
+  #consoleFailed(label: string, errno: number): void {
+    if (errno === Errno.EPIPE) {
+      const why = `nobody reads the output of ${label} any more`;
+      this.#machine.end({ status: ExitStatus.Stop, why });
+    } else {
+      log.warn(`${label}: output is dropped from now on: ${errnoName(errno)}`);
+    }
   }
 
   #act(action: Exclude<ConsoleAction, "help">): void {
@@ -220,6 +253,7 @@ class Run {
       onForce: () => this.#console?.restore(),
       onStop: () => this.#console?.release(),
       onContinue: () => this.#console?.take(),
+      onWindowChange: () => this.#own?.windowChanged(),
     });
   }
 

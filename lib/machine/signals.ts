@@ -25,6 +25,8 @@ export interface SignalActions {
   onStop(): void;
   /** The process goes on after a stop, or came to the foreground. */
   onContinue(): void;
+  /** The terminal's window has another size. */
+  onWindowChange(): void;
 }
 
 /** Listens to signals until it is disposed. */
@@ -53,6 +55,7 @@ export class SignalWatch implements Disposable {
       kill(getpid(), Signal.Stop);
     });
     this.#listen("SIGCONT", () => actions.onContinue());
+    this.#listen("SIGWINCH", () => actions.onWindowChange());
   }
 
   [Symbol.dispose](): void {

@@ -11,9 +11,11 @@ import {
   type Pty,
   Reactor,
   setNonblocking,
+  setWindowSize,
   terminalAttributes,
   tryRead,
   tryWrite,
+  type WindowSize,
 } from "../../lib/host/mod.ts";
 import { PATIENCE_MS } from "./vm_bench.ts";
 import { vmctlBinary } from "./vmctl.ts";
@@ -23,6 +25,8 @@ export interface PtyOptions {
   readonly env: Record<string, string>;
   /** Program to start, the executable under test where absent. */
   readonly program?: string;
+  /** Size of the terminal's window; unknown to it where absent. */
+  readonly size?: WindowSize;
 }
 
 /** A process whose standard streams are a terminal. */
@@ -59,6 +63,7 @@ export class PtyProcess implements AsyncDisposable {
   /** Starts `vmctl ARGS`; the terminal is its controlling one. */
   static async start(args: readonly string[], options: PtyOptions): Promise<PtyProcess> {
     const pty = openPty();
+    if (options.size !== undefined) setWindowSize(pty.controller, options.size);
     const before = terminalAttributes(pty.terminal);
     const program = options.program ?? await vmctlBinary();
     // The leader of a new session gets the first terminal that it opens.
@@ -116,6 +121,11 @@ export class PtyProcess implements AsyncDisposable {
       await Promise.race([this.#changed.promise, pause]);
       clearTimeout(timer);
     }
+  }
+
+  /** Gives the terminal's window another size, of which the process is told. */
+  resize(size: WindowSize): void {
+    setWindowSize(this.#pty.controller, size);
   }
 
   /** Sends a signal. */

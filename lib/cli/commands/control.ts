@@ -4,7 +4,7 @@
  * @module
  */
 
-import { formatSize } from "../../base/mod.ts";
+import { formatSize, parseSize } from "../../base/mod.ts";
 import {
   isVmName,
   listRunning,
@@ -17,13 +17,23 @@ import {
   type VmResponse,
 } from "../../control/mod.ts";
 import type { CommandInput } from "../command.ts";
-import { CommandError } from "../errors.ts";
+import { CommandError, UsageError } from "../errors.ts";
 import { print, printJson, table } from "../output.ts";
-import type { LIST_OPTIONS, STATUS_OPTIONS, SUSPEND_OPTIONS, VM_OPTIONS } from "../tree.ts";
+import type {
+  BALLOON_OPTIONS,
+  BALLOON_STATS_OPTIONS,
+  LIST_OPTIONS,
+  STATUS_OPTIONS,
+  SUSPEND_OPTIONS,
+  VM_OPTIONS,
+} from "../tree.ts";
+
+/** How long `--wait` waits at most: as long as a timer goes. */
+const LONGEST_WAIT_MS = 2 ** 31 - 1;
 
 /** Ends the VM, and waits until it is gone. */
 export async function stop(input: CommandInput<typeof VM_OPTIONS>): Promise<number> {
-  return report(await stopVm(socketOf(input)));
+  return report(await stopVm(socketOf(input.positionals[0]!)));
 }
 
 /** Stops the vCPUs, with `--full` the devices, too. */
@@ -41,9 +51,65 @@ export async function powerbtn(input: CommandInput<typeof VM_OPTIONS>): Promise<
   return await order(input, "Powerbtn");
 }
 
+/** Sets the size of the balloon; with `--wait`, ends when the guest has made it so. */
+export async function balloon(input: CommandInput<typeof BALLOON_OPTIONS>): Promise<number> {
+  const [size = "", vm = ""] = input.positionals;
+  const wait = input.options.wait === true;
+  const request: VmRequest = {
+    BalloonCommand: {
+      Adjust: { num_bytes: parseSize(size, { what: "SIZE" }), wait_for_success: wait },
+    },
+  };
+  const limit = wait ? { timeoutMs: LONGEST_WAIT_MS } : {};
+  return report(await requestVm(socketOf(vm), request, limit));
+}
+
+/** Tells what the balloon's driver reports. */
+export async function balloonStats(
+  input: CommandInput<typeof BALLOON_STATS_OPTIONS>,
+): Promise<number> {
+  const response = await requestVm(socketOf(input.positionals[0]!), { BalloonCommand: "Stats" });
+  if (typeof response !== "object" || !("BalloonStats" in response)) {
+    throw new CommandError(refusal(response));
+  }
+  const answer = response.BalloonStats;
+  if (input.options.json === true) {
+    await printJson(response);
+    return 0;
+  }
+  const counts = new Set(["major_faults", "minor_faults"]);
+  const rows = Object.entries(answer.stats).map(([name, value]) => [
+    name.replaceAll("_", " "),
+    value === null
+      ? "not reported"
+      : counts.has(name) || name.startsWith("hugetlb")
+      ? String(value)
+      : formatSize(value),
+  ]);
+  await print(table([["balloon", formatSize(answer.balloon_actual)], ...rows]));
+  return 0;
+}
+
+/** Changes the size of a disk. */
+export async function resizeDisk(input: CommandInput<typeof VM_OPTIONS>): Promise<number> {
+  const [index = "", size = "", vm = ""] = input.positionals;
+  if (!/^\d{1,4}$/.test(index)) {
+    throw new UsageError(`expected the number of a disk as INDEX, got "${index}"`, {
+      command: "vmctl disk resize",
+    });
+  }
+  const request: VmRequest = {
+    DiskCommand: {
+      disk_index: Number(index),
+      command: { Resize: { new_size: parseSize(size, { what: "SIZE" }) } },
+    },
+  };
+  return report(await requestVm(socketOf(vm), request));
+}
+
 /** Tells how a VM is. */
 export async function status(input: CommandInput<typeof STATUS_OPTIONS>): Promise<number> {
-  const state = await queryState(socketOf(input));
+  const state = await queryState(socketOf(input.positionals[0]!));
   if (input.options.json === true) {
     await printJson(state);
     return 0;
@@ -60,9 +126,23 @@ export async function status(input: CommandInput<typeof STATUS_OPTIONS>): Promis
         formatSize(state.memory.resident_bytes)
       } in use on the host`,
     ],
+    ...(state.memory.balloon_bytes === null
+      ? []
+      : [["balloon", formatSize(state.memory.balloon_bytes)]]),
     ...state.vcpus.map((vcpu) => [
       `vcpu ${vcpu.id}`,
       `${vcpu.state}, ${formatDuration(vcpu.cpu_time_ms)} of processor time`,
+    ]),
+    ...state.devices.map((device) => [
+      device.name,
+      [
+        `PCI 00:${device.pci.toString(16).padStart(2, "0")}.0`,
+        `${device.queues.length} queues`,
+        ...(device.pid === null
+          ? []
+          : [`pid ${device.pid}`, `${formatDuration(device.cpu_time_ms ?? 0)} of processor time`]),
+        ...(device.restarts === 0 ? [] : [`restarted ${device.restarts} times`]),
+      ].join(", "),
     ]),
   ];
   await print(table(rows));
@@ -93,7 +173,7 @@ export async function list(input: CommandInput<typeof LIST_OPTIONS>): Promise<nu
 }
 
 async function order(input: CommandInput, request: VmRequest): Promise<number> {
-  return report(await requestVm(socketOf(input), request));
+  return report(await requestVm(socketOf(input.positionals[0]!), request));
 }
 
 function report(response: VmResponse): number {
@@ -102,8 +182,7 @@ function report(response: VmResponse): number {
 }
 
 /** The control socket that the argument names: by path, or by the VM's name. */
-function socketOf(input: CommandInput): string {
-  const vm = input.positionals[0]!;
+function socketOf(vm: string): string {
   // A socket in the current folder may be given without "./", but a VM's name comes first.
   if (!vm.includes("/") && isSocket(vm) && !(isVmName(vm) && isSocket(socketPathOfName(vm)))) {
     return `./${vm}`;

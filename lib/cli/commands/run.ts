@@ -14,9 +14,6 @@ import { loadConfig } from "../load_config.ts";
 export async function run(input: CommandInput<typeof RUN_OPTIONS>): Promise<number> {
   const { config } = await loadConfig(input, { requireBoot: true, requireFiles: "all" });
   if (config === undefined) throw new CommandError("the configuration is incomplete");
-  if (config.disks.length > 0) {
-    throw new CommandError("--block: vmctl run does not attach disks yet, vmctl device block does");
-  }
   setLogLevels({ level: config.logLevel, modules: config.logModules });
   const [{ runVm }, { controlService }] = await Promise.all([
     import("../../machine/mod.ts"),

@@ -97,6 +97,11 @@ export class BalloonKeeper implements Disposable {
     await this.#client.request("balloonAdjust", { targetBytes, wait }, timeout);
   }
 
+  /** Tells the device the size again: it was started anew. */
+  repeat(): void {
+    this.#tell(this.#policy.targetBytes);
+  }
+
   /** What the guest reports; without an answer in time, what it reported last. */
   async report(): Promise<BalloonReport> {
     try {
@@ -155,6 +160,10 @@ export class BalloonKeeper implements Disposable {
     const { targetBytes } = this.#policy;
     if (targetBytes === before) return;
     log.debug(`balloon from ${formatSize(before)} to ${formatSize(targetBytes)}`);
+    this.#tell(targetBytes);
+  }
+
+  #tell(targetBytes: number): void {
     this.#client.request("balloonAdjust", { targetBytes, wait: false }).catch((error) => {
       if (!this.#closed) log.warn(describeError(error));
     });

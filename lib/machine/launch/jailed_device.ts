@@ -147,6 +147,7 @@ class JailedDevice implements LaunchedDevice {
   readonly socket: UnixSocket;
   readonly control: UnixSocket;
   readonly ended: Promise<string>;
+  readonly pid: number;
   readonly #process: JailedProcess;
   readonly #watch: Watch;
 
@@ -156,6 +157,7 @@ class JailedDevice implements LaunchedDevice {
   ) {
     const { frontEnd, control, error, violation, order, reactor } = options;
     this.#process = process;
+    this.pid = process.pid;
     this.socket = frontEnd;
     this.control = control;
     const log = new DeviceLog(error, { name: order.name, reactor });

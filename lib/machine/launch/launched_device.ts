@@ -25,4 +25,6 @@ export interface LaunchedDevice extends BackendLink {
   readonly control: UnixSocket;
   /** Resolves when it has ended, with the reason. */
   readonly ended: Promise<string>;
+  /** Its process, where it has one of its own. */
+  readonly pid?: number;
 }
