@@ -158,6 +158,12 @@ export function planRegion(
       if (insns.size >= limits.instructions) break;
       const insn = read(at);
       if (insn === undefined) break;
+      // No interrupt may come between STI and what follows, as one could where the region is left: HLT.
+      if (insn.insn.mnemonic === "sti") {
+        const fits = insns.size + 1 < limits.instructions &&
+          linearPage(insn.next) === linearPage(at);
+        if (!fits || read(insn.next) === undefined) break;
+      }
       insns.set(at, insn);
       const calls = insn.insn.mnemonic === "call";
       if (insn.insn.operands[0]?.kind === "J") {
