@@ -12,6 +12,7 @@ import { assemble, type Assembly } from "./assemble.ts";
 import { Console } from "./console.ts";
 import type { ConsoleAction } from "./escape_filter.ts";
 import { Machine } from "./machine.ts";
+import { MemoryTrim } from "./memory_trim.ts";
 import { type Outcome, processStatus } from "./outcome.ts";
 import { PlatformTimers } from "./platform_timers.ts";
 import { SerialInput } from "./serial_input.ts";
@@ -149,6 +150,7 @@ class Run {
     const { engineStats } = this.#config;
     if (engineStats !== undefined) this.#statsOf = () => writeStats(engineStats, assembly.vm);
     inputs.use(new PlatformTimers(assembly.platform));
+    if (assembly.engine === "soft") inputs.use(new MemoryTrim());
     return await machine.ended;
   }
 
