@@ -93,6 +93,9 @@ engineTest(
     const { kernel, options } = await parts(bench, { script: "cat /proc/uptime; echo done" });
     await using vm = await bench.start(kernel, [...options, "--name", "vm"]);
     await vm.waitFor("Linux version");
+    const stats = await bench.request("vm", { Vmctl: "EngineStats" });
+    assert.ok(typeof stats === "object" && "Vmctl" in stats && "EngineStats" in stats.Vmctl);
+    assert.equal(stats.Vmctl.EngineStats["engine"], engine.kind);
     assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
     // What the guest had written before may still be on its way through the pipe; then nothing comes.
     let before: number;

@@ -182,7 +182,9 @@ export async function queryState(
   options: ControlClientOptions = {},
 ): Promise<VmState> {
   const answer = await requestVm(path, { Vmctl: "State" }, options);
-  if (typeof answer === "object" && "Vmctl" in answer) return answer.Vmctl.State;
+  if (typeof answer === "object" && "Vmctl" in answer && "State" in answer.Vmctl) {
+    return answer.Vmctl.State;
+  }
   throw new ControlError(`the VM at ${path} answered ${JSON.stringify(answer)} to State`);
 }
 

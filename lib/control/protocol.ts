@@ -81,7 +81,7 @@ export type SnapshotCommand = {
 };
 
 /** What only vmctl knows. */
-export type VmctlRequest = "State";
+export type VmctlRequest = "State" | "EngineStats";
 
 /** A request on the control socket. */
 export type VmRequest =
@@ -195,7 +195,9 @@ export type VmResponse =
   }
   | { readonly DevicesState: "Sleep" | "Wake" }
   | { readonly PciHotPlugResponse: { readonly bus: number } }
-  | { readonly Vmctl: { readonly State: VmState } };
+  | { readonly Vmctl: { readonly State: VmState } }
+  /** What the engine counts, for people: names and nesting may change. */
+  | { readonly Vmctl: { readonly EngineStats: Readonly<Record<string, unknown>> } };
 
 const SIMPLE: ReadonlySet<string> = new Set<SimpleRequest>([
   "Exit",
@@ -342,9 +344,11 @@ function toRequest(value: unknown): VmRequest {
     }
     case "Vmctl": {
       const command = variant(data, name);
-      if (command.name !== "State") throw unknown(name, command.name, ["State"]);
-      if (command.data !== undefined) exactObject(command.data, [], `${name}.State`);
-      return { Vmctl: "State" };
+      const known = ["State", "EngineStats"] as const;
+      const request = known.find((request) => request === command.name);
+      if (request === undefined) throw unknown(name, command.name, known);
+      if (command.data !== undefined) exactObject(command.data, [], `${name}.${request}`);
+      return { Vmctl: request };
     }
     default:
       throw new ControlError(`unknown request ${excerpt(name)}`);

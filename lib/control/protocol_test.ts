@@ -39,6 +39,7 @@ Deno.test("parseRequest: the requests of crosvm's clients, as they send them", (
     },
     { UnregisterMemory: { region_id: 3 } },
     { Vmctl: "State" },
+    { Vmctl: "EngineStats" },
   ];
   for (const request of same) assert.deepEqual(parseRequest(encodeMessage(request)), request);
   assert.deepEqual(parseRequest(text(`{"Gpe":{"gpe":3,"clear_evt":null}}`)), { Gpe: { gpe: 3 } });

@@ -90,7 +90,11 @@ export class VmRequestHandler {
         return { VcpuPidTidResponse: { pid_tid_map: this.#pidTidMap() } };
       default:
         if (typeof request === "object") {
-          if ("Vmctl" in request) return { Vmctl: { State: stateOf(machine) } };
+          if ("Vmctl" in request) {
+            return request.Vmctl === "State"
+              ? { Vmctl: { State: stateOf(machine) } }
+              : { Vmctl: { EngineStats: machine.engineStats() } };
+          }
           if ("BalloonCommand" in request) return this.#balloon(request.BalloonCommand);
           if ("DiskCommand" in request) {
             const { disk_index: index, command } = request.DiskCommand;

@@ -219,6 +219,12 @@ export class Machine {
     };
   }
 
+  /** What the engine counts; only its name where it counts nothing. */
+  engineStats(): Record<string, unknown> {
+    const { engine, vm } = this.#alive();
+    return vm.engineStats?.() ?? { engine };
+  }
+
   #inTurn(action: (parts: MachineParts) => Promise<void> | void): Promise<void> {
     const result = this.#turn.then(() => action(this.#alive()));
     this.#turn = result.catch(() => {});
