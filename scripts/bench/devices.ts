@@ -6,12 +6,14 @@
 
 import type { Bench, BenchContext, BenchResult } from "./bench.ts";
 import { guestDiskBench } from "./guest_disk.ts";
+import { jailsBench } from "./jails.ts";
 import { vringBench } from "./vring.ts";
 
 /** What is measured, by the names that ask for it. */
 const PARTS: Readonly<Record<string, (context: BenchContext) => Promise<BenchResult>>> = {
   vring: vringBench,
   disk: guestDiskBench,
+  jails: jailsBench,
 };
 
 async function run(context: BenchContext): Promise<BenchResult> {
@@ -29,7 +31,7 @@ async function run(context: BenchContext): Promise<BenchResult> {
 /** Disks and the like. */
 export const devicesBench: Bench = {
   name: "devices",
-  summary: "vrings and disks of virtio devices",
+  summary: "vrings, disks and jails of virtio devices",
   parts: Object.keys(PARTS),
   run,
 };

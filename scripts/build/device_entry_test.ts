@@ -18,7 +18,7 @@ Deno.test("the program of devices has what devices need, and nothing of VMs", ()
     [...bundle().matchAll(/^\/\/ (?:.*\/)?lib\/(\w+)\//gm)].map((match) => match[1]),
   );
   assert.ok(folders.has("disk"), "the bundle names its modules");
-  for (const folder of ["config", "hypervisor", "boot", "machine", "control", "cli"]) {
+  for (const folder of ["hypervisor", "boot", "machine", "control", "cli"]) {
     assert.equal(folders.has(folder), false, `lib/${folder} is part of it`);
   }
   const { length } = bundle("--minify", "--keep-names");

@@ -1,0 +1,124 @@
+/** Disks of a VM's own, in jails, in a stock guest. */
+
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { MIB } from "../lib/base/mod.ts";
+import { buildInitramfs, moduleEntries, tryFetchGuest } from "../scripts/guest/mod.ts";
+import { assertClean, HAS_QEMU_IMG, qemuImg } from "./support/disk.ts";
+import { engineTest, type TestEngine } from "./support/engines.ts";
+import { VmBench } from "./support/vm_bench.ts";
+
+const guest = await tryFetchGuest();
+const DISK_BYTES = 16 * MIB;
+const BLOCK_BYTES = 4096;
+const PARTS = 3;
+const PAGES = 40;
+
+/** A stock kernel executes what an emulating KVM cannot. */
+function unless(engine: TestEngine): string | undefined {
+  if (typeof guest === "string") return guest;
+  if (!HAS_QEMU_IMG) return "no qemu-img";
+  return engine.emulated ? "KVM is only emulated here" : undefined;
+}
+
+const SCRIPT = `
+modprobe virtio_pci
+modprobe virtio_blk
+for name in vda vdb vdc; do
+  sys=/sys/block/$name
+  echo "$name size $(cat $sys/size) ro $(cat $sys/ro) serial $(cat $sys/serial)" \\
+    "block $(cat $sys/queue/logical_block_size)"
+done
+echo "vdb $(md5sum < /dev/vdb)"
+dd if=/bin/busybox of=/dev/vdb bs=4k count=1 oflag=direct 2>/dev/null && echo "vdb was written"
+size=$(cat /sys/block/vdc/size)
+echo "ready to grow"
+while [ $(cat /sys/block/vdc/size) = $size ]; do usleep 20000; done
+echo "vdc has $(cat /sys/block/vdc/size)"
+dd if=/bin/busybox of=/dev/vdc bs=4k seek=4500 count=8 conv=fsync 2>/dev/null
+write_part() {
+  for page in $(seq 0 ${PAGES - 1}); do
+    dd if=/bin/busybox of=/dev/vda bs=4k skip=$page seek=$(($1 * 1024 + page * 17)) count=1 \\
+      oflag=direct 2>/dev/null || echo "write failed"
+    echo "part $1 page $page."
+  done
+}
+for part in $(seq 0 ${PARTS - 1}); do write_part $part & done
+wait
+echo 3 > /proc/sys/vm/drop_caches
+echo "vda $(md5sum < /dev/vda)"
+`;
+
+function md5(bytes: Uint8Array): string {
+  return createHash("md5").update(bytes).digest("hex");
+}
+
+engineTest(
+  "a guest's own disks: their options, a larger size at run time, a device that is killed",
+  async (engine) => {
+    assert(typeof guest === "object");
+    await using bench = new VmBench(engine);
+    const [qcow2, fixed, raw] = ["qcow2", "fixed", "raw"].map((name) => bench.path(name));
+    qemuImg("create", "-f", "qcow2", qcow2!, String(DISK_BYTES));
+    const content = new Uint8Array(DISK_BYTES).map((_, index) => (index * 31 >>> 7) & 0xff);
+    await Deno.writeFile(fixed!, content);
+    await Deno.writeFile(raw!, content);
+    const initramfs = await buildInitramfs({
+      busybox: guest.busybox,
+      script: SCRIPT,
+      entries: await moduleEntries(guest, ["virtio_pci", "virtio_blk"]),
+    });
+    await using vm = await bench.start(Deno.readFileSync(guest.kernel), [
+      ...["--name", "vm", "--mem", "256", "--initrd", bench.file(initramfs), "--params", "quiet"],
+      ...["--block", `${qcow2},id=first`, "-b", `${fixed},ro,block-size=4096,format=raw`],
+      ...["-b", `${raw},format=raw,direct`, "--restart-devices"],
+    ]);
+    await vm.waitFor("ready to grow");
+    const sectors = DISK_BYTES / 512;
+    for (
+      const line of [
+        `vda size ${sectors} ro 0 serial first block 512`,
+        `vdb size ${sectors} ro 1 serial  block 4096`,
+        `vdc size ${sectors} ro 0 serial  block 512`,
+        `vdb ${md5(content)}`,
+      ]
+    ) assert.ok(vm.stdout.includes(line), `${line}: ${vm.stdout}`);
+    assert.doesNotMatch(vm.stdout, /vdb was written/);
+    const resized = await bench.vmctl("disk", "resize", "2", "32M", "vm");
+    assert.equal(resized.code, 0, resized.stderr);
+    const refused = await bench.vmctl("disk", "resize", "1", "32M", "vm");
+    assert.match(refused.stderr, /read-only/);
+    await vm.waitFor("part 0 page 5.");
+    const { devices } = await bench.state("vm");
+    const first = devices.find(({ name }) => name === "block device vda");
+    assert.ok(typeof first?.pid === "number", JSON.stringify(devices));
+    Deno.kill(first.pid, "SIGKILL");
+    const { code } = await vm.end();
+    assert.equal(code, 0, vm.stderr);
+    assert.match(vm.stdout, new RegExp(`vdc has ${2 * sectors}\\b`));
+    assert.doesNotMatch(vm.stdout, /write failed/);
+    assert.match(vm.stderr, /block device vda/);
+
+    const busybox = await Deno.readFile(guest.busybox);
+    const expected = new Uint8Array(DISK_BYTES);
+    for (let part = 0; part < PARTS; part++) {
+      for (let page = 0; page < PAGES; page++) {
+        const from = busybox.subarray(page * BLOCK_BYTES, (page + 1) * BLOCK_BYTES);
+        expected.set(from, (part * 1024 + page * 17) * BLOCK_BYTES);
+      }
+    }
+    assert.ok(vm.stdout.includes(`vda ${md5(expected)}`), vm.stdout);
+    assertClean(qcow2!);
+    qemuImg("convert", "-f", "qcow2", "-O", "raw", qcow2!, bench.path("out"));
+    assert.equal(md5(await Deno.readFile(bench.path("out"))), md5(expected));
+    assert.deepEqual(await Deno.readFile(fixed!), content);
+    const grown = await Deno.readFile(raw!);
+    assert.equal(grown.length, 2 * DISK_BYTES);
+    assert.deepEqual(
+      grown.subarray(4500 * BLOCK_BYTES, 4508 * BLOCK_BYTES),
+      busybox.subarray(0, 8 * BLOCK_BYTES),
+    );
+    await bench.checkClean();
+  },
+  { unless },
+);
