@@ -7,6 +7,7 @@
 import { describeError } from "../../base/mod.ts";
 import { type EngineKind, type Hypervisor, openHypervisor, probeKvm } from "../mod.ts";
 import { openSoft, type Tier } from "../soft/mod.ts";
+import { CALL_TESTS } from "./cases/calls.ts";
 import { CONTROL_TESTS } from "./cases/control.ts";
 import { EVENT_TESTS } from "./cases/events.ts";
 import { EXCEPTION_TESTS } from "./cases/exceptions.ts";
@@ -35,6 +36,7 @@ export const GUEST_TESTS: readonly GuestTest[] = [
   ...PROTECTION_TESTS,
   ...PAGING_TESTS,
   ...SYSTEM_TESTS,
+  ...CALL_TESTS,
   ...SELF_MODIFYING_TESTS,
   ...INTERRUPT_TESTS,
   ...EVENT_TESTS,
