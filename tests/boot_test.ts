@@ -173,6 +173,7 @@ end=$(cut -d. -f1 /proc/uptime)
 echo 0 > /sys/devices/system/cpu/cpu1/online && echo processors $(nproc)
 echo 1 > /sys/devices/system/cpu/cpu1/online && echo processors $(nproc)
 dmesg | grep -E "BUG:|WARNING:|stall|lockup|unstable" || echo no complaint
+echo end of it
 `;
 
 for (const cpus of [2, 4]) {
@@ -182,7 +183,15 @@ for (const cpus of [2, 4]) {
       await using bench = new VmBench(engine);
       const { kernel, options } = await parts(bench, { script: PARALLEL });
       const args = [...options, "--params", "quiet", "--cpus", String(cpus)];
-      const { code, stdout, stderr } = await bench.run(kernel, args, { timeoutMs: 300_000 });
+      await using vm = await bench.start(kernel, [...args, "--name", "vm"]);
+      await vm.waitFor(/^processors/m, { timeoutMs: 200_000 });
+      // In the midst of it all stand still, now and then.
+      for (let turn = 0; turn < 20; turn++) {
+        assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
+        assert.equal(await bench.request("vm", "ResumeVm"), "Ok");
+      }
+      await vm.waitFor(/^end of it/m, { timeoutMs: 200_000 });
+      const { code, stdout, stderr } = await vm.end();
       assert.equal(code, 0, stderr + stdout);
       const lines = stdout.split(/\r?\n/);
       const count = (line: string) => lines.filter((l) => l === line).length;
