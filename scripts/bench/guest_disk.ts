@@ -93,32 +93,8 @@ async function vmctlLoads(
   guest: LinuxGuest,
   disk: string,
 ): Promise<Loads> {
-  const socket = join(context.folder, "disk.sock");
-  const device = new Deno.Command(context.vmctl, {
-    args: ["device", "block", "--socket-path", socket, "--path", `${disk},format=raw`],
-    stdin: "null",
-    stdout: "null",
-    stderr: "inherit",
-  }).spawn();
-  let ended = false;
-  void device.status.then(() => ended = true);
-  try {
-    for (;;) {
-      try {
-        await Deno.stat(socket);
-        break;
-      } catch (error) {
-        if (ended || !(error instanceof Deno.errors.NotFound)) throw error;
-        await new Promise((resolve) => setTimeout(resolve, 5));
-      }
-    }
-    const [run, ...args] = vmctlArguments("soft", guest, "quiet");
-    const disks = ["--vhost-user", `type=block,socket=${socket}`];
-    return await loads(context.vmctl, [run!, ...disks, ...args]);
-  } finally {
-    if (!ended) device.kill("SIGTERM");
-    await device.status;
-  }
+  const [run, ...args] = vmctlArguments("soft", guest, "quiet");
+  return await loads(context.vmctl, [run!, "--block", `${disk},format=raw`, ...args]);
 }
 
 /** A guest's disk against the same in QEMU. */

@@ -1,5 +1,5 @@
 /**
- * The virtio devices that a configuration asks for.
+ * The virtio devices of foreign back ends that a configuration asks for.
  *
  * @module
  */
@@ -21,9 +21,8 @@ const TYPES: Readonly<Record<VhostUserType, number>> = {
 };
 
 /**
- * The devices of `config` in the order in which they are on the PCI bus, from device number 1 on. The
- * order is part of what a guest may rely on: those of one kind are in the order in which they were asked
- * for, and a kind that is added later comes behind those that are there.
+ * The devices of foreign back ends that `config` asks for, in their order on the PCI bus, which is that of
+ * their options. A guest may rely on it.
  */
 export function virtioDevicesOf(config: VmConfig): VirtioDevice[] {
   return config.vhostUser.map(vhostUserDevice);
