@@ -223,7 +223,7 @@ class Prepared implements Disposable {
         folders: foldersOf(spec),
         uid: spec.uid ?? idInside(spec.uidMap ?? [], geteuid()),
         gid: spec.gid ?? idInside(spec.gidMap ?? [], getegid()),
-        dropGroups: geteuid() === 0 && (spec.gidMap ?? []).length > 0,
+        dropGroups: geteuid() === 0 && (spec.gidMap ?? []).length > 0 && !groupsAreFixed(),
         lastCapability: Number(Deno.readTextFileSync("/proc/sys/kernel/cap_last_cap")),
       };
     } catch (error) {
@@ -325,6 +325,15 @@ function foldersOf({ mounts }: JailSpec): Set<string> {
     }
   }
   return folders;
+}
+
+/** Whether this process is in a user namespace that forbids setgroups(2), as its children's will, too. */
+function groupsAreFixed(): boolean {
+  try {
+    return Deno.readTextFileSync("/proc/self/setgroups").trim() === "deny";
+  } catch {
+    return false;
+  }
 }
 
 /** user_namespaces(7): an ordinary user may map one id, its own, and must forbid setgroups(2). */

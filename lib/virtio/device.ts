@@ -25,8 +25,6 @@ export interface DeviceContext {
   schedule(index: number): void;
   /** Calls back when `fd` is ready, from the loop that serves the device. */
   watch(fd: FdLike, events: number, callback: WatchCallback): Watch;
-  /** Tells the driver that the configuration has changed. */
-  configChanged(): void;
 }
 
 /**
@@ -46,6 +44,11 @@ export interface VirtioDeviceBackend {
   readonly maxQueueSize: number;
   /** Its configuration space, little-endian, as the driver reads it now. */
   readonly config: Uint8Array;
+  /**
+   * Tells that the configuration has changed, whether the device is active or not: who carries it may
+   * have a copy. Set by what carries it.
+   */
+  configChanged?: () => void;
   /** The driver writes the configuration space; without this, it is read-only. */
   writeConfig?(offset: number, bytes: Uint8Array): void;
   /** The driver is ready and the first queue is about to start. */

@@ -76,6 +76,7 @@ export class BalloonDevice implements VirtioDeviceBackend, ControllableDevice {
   readonly queueCount: number = QUEUE_COUNT;
   readonly maxQueueSize = 256;
   readonly config: Uint8Array = new Uint8Array(CONFIG_BYTES);
+  configChanged?: () => void;
   /** See {@link ControllableDevice.tell}. */
   tell?: (event: DeviceEvent) => void;
   readonly #view = new DataView(this.config.buffer);
@@ -180,7 +181,7 @@ export class BalloonDevice implements VirtioDeviceBackend, ControllableDevice {
         waiting.refuse("another size was asked for meanwhile");
       }
       this.#view.setUint32(0, pages, true);
-      this.#context?.configChanged();
+      this.configChanged?.();
     }
     if (!wait) reply.answer(null);
     else this.#wantSize.push(reply);

@@ -39,6 +39,7 @@ export class BlockDevice implements ServableDevice {
   readonly queueCount: number;
   readonly maxQueueSize: number = MAX_QUEUE_SIZE;
   readonly config: Uint8Array;
+  configChanged?: () => void;
   readonly #image: DiskImage;
   readonly #blockBytes: number;
   readonly #commands: DiskCommands;
@@ -119,7 +120,7 @@ export class BlockDevice implements ServableDevice {
     }
     this.#image.resize(request.data.sizeBytes);
     setCapacity(this.config, this.#image, this.#blockBytes);
-    this.#context?.configChanged();
+    this.configChanged?.();
     reply.answer(null);
   }
 

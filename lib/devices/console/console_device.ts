@@ -43,6 +43,7 @@ export class ConsoleDevice implements VirtioDeviceBackend, ControllableDevice, D
   readonly queueCount: number;
   readonly maxQueueSize = 256;
   readonly config: Uint8Array = new Uint8Array(CONFIG_BYTES);
+  configChanged?: () => void;
   readonly #ports: readonly ConsolePort[];
   readonly #sizes: (TerminalSize | undefined)[];
   readonly #waiting: Uint8Array[] = [];
@@ -122,7 +123,7 @@ export class ConsoleDevice implements VirtioDeviceBackend, ControllableDevice, D
       const view = new DataView(this.config.buffer);
       view.setUint16(ConfigOffset.Columns, size.columns, true);
       view.setUint16(ConfigOffset.Rows, size.rows, true);
-      this.#context?.configChanged();
+      this.configChanged?.();
     }
     if (!this.#ready.has(port)) return;
     this.#tellSize(port);

@@ -46,6 +46,9 @@ export class DeviceRig implements Disposable {
     this.#device = device;
     this.#options = options;
     this.#memory = DeviceMemory.of(options.memory);
+    device.configChanged = () => {
+      this.configChanges++;
+    };
     this.start();
   }
 
@@ -160,9 +163,6 @@ export class DeviceRig implements Disposable {
         if (this.#queues.has(index)) this.#scheduled.add(index);
       },
       watch: (fd, events, callback) => this.#watch(fd, events, callback),
-      configChanged: () => {
-        this.configChanges++;
-      },
     };
   }
 

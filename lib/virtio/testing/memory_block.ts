@@ -40,6 +40,7 @@ export class MemoryBlock implements VirtioDeviceBackend {
   readonly queueCount: number;
   readonly maxQueueSize = 1024;
   readonly config: Uint8Array = new Uint8Array(60);
+  configChanged?: () => void;
   /** Requests that were answered. */
   requests = 0;
   readonly #disk: Uint8Array;

@@ -164,7 +164,7 @@ Deno.test("a broken queue is told, and a reset mends it; so is a changed configu
   using _listening = again.listen(events);
   await frontend.activate({ features, memory, queues: [again.queue] });
   await again.read(events, 0, 512);
-  pair.device.context?.configChanged();
+  pair.device.configChanged?.();
   await untilTrue(() => changes > 0);
 });
 

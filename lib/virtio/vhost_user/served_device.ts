@@ -88,6 +88,7 @@ export class ServedDevice implements Disposable {
     this.#vrings = Array.from({ length: device.queueCount }, (_, index) => new Vring(index));
     this.memory = new MemoryTable((memory) => this.#switchMemory(memory));
     this.#context = this.#makeContext();
+    device.configChanged = () => this.#tellConfigChanged();
   }
 
   /** Features that it offers. */
@@ -294,6 +295,7 @@ export class ServedDevice implements Disposable {
   /** Stops everything. */
   [Symbol.dispose](): void {
     this.#deactivate();
+    delete this.device.configChanged;
     this.memory[Symbol.dispose]();
     this.#inflight?.[Symbol.dispose]();
     this.#requests?.[Symbol.dispose]();
@@ -324,7 +326,6 @@ export class ServedDevice implements Disposable {
         if (vring !== undefined) vring.pending = vring.enabled && vring.queue !== undefined;
       },
       watch: (fd, events, callback) => served.watch(fd, events, callback),
-      configChanged: () => served.#tellConfigChanged(),
     };
   }
 
