@@ -21,6 +21,7 @@ import {
   SCRATCH_RECORDS,
   Seg,
   segOffset,
+  STACK_ADDRESS,
 } from "./state.ts";
 
 /** Where in the CPU memory page maps and records lie, in bytes. */
@@ -508,7 +509,8 @@ export class CodeCache {
     this.#u16[h + (Rec.b >>> 1)] = d.b;
     this.#u16[h + (Rec.base >>> 1)] = base;
     this.#u16[h + (Rec.index >>> 1)] = index;
-    this.#u8[at + Rec.scale] = scale;
+    const onStack = d.mem ? d.stackOperand : (insn.traits & Trait.stack) !== 0;
+    this.#u8[at + Rec.scale] = scale | (onStack ? STACK_ADDRESS : 0);
     this.#u8[at + Rec.extra] = d.extra;
     this.#i32[(at + Rec.disp) >>> 2] = disp;
     const stringSeg = (insn.traits & Trait.az) !== 0 &&

@@ -316,13 +316,18 @@ export class Cx {
     );
   }
 
+  /** The record as faults at `address` shall find it. */
+  protected recordFor(_address: Expr): Expr {
+    return this.rec;
+  }
+
   /** Called where code that may fault on a slow path begins; statements may be added. */
   protected beforeSlow(): void {}
 
   /** The slow path of a store. */
   protected storeSlowly(address: Expr, value: Expr, size: number): void {
     this.beforeSlow();
-    this.f.call(this.slow(this.runtime.storeSlow, size), address, value, this.rec);
+    this.f.call(this.slow(this.runtime.storeSlow, size), address, value, this.recordFor(address));
   }
 
   /** Reads operand `i` in order to write it: a memory operand is checked for writing first. */
@@ -344,7 +349,10 @@ export class Cx {
       },
       () => {
         this.beforeSlow();
-        f.set(value, call(this.slow(this.runtime.modifySlow, size), address, this.rec));
+        f.set(
+          value,
+          call(this.slow(this.runtime.modifySlow, size), address, this.recordFor(address)),
+        );
         f.set(ram, i32(-1));
         page.missed();
       },
@@ -536,7 +544,10 @@ export class Cx {
         ),
       () => {
         this.beforeSlow();
-        f.set(value, call(this.slow(this.runtime.loadSlow, size), address, this.rec));
+        f.set(
+          value,
+          call(this.slow(this.runtime.loadSlow, size), address, this.recordFor(address)),
+        );
         page.missed();
       },
     );
@@ -599,7 +610,7 @@ export class Cx {
       () => f.storeV128(RAM, add(page.addend, wrap(address)), v),
       () => {
         this.beforeSlow();
-        f.call(this.runtime.probeWrite, address, i32(16), this.rec);
+        f.call(this.runtime.probeWrite, address, i32(16), this.recordFor(address));
         f.storeV128(CPU, i32(0), v, S.scratch);
         this.storeSlowly(address, this.s64(S.scratch), 8);
         this.storeSlowly(add(address, 8), this.s64(S.scratch + 8), 8);

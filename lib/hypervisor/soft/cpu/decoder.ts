@@ -211,6 +211,7 @@ export class Decoder {
     this.mem = false;
     let ripRelative = false;
     let defaultSegment = Seg.DS as number;
+    this.stackOperand = false;
 
     // Memory operand.
     if (insn.modrm && mod !== 3 && (traits & Trait.regonly) === 0) {
@@ -368,10 +369,16 @@ export class Decoder {
         this.base = S.ripBase;
         this.ripRelative = true;
       } else this.ripRelative = false;
+      // In 64-bit mode the other prefixes choose no segment.
+      this.stackOperand = long && defaultSegment === Seg.SS && segPrefix !== Seg.FS &&
+        segPrefix !== Seg.GS;
       if (insn.mnemonic === "pop" && this.base === regOffset(Reg.rsp)) this.disp += size;
     } else this.ripRelative = false;
     return DecodeStatus.Ok;
   }
+
+  /** True where 64-bit mode takes the memory operand for one on the stack. */
+  stackOperand = false;
 
   /** True where the base is `ripBase`: the page offset of the next instruction must be added. */
   ripRelative = false;

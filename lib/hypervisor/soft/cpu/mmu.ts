@@ -64,6 +64,7 @@ import {
   S,
   Seg,
   segOffset,
+  STACK_ADDRESS,
   TLB_ENTRIES,
   TLB_ENTRY,
   TLB_SUPER,
@@ -276,7 +277,7 @@ function buildWalk(
     ),
     () => {
       f.if(and(access, Access.probe | Access.quiet), () => f.return(i64(-1n)));
-      f.call(parts.raise, nonCanonicalVector(), i32(0), i32(1), state32(S.record));
+      f.call(parts.raise, nonCanonicalVector(linear), i32(0), i32(1), state32(S.record));
       f.unreachable();
     },
   );
@@ -477,18 +478,21 @@ function buildWalk(
 }
 
 /**
- * #SS where the running instruction addresses the stack segment (base RSP or RBP without a segment
- * prefix, or PUSH, POP and the like, which the decoder marks), else #GP.
+ * #SS where the running instruction addresses the stack segment, as the decoder says of its operand, or
+ * by PUSH, POP and the like, whose own access to the stack is near RSP; else #GP.
  */
-function nonCanonicalVector(): Expr {
+function nonCanonicalVector(linear: Expr): Expr {
   const record = state32(S.record);
-  const base = load.i32_16u(CPU, record, Rec.base);
+  const fromTop = add(sub(linear, load.i64(CPU, i32(0), regOffset(Reg.rsp))), 64);
   const stack = cond(
     ltS(record, i32(0)),
     and(record, PseudoRecord.stack),
     or(
-      or(eq(base, i32(regOffset(Reg.rsp))), eq(base, i32(regOffset(Reg.rbp)))),
-      eq(load.i32_16u(CPU, record, Rec.seg), i32(segOffset(Seg.SS))),
+      and(load.i32_8u(CPU, record, Rec.scale), STACK_ADDRESS),
+      and(
+        eq(load.i32_16u(CPU, record, Rec.seg), i32(segOffset(Seg.SS))),
+        ltU(fromTop, i64(128)),
+      ),
     ),
   );
   return select(stack, i32(Vector.SS), i32(Vector.GP));

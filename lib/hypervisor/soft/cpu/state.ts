@@ -284,6 +284,8 @@ export const WalkFlag = {
 
 /** Decoded instructions: records of fixed size. */
 export const RECORD = 32;
+/** Bit of {@link Rec.scale}: the address is one of the stack segment; not canonical, it is #SS. */
+export const STACK_ADDRESS = 0x80;
 /** Offsets in a record. */
 export const Rec = {
   /** u16: slot of the handler in table 0. */
@@ -304,7 +306,7 @@ export const Rec = {
   index: 14,
   /** u16: state offset of the i64 segment base to add. */
   seg: 16,
-  /** u8: log2 of the index scale. */
+  /** u8: log2 of the index scale, and {@link STACK_ADDRESS}, which shifts do not see. */
   scale: 18,
   /** u8: free for the instruction (condition, segment number, ...). */
   extra: 19,

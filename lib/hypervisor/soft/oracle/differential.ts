@@ -78,9 +78,6 @@ function normalize(view: DataView): void {
   }
   view.setUint32(fx + 28, 0, true);
   const vector = view.getBigUint64(Case.trap, true);
-  // An address through RSP or RBP that is not canonical raises #SS; the interpreter does not know the
-  // base any more and raises #GP.
-  if (vector === 12n) view.setBigUint64(Case.trap, 13n, true);
   // Linux says of every page in the kernel's half that it is present.
   if (vector === 14n && view.getBigUint64(Case.cr2, true) >= 1n << 63n) {
     view.setBigUint64(Case.error, view.getBigUint64(Case.error, true) | 1n, true);

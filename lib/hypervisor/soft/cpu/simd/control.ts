@@ -14,6 +14,7 @@ import {
   load,
   type Local,
   ltU,
+  ne,
   OpFd,
   or,
   shl,
@@ -79,12 +80,21 @@ function stSlot(c: Cx, i: Expr): Expr {
 
 const low10Bytes = () => const64([0xffff_ffff_ffff_ffffn, 0xffffn]);
 
+/** An address that is not canonical comes before one that is not aligned. */
+function checkArea(c: Cx, address: Local): void {
+  c.f.if(
+    ne(canonical(address), address),
+    () => c.f.call(c.runtime.probeWrite, address, i32(1), c.rec),
+  );
+  checkAligned(c, address);
+}
+
 function fxsave(form: FxForm): (c: Cx) => void {
   return (c) => {
     enterFx(c);
     const f = c.f;
     const address = c.ea();
-    checkAligned(c, address);
+    checkArea(c, address);
     // The processor looks at the last byte first.
     f.call(c.runtime.probeWrite, add(address, FX_SIZE - 1), i32(1), c.rec);
     f.call(c.runtime.probeWrite, address, i32(1), c.rec);
@@ -128,7 +138,7 @@ function fxrstor(form: FxForm): (c: Cx) => void {
     enterFx(c);
     const f = c.f;
     const address = c.ea();
-    checkAligned(c, address);
+    checkArea(c, address);
     // Both pages are touched before anything changes.
     f.drop(c.load(f.let(add(address, FX_SIZE - 1)), 1));
     const head = c.load128(address);

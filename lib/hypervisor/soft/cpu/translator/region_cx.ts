@@ -21,7 +21,7 @@ import {
   leS,
   leU,
   load,
-  type Local,
+  Local,
   ltS,
   ltU,
   mul,
@@ -39,19 +39,7 @@ import {
 } from "../../wasm/mod.ts";
 import { type CachedPage, Cx, type FlagsOf, type Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
-import {
-  CPU,
-  Exit,
-  FlagKind,
-  pseudoRecord,
-  Rec,
-  Reg,
-  regOffset,
-  S,
-  Seg,
-  segOffset,
-  TlbField,
-} from "../state.ts";
+import { CPU, Exit, FlagKind, pseudoRecord, Rec, S, TlbField } from "../state.ts";
 import { keep, keepsNote, type LazyFlags, type PendingFlags } from "./lazy_flags.ts";
 
 /** An instruction as its record says it. */
@@ -69,6 +57,8 @@ export interface RegionInsn {
   readonly base: number;
   readonly index: number;
   readonly seg: number;
+  /** True where its address is one of the stack segment. */
+  readonly stack: boolean;
   readonly scale: number;
   readonly extra: number;
   readonly disp: number;
@@ -196,13 +186,18 @@ export class RegionCx extends Cx {
       size: options.at.size,
       mem: options.at.mem,
       locked: options.at.locked,
-      rec: i32(pseudoRecord(options.at.offset, addressesStack(options.at))),
+      rec: i32(pseudoRecord(options.at.offset, options.at.stack)),
     });
     this.#at = options.at;
     this.#frame = options.frame;
     this.#end = options.end;
     this.#depth = f.depth;
     if (!keepsNote(options.at)) options.frame.flags.pending = undefined;
+  }
+
+  protected override recordFor(address: Expr): Expr {
+    const onStack = this.#at.stack || (address instanceof Local && this.#stack.has(address));
+    return onStack === this.#at.stack ? this.rec : i32(pseudoRecord(this.#at.offset, true));
   }
 
   override s64(offset: number): Expr {
@@ -787,12 +782,6 @@ export class RegionCx extends Cx {
 /** The low `size` bytes at the top of an integer, for comparisons. */
 function high(value: Expr, size: number): Expr {
   return size === 8 ? value : size === 4 ? wrap(value) : shl(value, 64 - 8 * size);
-}
-
-/** True where addresses that are not canonical raise #SS, see `nonCanonicalVector`. */
-function addressesStack(at: RegionInsn): boolean {
-  return at.base === regOffset(Reg.rsp) || at.base === regOffset(Reg.rbp) ||
-    at.seg === segOffset(Seg.SS);
 }
 
 function kindOf(more: number, size: number): number {

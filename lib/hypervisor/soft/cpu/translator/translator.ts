@@ -10,7 +10,7 @@ import type { CodePage } from "../code_cache.ts";
 import type { Interpreter } from "../interpreter.ts";
 import { fastCallRows } from "../integer/fast_calls.ts";
 import { quickSystemRows, systemRows } from "../integer/system.ts";
-import { Rec, RECORD, S } from "../state.ts";
+import { Rec, RECORD, S, STACK_ADDRESS } from "../state.ts";
 import {
   emitRegion,
   entryOf,
@@ -267,7 +267,8 @@ export class Translator {
       base: this.#u16[h + (Rec.base >>> 1)] as number,
       index: this.#u16[h + (Rec.index >>> 1)] as number,
       seg: this.#u16[h + (Rec.seg >>> 1)] as number,
-      scale: this.#u8[record + Rec.scale] as number,
+      scale: (this.#u8[record + Rec.scale] as number) & ~STACK_ADDRESS,
+      stack: ((this.#u8[record + Rec.scale] as number) & STACK_ADDRESS) !== 0,
       extra: this.#u8[record + Rec.extra] as number,
       disp: this.#disp(record, start),
       immLow: this.#i32[(record + Rec.imm) >>> 2] as number,
