@@ -237,6 +237,15 @@ export class TestMachine implements Disposable {
     if (reason !== 0) assert.fail(`another vCPU ended with ${ExitReason[reason - 1]}`);
   }
 
+  /** After a failure: no other vCPU may run on when the memory goes. */
+  async abandon(): Promise<void> {
+    try {
+      await this.stopOtherVcpus();
+    } catch {
+      // What has failed first is what is reported.
+    }
+  }
+
   /** Result `index` that the guest left at DATA. */
   result(index: number): bigint {
     return this.memory.readU64(result(index));

@@ -93,7 +93,12 @@ export function defineConformance(kind: EngineKind, tier?: Tier): void {
         const { vcpus: vcpuCount = 1, memorySizeBytes } = test;
         const size = memorySizeBytes === undefined ? {} : { memorySizeBytes };
         using machine = new TestMachine({ ...options, vcpuCount, ...size });
-        await test.run(machine);
+        try {
+          await test.run(machine);
+        } catch (error) {
+          await machine.abandon();
+          throw error;
+        }
       },
     });
   }

@@ -90,6 +90,7 @@ function lockTest(vcpus: number): GuestTest {
   return {
     name: `${vcpus} vCPUs: locked instructions of each size, aligned, misaligned and across pages`,
     vcpus,
+    notEmulated: "of locked instructions it makes few atomic",
     async run(m) {
       const all = places();
       await runOnAll(m, (a) => {
@@ -119,6 +120,7 @@ const OVERLAP = PLACES;
 const overlapTest: GuestTest = {
   name: "4 vCPUs: locked instructions that overlap are atomic to each other, 16 bytes too",
   vcpus: 4,
+  notEmulated: "it has no CMPXCHG16B, and of locked instructions it makes few atomic",
   async run(m) {
     const turns = 1000;
     await runOnAll(m, (a) => {
