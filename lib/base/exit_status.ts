@@ -8,11 +8,11 @@
 export enum ExitStatus {
   /** The VM stopped as asked. */
   Stop = 0,
-  /** Any other error. */
+  /** Any other error, such as a device that ended. */
   Error = 1,
   /** The guest asked for a reset. */
   Reset = 32,
-  /** A vCPU or a device failed. */
+  /** A vCPU failed. */
   Crash = 33,
   /** The guest reported a panic. */
   GuestPanic = 34,

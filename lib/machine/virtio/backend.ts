@@ -93,8 +93,9 @@ export class Backend implements AsyncDisposable {
     const { device, signal } = options;
     await using stack = new AsyncDisposableStack();
     const link = stack.use(await device.launch(signal));
-    const frontend = stack.use(await connect(link, options, state));
+    let frontend: VhostUserFrontend | undefined;
     try {
+      frontend = stack.use(await connect(link, options, state));
       if ((frontend.features & Feature.Version1) === 0n) {
         throw new MachineError(`${device.name}: its back end is no device of virtio 1`);
       }
@@ -103,8 +104,8 @@ export class Backend implements AsyncDisposable {
       return new Backend(options, { link, frontend, config });
     } catch (error) {
       // The state stays the caller's for another try.
-      if (state !== undefined) frontend.takeState();
-      throw error;
+      if (state !== undefined) frontend?.takeState();
+      throw await explain(error, { device, link });
     }
   }
 
@@ -137,10 +138,7 @@ export class Backend implements AsyncDisposable {
 
   /** Why it is gone, for the log. */
   async reason(): Promise<string> {
-    const told = await Promise.race([
-      this.#link.ended,
-      delay(REASON_TIMEOUT_MS, undefined, { ref: false }),
-    ]);
+    const told = await toldReason(this.#link);
     const { end } = this.#frontend;
     if (told !== undefined) return told;
     if (end === undefined) return "unknown reason";
@@ -212,6 +210,23 @@ async function connect(
   } finally {
     signal.removeEventListener("abort", giveUp);
   }
+}
+
+/** What whoever launched a back end says of its end; undefined where that is nothing. */
+async function toldReason({ ended }: BackendLink): Promise<string | undefined> {
+  return await Promise.race([ended, delay(REASON_TIMEOUT_MS, undefined, { ref: false })]);
+}
+
+/** What is to be thrown instead of `error`: that a connection was closed only says that there is a reason. */
+async function explain(
+  error: unknown,
+  { device, link }: { readonly device: VirtioDevice; readonly link: BackendLink },
+): Promise<unknown> {
+  if (!(error instanceof VhostUserError) || error.kind !== "closed") return error;
+  const told = await toldReason(link);
+  return told === undefined
+    ? error
+    : new MachineError(`${device.name} ended before it served: ${told}`);
 }
 
 function traitsOf(device: VirtioDevice): TypeTraits {
