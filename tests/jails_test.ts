@@ -1,0 +1,257 @@
+/** What jails do for whole VMs: how they end, what breaks them, and where there can be none. */
+
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { MIB } from "../lib/base/mod.ts";
+import type { TestEngine } from "./support/engines.ts";
+import { END_OF_INPUT, tinyKernels } from "./support/tiny_kernel.ts";
+import { VmBench } from "./support/vm_bench.ts";
+import { runVmctl, startVmctl, vmctlBinary } from "./support/vmctl.ts";
+
+/** Jails do not depend on it. */
+const ENGINE: TestEngine = { kind: "soft", emulated: false, problem: undefined };
+const POLICIES = fileURLToPath(new URL("../policies", import.meta.url));
+const NOBODY = 65534;
+const IN_NAMESPACE = ["--user", "--map-root-user"];
+
+/** Why no namespaces can be made here, or undefined. */
+function namespaceProblem(): string | undefined {
+  const probe = (program: string, ...args: string[]) => {
+    try {
+      const settings = { args, stdin: "null", stdout: "null", stderr: "null" } as const;
+      return new Deno.Command(program, settings).outputSync().success;
+    } catch {
+      return false;
+    }
+  };
+  return probe("unshare", ...IN_NAMESPACE, "true") ? undefined : "no user namespaces";
+}
+
+const noNamespaces = namespaceProblem();
+
+function jailTest(
+  name: string,
+  body: (bench: VmBench) => Promise<void>,
+  problem: string | undefined = noNamespaces,
+): void {
+  Deno.test({
+    name: problem === undefined ? name : `${name} (skipped: ${problem})`,
+    ignore: problem !== undefined,
+    async fn() {
+      await using bench = new VmBench(ENGINE);
+      await body(bench);
+    },
+  });
+}
+
+/** A raw disk of a MiB, and the arguments that attach it. */
+function disk(bench: VmBench): { path: string; args: string[] } {
+  const path = bench.file(new Uint8Array(MIB));
+  return { path, args: ["--block", `${path},format=raw`] };
+}
+
+/** Processes of the devices of VM `vm`, by their names. */
+async function devicesOf(bench: VmBench): Promise<ReadonlyMap<string, number>> {
+  const { devices } = await bench.state("vm");
+  return new Map(devices.map(({ name, pid }) => {
+    assert.ok(typeof pid === "number", `${name} has a process of its own`);
+    return [name, pid];
+  }));
+}
+
+/** Whether process `pid` runs; one that has ended may wait for whoever inherited it. */
+function lives(pid: number): boolean {
+  try {
+    // Behind the name, which may hold anything: state (proc_pid_stat(5)).
+    const [, state] = /^.*\) (.)/s.exec(Deno.readTextFileSync(`/proc/${pid}/stat`)) ?? [];
+    return state !== "Z" && state !== "X";
+  } catch {
+    return false;
+  }
+}
+
+/** Checks that process `pid` is in a jail as all devices are. */
+function assertJailed(pid: number, vmm: number): void {
+  const link = (of: number, name: string) => Deno.readLinkSync(`/proc/${of}/ns/${name}`);
+  for (const name of ["user", "mnt", "pid", "net", "ipc"]) {
+    assert.notEqual(link(pid, name), link(vmm, name), name);
+  }
+  for (const { name: thread } of Deno.readDirSync(`/proc/${pid}/task`)) {
+    const status = Deno.readTextFileSync(`/proc/${pid}/task/${thread}/status`);
+    assert.equal(status.match(/^Cap\w+:\t0{16}$/mg)?.length, 5, status);
+    assert.match(status, /^NoNewPrivs:\t1$/m);
+    assert.match(status, /^Seccomp:\t2$/m);
+    assert.match(status, /^NStgid:\t[0-9]+\t1$/m);
+  }
+  const root = [...Deno.readDirSync(`/proc/${pid}/root`)].map(({ name }) => name);
+  for (const name of ["etc", "home", "tmp", "dev", "var"]) {
+    assert.ok(!root.includes(name), `${name} is in the jail`);
+  }
+}
+
+/** A folder with vmctl's policies, without the rules for `calls`. */
+async function policiesWithout(bench: VmBench, ...calls: string[]): Promise<string> {
+  const folder = bench.path("policies");
+  await Deno.mkdir(folder);
+  for (const { name } of Deno.readDirSync(POLICIES)) {
+    const lines = (await Deno.readTextFile(join(POLICIES, name))).split("\n");
+    const kept = lines.filter((line) => !calls.some((call) => line.startsWith(`${call}:`)));
+    if (name === "common_device.policy") {
+      assert.equal(lines.length - kept.length, calls.length, "each has a rule of one line");
+    }
+    await Deno.writeTextFile(join(folder, name), kept.join("\n"));
+  }
+  return folder;
+}
+
+jailTest("devices die with a VMM that is killed", async (bench) => {
+  const args = ["--name", "vm", ...disk(bench).args];
+  await using vm = await bench.start(tinyKernels.sleep(), args);
+  await vm.waitFor("ready");
+  const devices = await devicesOf(bench);
+  assert.deepEqual([...devices.keys()], ["block device vda", "rng", "balloon"]);
+  for (const [name, pid] of devices) {
+    assert.ok(lives(pid), name);
+    assertJailed(pid, vm.pid);
+  }
+  // One that cannot notice anything by itself.
+  Deno.kill(devices.get("rng")!, "SIGSTOP");
+  vm.signal("SIGKILL");
+  await bench.until("no device lives", () => [...devices.values()].every((pid) => !lives(pid)));
+  assert.equal((await vm.end()).signal, "SIGKILL");
+});
+
+jailTest("a forbidden system call ends the VM and is named", async (bench) => {
+  // Nothing but a new size for a disk needs it here.
+  const folder = await policiesWithout(bench, "ftruncate");
+  const { path, args } = disk(bench);
+  const options = ["--name", "vm", "--extended-status", "--seccomp-policy-dir", folder, ...args];
+  {
+    await using vm = await bench.start(tinyKernels.sleep(), options);
+    await vm.waitFor("ready");
+    const { code } = await bench.vmctl("disk", "resize", "0", "2M", "vm");
+    assert.equal(code, 1);
+    const { code: status, stderr } = await vm.end();
+    assert.equal(status, 1, stderr);
+    assert.match(
+      stderr,
+      /block device vda ended: it made the system call ftruncate \(77\), which block_device\.policy forbids/,
+    );
+  }
+  assert.equal(Deno.statSync(path).size, MIB);
+  await bench.checkClean();
+
+  await using vm = await bench.start(tinyKernels.sleep(), [...options, "--seccomp-log-failures"]);
+  await vm.waitFor("ready");
+  const resized = await bench.vmctl("disk", "resize", "0", "2M", "vm");
+  assert.equal(resized.code, 0, resized.stderr);
+  assert.equal(Deno.statSync(path).size, 2 * MIB);
+  assert.equal((await bench.vmctl("stop", "vm")).code, 0);
+  assert.equal((await vm.end()).code, 0);
+  await bench.checkClean();
+});
+
+jailTest("a system call that is forbidden while a device starts is named, too", async (bench) => {
+  const folder = await policiesWithout(bench, "epoll_wait", "epoll_pwait");
+  const options = ["--no-balloon", "--seccomp-policy-dir", folder];
+  const { code, stdout, stderr } = await bench.run(tinyKernels.hello(), options);
+  assert.equal(code, 1);
+  assert.equal(stdout, "", "the guest has not begun");
+  assert.match(
+    stderr,
+    /rng ended before it served: it made the system call epoll_p?wait \(\d+\), which rng_device\.policy/,
+  );
+  await bench.checkClean();
+  const going = await bench.run(tinyKernels.hello(), [...options, "--seccomp-log-failures"]);
+  assert.equal(going.code, 0, going.stderr);
+  assert.equal(going.stdout, "hello\n");
+});
+
+jailTest("where there are no user namespaces, run refuses unless jails are off", async (bench) => {
+  const run = async (...options: string[]) => {
+    const script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"';
+    const vmctl = [await vmctlBinary(), ...bench.args(tinyKernels.hello(), options)];
+    return await runVmctl([...IN_NAMESPACE, "sh", "-c", script, "sh", ...vmctl], {
+      program: "unshare",
+      env: bench.env,
+    });
+  };
+  const refused = await run();
+  assert.equal(refused.code, 1);
+  assert.equal(refused.stdout, "", "the guest has not begun");
+  assert.match(refused.stderr, /cannot make namespaces for a jail: user\.max_user_namespaces is 0/);
+  assert.match(refused.stderr, /"sysctl user\.max_user_namespaces=100000" allows it/);
+  assert.match(refused.stderr, /--disable-sandbox runs devices without jails/);
+  await bench.checkClean();
+  const allowed = await run("--disable-sandbox");
+  assert.equal(allowed.code, 0, allowed.stderr);
+  assert.equal(allowed.stdout, "hello\n");
+  assert.match(allowed.stderr, /warn.*devices run without jails, in the process of the VMM/);
+  await bench.checkClean();
+});
+
+jailTest(
+  "an ordinary user's devices are in jails, too",
+  async (bench) => {
+    const program = bench.path("vmctl");
+    await Deno.copyFile(await vmctlBinary(), program);
+    const args = bench.args(tinyKernels.sleep(), ["--name", "vm", ...disk(bench).args]);
+    const { code } = await new Deno.Command("chown", {
+      args: ["-R", `${NOBODY}:${NOBODY}`, bench.folder],
+    }).output();
+    assert.equal(code, 0);
+    const ids = [`--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups"];
+    const start = { program: "setpriv", env: bench.env };
+    await using vm = await startVmctl([...ids, program, ...args], start);
+    await vm.waitFor("ready");
+    const status = Deno.readTextFileSync(`/proc/${vm.pid}/status`);
+    assert.match(status, new RegExp(`^Uid:(\t${NOBODY}){4}$`, "m"));
+    const devices = await devicesOf(bench);
+    assert.equal(devices.size, 3);
+    for (const pid of devices.values()) assertJailed(pid, vm.pid);
+    assert.equal((await bench.vmctl("disk", "resize", "0", "2M", "vm")).code, 0);
+    assert.equal((await bench.vmctl("stop", "vm")).code, 0);
+    assert.equal((await vm.end()).code, 0);
+    await bench.checkClean();
+  },
+  noNamespaces ?? (Deno.uid() === 0 ? undefined : "needs root to become another user"),
+);
+
+jailTest("devices that are killed are started again where that is asked for", async (bench) => {
+  const options = ["--name", "vm", "--restart-devices", ...disk(bench).args];
+  await using vm = await bench.start(tinyKernels.echo(), options);
+  await vm.waitFor("ready");
+  const before = await devicesOf(bench);
+  const killed = ["block device vda", "rng"];
+  for (const name of killed) Deno.kill(before.get(name)!, "SIGKILL");
+  await bench.until("both were started again", async () => {
+    const { devices } = await bench.state("vm");
+    return devices.every(({ name, restarts }) => restarts === (killed.includes(name) ? 1 : 0));
+  });
+  const after = await devicesOf(bench);
+  for (const [name, pid] of after) {
+    assertJailed(pid, vm.pid);
+    assert.equal(pid !== before.get(name), killed.includes(name), name);
+    const line = `${name} ended (it was killed by SIGKILL), starting it again`;
+    assert.equal(vm.stderr.includes(line), killed.includes(name), vm.stderr);
+  }
+  // The new one works, and so does the guest.
+  const resized = await bench.vmctl("disk", "resize", "0", "2M", "vm");
+  assert.equal(resized.code, 0, resized.stderr);
+  await vm.write("still here");
+  await vm.waitFor("still here");
+  await vm.write(String.fromCharCode(END_OF_INPUT));
+  assert.equal((await vm.end()).code, 0);
+  await bench.checkClean();
+});
+
+jailTest("a device that is killed ends the VM, and is named", async (bench) => {
+  await using vm = await bench.start(tinyKernels.sleep(), ["--name", "vm", "--extended-status"]);
+  await vm.waitFor("ready");
+  Deno.kill((await devicesOf(bench)).get("rng")!, "SIGKILL");
+  const { code, stderr } = await vm.end();
+  assert.equal(code, 1, stderr);
+  assert.match(stderr, /error .*rng ended: it was killed by SIGKILL/);
+  await bench.checkClean();
+});
