@@ -38,6 +38,12 @@ const load = (name) => process.getBuiltinModule(name);
 const SCRIPT_HEAD = "(function (require, exports, module) {";
 const SCRIPT_TAIL = "\n})\n//# sourceURL=vmctl.js\n";
 
+/** Guest code multiplies wide, and counting calls for inlining costs more than that gives. */
+export const WASM_FLAGS: readonly string[] = [
+  "--experimental-wasm-wide-arithmetic",
+  "--no-wasm-inlining",
+];
+
 /** `vmctl ARG…` becomes `vmctl run` with these, the bundle's path and `ARG…`. */
 const RUNTIME_ARGUMENTS = [
   "vmctl",
@@ -50,7 +56,7 @@ const RUNTIME_ARGUMENTS = [
   "--node-modules-dir=none",
   "--no-code-cache",
   // Young objects are few here, and each worker would keep 32 MiB for them: half of what a VM takes.
-  "--v8-flags=--max-semi-space-size=4",
+  `--v8-flags=--max-semi-space-size=4,${WASM_FLAGS.join(",")}`,
 ];
 
 /**

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { hasWideArithmetic } from "./wasm/mod.ts";
 import { join } from "node:path";
 import { sumWords } from "./cpu/translator/unit.ts";
 
@@ -15,8 +16,12 @@ const SOURCES = ["cpu", "wasm"];
 
 /** At most 31 characters that differ where modules may differ. */
 export function translatorVersion(): string {
+  return `${hasWideArithmetic ? "w" : ""}${sourceVersion()}`.slice(0, 31);
+}
+
+function sourceVersion(): string {
   const built: unknown = Reflect.get(globalThis, BUILD);
-  if (typeof built === "string") return built.slice(0, 31);
+  if (typeof built === "string") return built;
   const sums: number[] = [];
   for (const folder of SOURCES) addSums(join(import.meta.dirname ?? ".", folder), sums);
   const words = new Uint32Array(new Float64Array(sums).buffer);

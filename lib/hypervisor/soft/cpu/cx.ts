@@ -21,11 +21,13 @@ import {
   type FuncBuilder,
   type FuncRef,
   geS,
+  hasWideArithmetic,
   i32,
   i64,
   load,
   loadSized,
   type Local,
+  mul,
   ne,
   OpFe,
   or,
@@ -832,8 +834,14 @@ export class Cx {
     return call(this.helper("arithFlags"));
   }
 
-  /** High half of the product of two i64, each used more than once. */
-  mulHigh(signed: boolean, a: Local, b: Local): Expr {
+  /** The product of two i64 in 128 bits. */
+  mulWide(signed: boolean, a: Local, b: Local): { low: Local; high: Local } {
+    if (hasWideArithmetic) return this.f.mulWide(signed, a, b);
+    return { low: this.f.let(mul(a, b)), high: this.f.let(this.mulHigh(signed, a, b)) };
+  }
+
+  /** High half of the product of two i64, each used more than once, without wide arithmetic. */
+  protected mulHigh(signed: boolean, a: Local, b: Local): Expr {
     return call(this.helper(signed ? "mulHighS" : "mulHighU"), a, b);
   }
 

@@ -18,6 +18,7 @@ import {
   extU,
   type FuncRef,
   geU,
+  hasWideArithmetic,
   i32,
   i64,
   load,
@@ -172,6 +173,7 @@ export function buildArithmetic(module: ModuleBuilder, helpers: Map<string, Func
   {
     const f = mulHighU;
     const [a, b] = [f.param(0), f.param(1)];
+    if (hasWideArithmetic) f.return(f.mulWide(false, a, b).high);
     const a0 = f.let(and(a, LOW));
     const a1 = f.let(shrU(a, 32));
     const b0 = f.let(and(b, LOW));

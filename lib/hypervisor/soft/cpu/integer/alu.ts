@@ -215,14 +215,14 @@ const mulU: Semantics = (c) => {
   const size = c.operandSize(0);
   const b = c.f.let(c.get(0));
   const a = c.f.let(c.reg(Reg.rax, size));
-  const low = c.f.let(mul(a, b));
   if (size === 8) {
-    const high = c.f.let(c.mulHigh(false, a, b));
+    const { low, high } = c.mulWide(false, a, b);
     c.setReg(Reg.rax, low, 8);
     c.setReg(Reg.rdx, high, 8);
     mulFlags(c, low, extU(ne(high, i64(0))));
     return;
   }
+  const low = c.f.let(mul(a, b));
   const high = c.f.let(shrU(low, 8 * size));
   if (size === 1) c.setReg(Reg.rax, low, 2);
   else {
@@ -236,14 +236,14 @@ const mulS: Semantics = (c) => {
   const size = c.operandSize(0);
   const b = c.f.let(signExtend(c.get(0), size));
   const a = c.f.let(signExtend(c.reg(Reg.rax, size), size));
-  const low = c.f.let(mul(a, b));
   if (size === 8) {
-    const high = c.f.let(c.mulHigh(true, a, b));
+    const { low, high } = c.mulWide(true, a, b);
     c.setReg(Reg.rax, low, 8);
     c.setReg(Reg.rdx, high, 8);
     mulFlags(c, low, extU(ne(high, shrS(low, 63))));
     return;
   }
+  const low = c.f.let(mul(a, b));
   if (size === 1) c.setReg(Reg.rax, low, 2);
   else {
     c.setReg(Reg.rax, low, size);
@@ -258,12 +258,15 @@ function imul(x: number, y: number): Semantics {
     const size = c.operandSize(0);
     const b = c.f.let(signExtend(c.get(y), size));
     const a = c.f.let(signExtend(c.get(x), size));
+    if (size === 8) {
+      const { low, high } = c.mulWide(true, a, b);
+      c.set(0, low);
+      mulFlags(c, low, extU(ne(high, shrS(low, 63))));
+      return;
+    }
     const low = c.f.let(mul(a, b));
-    const over = size === 8
-      ? ne(c.mulHigh(true, a, b), shrS(low, 63))
-      : ne(low, signExtend(low, size));
     c.set(0, low);
-    mulFlags(c, low, extU(over));
+    mulFlags(c, low, extU(ne(low, signExtend(low, size))));
   };
 }
 

@@ -746,7 +746,7 @@ export class RegionCx extends Cx {
     return super.belowOrEqual();
   }
 
-  override mulHigh(signed: boolean, a: Local, b: Local): Expr {
+  protected override mulHigh(signed: boolean, a: Local, b: Local): Expr {
     const f = this.f;
     const [a0, a1] = [f.let(and(a, LOW)), f.let(shrU(a, 32))];
     const [b0, b1] = [f.let(and(b, LOW)), f.let(shrU(b, 32))];
