@@ -142,7 +142,14 @@ class Run {
       return virtio;
     };
     // The workers take a while to attach, in which this thread has nothing else to do.
-    const [virtio] = await Promise.all([boot(), accompany()]);
+    let virtio: VirtioBus;
+    try {
+      [virtio] = await Promise.all([boot(), accompany()]);
+    } catch (error) {
+      // What was under way when the VM was ended has been called off.
+      if (!ending.signal.aborted) throw error;
+      return await machine.ended;
+    }
     // The terminal is ready before the guest's first word.
     this.#connect(assembly, { reactor, inputs });
     if (own.terminal !== undefined) this.#connectTerminal(own.terminal, { reactor, inputs });
