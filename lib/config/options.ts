@@ -264,7 +264,9 @@ export const RUN_OPTIONS = {
   "restart-devices": {
     type: { kind: "boolean" },
     group: "Devices",
-    help: "start the back end of a device again when it has died, instead of ending the VM",
+    help:
+      "start the back end of a device again when it has died, instead of ending the VM, unless " +
+      "it broke its policy",
   },
   "disable-sandbox": {
     type: { kind: "boolean" },

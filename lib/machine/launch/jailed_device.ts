@@ -18,6 +18,7 @@ import {
   socketPair,
   tryRead,
   type UnixSocket,
+  VIOLATION_EXIT_STATUS,
   VIOLATION_REPORT_BYTES,
   type Watch,
 } from "../../host/mod.ts";
@@ -150,6 +151,7 @@ class JailedDevice implements LaunchedDevice {
   readonly pid: number;
   readonly #process: JailedProcess;
   readonly #watch: Watch;
+  #violated = false;
 
   constructor(
     process: JailedProcess,
@@ -169,9 +171,17 @@ class JailedDevice implements LaunchedDevice {
       this.#watch[Symbol.dispose]();
       log[Symbol.dispose]();
       using _violation = violation;
-      resolve(describeViolation(violation, order.kind) ?? describeEnd(end));
+      const broken = describeViolation(violation, order.kind);
+      // One that was taken over may have closed the way for reports.
+      this.#violated = broken !== undefined || isViolation(end);
+      resolve(broken ?? describeEnd(end));
       process[Symbol.dispose]();
     });
+  }
+
+  /** Whether it made a system call that its policy forbids; known when it has ended. */
+  get violated(): boolean {
+    return this.#violated;
   }
 
   /** Lets it end by itself, for which its front end must have gone; kills it where it does not. */
@@ -193,6 +203,13 @@ function describeViolation(from: Fd, kind: string): string | undefined {
   const name = syscallName(syscall) ?? "unknown";
   return `it made the system call ${name} (${syscall}), which ${kind}_device.policy forbids, with ` +
     args.map((value) => `0x${value.toString(16)}`).join(", ");
+}
+
+/** Whether a process ended as the kernel, or what reports violations, ends it. */
+function isViolation(end: ProcessEnd): boolean {
+  return end.kind === "exited"
+    ? end.status === VIOLATION_EXIT_STATUS
+    : signalName(end.signal) === "SIGSYS";
 }
 
 function describeEnd(end: ProcessEnd): string {

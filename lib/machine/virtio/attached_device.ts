@@ -318,7 +318,7 @@ export class AttachedDevice implements AsyncDisposable {
     const dead = this.#backend;
     const reason = await dead.reason();
     if (this.#ended) throw new MachineError(reason);
-    if (!restart) this.#lose(reason);
+    if (!restart || dead.violated) this.#lose(reason);
     const now = performance.now();
     this.#deaths.push(now);
     while (this.#deaths[0]! < now - 60_000) this.#deaths.shift();

@@ -136,6 +136,11 @@ export class Backend implements AsyncDisposable {
     return readConfig(this.#frontend, this.config.byteLength);
   }
 
+  /** Whether it ended because it did what its jail forbids; known when its reason is. */
+  get violated(): boolean {
+    return this.#link.violated ?? false;
+  }
+
   /** Why it is gone, for the log. */
   async reason(): Promise<string> {
     const told = await toldReason(this.#link);

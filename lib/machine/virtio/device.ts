@@ -16,6 +16,11 @@ export interface BackendLink extends AsyncDisposable {
    * where only the socket tells.
    */
   readonly ended?: Promise<string>;
+  /**
+   * Whether it ended because it did what its jail forbids. Somebody may have taken it over then, and would
+   * take its successor over, too.
+   */
+  readonly violated?: boolean;
 }
 
 /** A virtio device of a VM. */

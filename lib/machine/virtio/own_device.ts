@@ -77,6 +77,9 @@ export class OwnDevice implements VirtioDevice, Disposable {
     return {
       socket: launched.socket,
       ended: launched.ended,
+      get violated() {
+        return launched.violated ?? false;
+      },
       [Symbol.asyncDispose]: async () => {
         client[Symbol.dispose]();
         await launched[Symbol.asyncDispose]();
