@@ -100,34 +100,38 @@ function checkDescriptors(pid: number, { kind, folder }: { kind: string; folder:
   assert.equal(links.some((link) => link === join(folder, "disk")), kind === "block");
 }
 
-jailTest("a jailed device has nothing but what it was given", SOURCES_PROGRAM, async (place) => {
-  const { folder, launcher } = place;
-  using reactor = new Reactor();
-  // What every child gets that is not kept from it.
-  using _decoy = memfdCreate("decoy", 0);
-  using stack = new DisposableStack();
-  await using devices = new AsyncDisposableStack();
-  const start = async (kind: DeviceKindName) => {
-    const opened = stack.use(await openKind(kind, folder));
-    const order = { name: kind, kind, opened, logLevel: "info" as const };
-    const device = devices.use(await launcher.launch(order));
-    // It answers when it has been confined.
-    stack.use(await VhostUserFrontend.connect({ name: kind, socket: device.socket, reactor }));
-    assert.ok(device.pid !== undefined);
-    return { kind, pid: device.pid };
-  };
-  const started = await Promise.all(DEVICE_KINDS.map(start));
-  const seen = Object.fromEntries(NAMESPACES.map((name) => [name, [namespace("self", name)]]));
-  for (const { kind, pid } of started) {
-    checkThreads(pid);
-    checkRoot(pid);
-    checkDescriptors(pid, { kind, folder });
-    const devices = Deno.readTextFileSync(`/proc/${pid}/net/dev`).trim().split("\n").slice(2);
-    assert.deepEqual(devices.map((line) => line.split(":")[0]?.trim()), ["lo"]);
-    for (const name of NAMESPACES) {
-      const own = namespace(pid, name);
-      assert.ok(!seen[name]?.includes(own), `${kind} shares ${own}`);
-      seen[name]?.push(own);
+jailTest(
+  "a jailed device has nothing but what it was given",
+  { program: SOURCES_PROGRAM },
+  async (place) => {
+    const { folder, launcher } = place;
+    using reactor = new Reactor();
+    // What every child gets that is not kept from it.
+    using _decoy = memfdCreate("decoy", 0);
+    using stack = new DisposableStack();
+    await using devices = new AsyncDisposableStack();
+    const start = async (kind: DeviceKindName) => {
+      const opened = stack.use(await openKind(kind, folder));
+      const order = { name: kind, kind, opened, logLevel: "info" as const };
+      const device = devices.use(await launcher.launch(order));
+      // It answers when it has been confined.
+      stack.use(await VhostUserFrontend.connect({ name: kind, socket: device.socket, reactor }));
+      assert.ok(device.pid !== undefined);
+      return { kind, pid: device.pid };
+    };
+    const started = await Promise.all(DEVICE_KINDS.map(start));
+    const seen = Object.fromEntries(NAMESPACES.map((name) => [name, [namespace("self", name)]]));
+    for (const { kind, pid } of started) {
+      checkThreads(pid);
+      checkRoot(pid);
+      checkDescriptors(pid, { kind, folder });
+      const devices = Deno.readTextFileSync(`/proc/${pid}/net/dev`).trim().split("\n").slice(2);
+      assert.deepEqual(devices.map((line) => line.split(":")[0]?.trim()), ["lo"]);
+      for (const name of NAMESPACES) {
+        const own = namespace(pid, name);
+        assert.ok(!seen[name]?.includes(own), `${kind} shares ${own}`);
+        seen[name]?.push(own);
+      }
     }
-  }
-});
+  },
+);

@@ -49,17 +49,22 @@ export interface JailPlace {
   readonly launcher: DeviceLauncher;
 }
 
-/**
- * A test on a host that lets whoever runs it make jails.
- *
- * @param program what serves devices
- */
+/** How to run a test in jails. */
+export interface JailTestOptions {
+  /** What serves the devices. */
+  readonly program: DeviceProgram;
+  /** Why it cannot run here, besides the reasons that all such tests have. */
+  readonly skip?: string | undefined;
+}
+
+/** A test on a host that lets whoever runs it make jails. */
 export function jailTest(
   name: string,
-  program: DeviceProgram,
+  { program, skip }: JailTestOptions,
   fn: (place: JailPlace) => Promise<void>,
 ): void {
-  const reason = closedSwitches().length > 0 && getuid() !== 0 ? "no user namespaces" : undefined;
+  const isClosed = closedSwitches().length > 0 && getuid() !== 0;
+  const reason = isClosed ? "no user namespaces" : skip;
   Deno.test({
     name: reason === undefined ? name : `${name} (skipped: ${reason})`,
     ignore: reason !== undefined,

@@ -1,0 +1,184 @@
+/**
+ * A program that is started as a device, confines itself as one, and then tries what a device that a
+ * guest has taken over may try. Afterwards it serves the device, unless it had to die.
+ *
+ * @module
+ */
+
+import {
+  type DeviceKind,
+  deviceKind,
+  type Json,
+  requireDeviceKind,
+  runDeviceProcess,
+} from "../../../devices/mod.ts";
+import {
+  bufferAddress,
+  type Fd,
+  IoUring,
+  mmap,
+  NativeCode,
+  rawSyscall,
+  writeAll,
+} from "../../../host/mod.ts";
+
+/** A system call. Texts are handed over as addresses of C strings. */
+export interface Attempt {
+  readonly number: number;
+  readonly args: readonly (number | string)[];
+}
+
+/** What to try. */
+export type Attack =
+  /** Calls, after taking over the signal that a violation raises, so that none of them is the last. */
+  | { readonly kind: "survive"; readonly attempts: readonly Attempt[] }
+  /** One call as it comes. */
+  | { readonly kind: "call"; readonly attempt: Attempt }
+  /** A call of the 32-bit interface. */
+  | { readonly kind: "int80"; readonly number: number }
+  /** Entries of the disk's ring: an operation and its flags each. */
+  | { readonly kind: "ring"; readonly entries: readonly (readonly [number, number])[] };
+
+/** In the place of a device's settings. The last descriptor takes an {@link AttackReport}. */
+export interface AttackOrder {
+  readonly own: Json;
+  /** An {@link Attack} as JSON. */
+  readonly attack: string;
+}
+
+/** What came of an attack, in its order. */
+export interface AttackReport {
+  /** Results, as the kernel gives them. */
+  readonly results: readonly number[];
+  /** Numbers of the calls that raised SIGSYS, as the signal told; -1 of those that did not. */
+  readonly trapped: readonly number[];
+}
+
+const SYS_RT_SIGACTION = 13;
+const SIGSYS = 31;
+const SA_SIGINFO = 4;
+const SA_RESTORER = 0x0400_0000;
+const OFF_SQES = 0x1000_0000;
+const SQE_BYTES = 64;
+const CODE_BYTES = 4096;
+/** Where in the page of code the number of the trapped call is kept. */
+const SEEN = 2048;
+
+const encoder = new TextEncoder();
+
+function call({ number, args }: Attempt): number {
+  const texts: Uint8Array<ArrayBuffer>[] = [];
+  const values = args.map((arg) => {
+    if (typeof arg === "number") return BigInt(arg);
+    const text = encoder.encode(`${arg}\0`);
+    texts.push(text);
+    return bufferAddress(text.buffer);
+  });
+  const result = Number(rawSyscall(number, values));
+  // They live until the call is over.
+  if (texts.some((text) => text.length === 0)) throw new TypeError("expected texts");
+  return result;
+}
+
+function survive(attempts: readonly Attempt[]): AttackReport {
+  using code = new NativeCode(CODE_BYTES);
+  const seen = new DataView(new ArrayBuffer(8));
+  seen.setBigUint64(0, code.address + BigInt(SEEN), true);
+  const handler = [
+    [0x8b, 0x46, 0x18], // mov eax, [rsi + 24]: si_syscall
+    [0x48, 0xb9, ...new Uint8Array(seen.buffer)], // mov rcx, address
+    [0x89, 0x01], // mov [rcx], eax
+    [0xc3], // ret
+  ].flat();
+  const restorer = [
+    [0xb8, 15, 0, 0, 0], // mov eax, SYS_rt_sigreturn
+    [0x0f, 0x05], // syscall
+  ].flat();
+  code.bytes.set(handler);
+  code.bytes.set(restorer, handler.length);
+  const action = new DataView(new ArrayBuffer(32));
+  action.setBigUint64(0, code.address, true);
+  action.setBigUint64(8, BigInt(SA_SIGINFO | SA_RESTORER), true);
+  action.setBigUint64(16, code.address + BigInt(handler.length), true);
+  const before = new Uint8Array(32);
+  const set = (to: bigint, from: bigint) =>
+    rawSyscall(SYS_RT_SIGACTION, [BigInt(SIGSYS), to, from, 8n]);
+  if (set(bufferAddress(action.buffer), bufferAddress(before.buffer)) !== 0n) {
+    throw new TypeError("the handler of SIGSYS stays");
+  }
+  const results: number[] = [];
+  const trapped: number[] = [];
+  for (const attempt of attempts) {
+    code.view.setInt32(SEEN, -1, true);
+    results.push(call(attempt));
+    trapped.push(code.view.getInt32(SEEN, true));
+  }
+  set(bufferAddress(before.buffer), 0n);
+  return { results, trapped };
+}
+
+function int80(number: number): void {
+  using code = new NativeCode(CODE_BYTES);
+  code.bytes.set([
+    ...[0x53, 0x89, 0xf8], // push rbx; mov eax, edi
+    ...[0x31, 0xdb, 0x31, 0xc9], // xor ebx, ebx; xor ecx, ecx
+    ...[0xcd, 0x80, 0x5b, 0xc3], // int 0x80; pop rbx; ret
+  ]);
+  code.entry(0)(BigInt(number), 0n);
+}
+
+/** Turns flushes of `file` into other operations, behind the back of the ring's own code. */
+function abuse(ring: IoUring, entries: readonly (readonly [number, number])[], file: Fd): number[] {
+  using sqes = mmap(ring.capacity * SQE_BYTES, { fd: ring.fd, offset: OFF_SQES });
+  return entries.map(([operation, flags], index) => {
+    ring.sync(file, 0);
+    const at = (index % ring.capacity) * SQE_BYTES;
+    sqes.view.setUint8(at, operation);
+    sqes.view.setUint8(at + 1, flags);
+    ring.submit();
+    ring.wait();
+    if (ring.complete() !== 0) throw new TypeError("another entry was completed");
+    return ring.result;
+  });
+}
+
+function attackWith(attack: Attack, prepared: unknown, fds: readonly Fd[]): AttackReport {
+  switch (attack.kind) {
+    case "survive":
+      return survive(attack.attempts);
+    case "call":
+      return { results: [call(attack.attempt)], trapped: [-1] };
+    case "int80":
+      int80(attack.number);
+      return { results: [], trapped: [] };
+    case "ring": {
+      const [file] = fds;
+      const hasRing = typeof prepared === "object" && prepared !== null && "ring" in prepared;
+      if (file === undefined || !hasRing || !(prepared.ring instanceof IoUring)) {
+        return { results: [], trapped: [] };
+      }
+      return { results: abuse(prepared.ring, attack.entries, file), trapped: [] };
+    }
+  }
+}
+
+async function attackingKind(name: string): Promise<DeviceKind> {
+  const kind: DeviceKind = await deviceKind(requireDeviceKind(name));
+  const { prepare } = kind;
+  return {
+    ...kind,
+    ...(prepare === undefined
+      ? {}
+      : { prepare: (settings) => prepare((settings as AttackOrder).own) }),
+    // The process is confined by now.
+    make(settings, fds, prepared) {
+      const { own, attack } = settings as AttackOrder;
+      using report = fds.at(-1)!;
+      const outcome = attackWith(JSON.parse(attack) as Attack, prepared, fds);
+      writeAll(report, encoder.encode(JSON.stringify(outcome)));
+      return kind.make(own, fds.slice(0, -1), prepared);
+    },
+  };
+}
+
+if (import.meta.main) Deno.exit(await runDeviceProcess(Deno.args[1] ?? "", attackingKind));
