@@ -15,20 +15,18 @@ const POLICIES = fileURLToPath(new URL("../policies", import.meta.url));
 const NOBODY = 65534;
 const IN_NAMESPACE = ["--user", "--map-root-user"];
 
-/** Why no namespaces can be made here, or undefined. */
-function namespaceProblem(): string | undefined {
-  const probe = (program: string, ...args: string[]) => {
-    try {
-      const settings = { args, stdin: "null", stdout: "null", stderr: "null" } as const;
-      return new Deno.Command(program, settings).outputSync().success;
-    } catch {
-      return false;
-    }
-  };
-  return probe("unshare", ...IN_NAMESPACE, "true") ? undefined : "no user namespaces";
+function canUnshare(...namespaces: string[]): boolean {
+  try {
+    const settings = { stdin: "null", stdout: "null", stderr: "null" } as const;
+    const args = [...namespaces, "true"];
+    return new Deno.Command("unshare", { args, ...settings }).outputSync().success;
+  } catch {
+    return false;
+  }
 }
 
-const noNamespaces = namespaceProblem();
+const noNamespaces = canUnshare(...IN_NAMESPACE) ? undefined : "no user namespaces";
+const isRoot = Deno.uid() === 0 && canUnshare("--mount");
 
 function jailTest(
   name: string,
@@ -199,7 +197,7 @@ jailTest("where there are no user namespaces, run refuses unless jails are off",
 });
 
 jailTest(
-  "an ordinary user's devices are in jails, too",
+  "an ordinary user's devices are in jails, also where /var/empty is missing",
   async (bench) => {
     const program = bench.path("vmctl");
     await Deno.copyFile(await vmctlBinary(), program);
@@ -209,8 +207,11 @@ jailTest(
     }).output();
     assert.equal(code, 0);
     const ids = [`--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups"];
-    const start = { program: "setpriv", env: bench.env };
-    await using vm = await startVmctl([...ids, program, ...args], start);
+    const script = 'mount -t tmpfs -o ro,mode=755 none /var && exec setpriv "$@"';
+    await using vm = await startVmctl(
+      ["--mount", "sh", "-c", script, "sh", ...ids, program, ...args],
+      { program: "unshare", env: bench.env },
+    );
     await vm.waitFor("ready");
     const status = Deno.readTextFileSync(`/proc/${vm.pid}/status`);
     assert.match(status, new RegExp(`^Uid:(\t${NOBODY}){4}$`, "m"));
@@ -222,7 +223,7 @@ jailTest(
     assert.equal((await vm.end()).code, 0);
     await bench.checkClean();
   },
-  noNamespaces ?? (Deno.uid() === 0 ? undefined : "needs root to become another user"),
+  noNamespaces ?? (isRoot ? undefined : "needs root, which may mount and become another user"),
 );
 
 jailTest("devices that are killed are started again where that is asked for", async (bench) => {

@@ -51,7 +51,7 @@ export type {
 } from "./option_types.ts";
 export { BLOCK, CONSOLE_PORT } from "./device_options.ts";
 export { type BlockOptions, diskConfig } from "./disk_config.ts";
-export { RUN_OPTIONS, type RunOptions } from "./options.ts";
+export { DEFAULT_PIVOT_ROOT, RUN_OPTIONS, type RunOptions } from "./options.ts";
 export { ConfigError, type ConfigProblem, formatProblem, printable, type Span } from "./problem.ts";
 export {
   logLevels,

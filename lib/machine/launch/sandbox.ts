@@ -5,7 +5,7 @@
  */
 
 import { describeError } from "../../base/mod.ts";
-import type { SandboxConfig } from "../../config/mod.ts";
+import { DEFAULT_PIVOT_ROOT, type SandboxConfig } from "../../config/mod.ts";
 import { Fd, getegid, geteuid, memfdCreate, MemfdFlag, writeAll } from "../../host/mod.ts";
 import {
   compilePolicy,
@@ -18,6 +18,8 @@ import { MachineError } from "../errors.ts";
 
 /** Nobody, the user and group that own nothing. */
 const NOBODY = 65534;
+/** Covered instead of the default where only root could make that: it is everywhere, and no jail needs it. */
+const STAND_IN = "/sys";
 
 /**
  * Namespaces, root and ids of a device's jail. Whoever runs the VMM is nobody there.
@@ -27,10 +29,10 @@ const NOBODY = 65534;
 export function commonJail(
   config: SandboxConfig,
 ): Pick<JailSpec, "pivotRoot" | "uidMap" | "gidMap" | "uid" | "gid"> {
-  requireRoot(config.pivotRoot);
+  const pivotRoot = rootFolder(config.pivotRoot);
   const map = (outside: number): IdMapping[] => [{ inside: NOBODY, outside, count: 1 }];
   return {
-    pivotRoot: config.pivotRoot,
+    pivotRoot,
     uidMap: map(geteuid()),
     gidMap: map(getegid()),
     uid: NOBODY,
@@ -39,22 +41,27 @@ export function commonJail(
 }
 
 /** The folder is covered by the jail's own root, so only its being there matters. */
-function requireRoot(path: string): void {
+function rootFolder(path: string): string {
+  if (isFolder(path)) return path;
   try {
-    if (Deno.statSync(path).isDirectory) return;
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) {
-      throw new MachineError(`${path}: cannot be the root of jails`, { cause: error });
-    }
-    try {
-      Deno.mkdirSync(path, { recursive: true, mode: 0o755 });
-      return;
-    } catch (cause) {
-      throw new MachineError(
-        `${path}: the folder that is the root of jails is missing and cannot be made ` +
-          `(${describeError(cause)}); --pivot-root names another one`,
-      );
-    }
+    Deno.mkdirSync(path, { recursive: true, mode: 0o755 });
+    return path;
+  } catch (cause) {
+    if (path === DEFAULT_PIVOT_ROOT && isFolder(STAND_IN)) return STAND_IN;
+    throw new MachineError(
+      `${path}: the folder that is the root of jails is missing and cannot be made ` +
+        `(${describeError(cause)}); --pivot-root names another one`,
+    );
+  }
+}
+
+/** @throws {MachineError} where something else is there. */
+function isFolder(path: string): boolean {
+  try {
+    if (Deno.statSync(path).isDirectory) return true;
+  } catch (cause) {
+    if (cause instanceof Deno.errors.NotFound) return false;
+    throw new MachineError(`${path}: cannot be the root of jails`, { cause });
   }
   throw new MachineError(`${path}: expected a folder to be the root of jails`);
 }
