@@ -1,9 +1,19 @@
 /** Devices that a guest has taken over, in the jails and under the policies of their kinds. */
 
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { DEVICE_KINDS, type DeviceKindName } from "../../devices/mod.ts";
-import { Errno, Fd, IoUring, isHostError, pipe, read } from "../../host/mod.ts";
+import {
+  bufferAddress,
+  Errno,
+  Fd,
+  IoUring,
+  isHostError,
+  pipe,
+  rawSyscall,
+  read,
+} from "../../host/mod.ts";
 import {
   evaluateExpression,
   judge,
@@ -15,7 +25,7 @@ import {
 import { DeviceLauncher } from "./device_launcher.ts";
 import type { DeviceProgram } from "./device_program.ts";
 import { jailTest, openKind, SOURCES_PROGRAM } from "./testing/jail_rig.ts";
-import type { Attack, AttackOrder, AttackReport, Attempt } from "./testing/attacker.ts";
+import type { Argument, Attack, AttackOrder, AttackReport, Attempt } from "./testing/attacker.ts";
 
 const ATTACKER: DeviceProgram = {
   ...SOURCES_PROGRAM,
@@ -80,7 +90,7 @@ function readToEnd(fd: number): Uint8Array {
 
 const constant = (text: string) => Number(evaluateExpression(text, { name: "attack" }));
 
-function attempt(name: string, ...args: (number | string)[]): Attempt {
+function attempt(name: string, ...args: Argument[]): Attempt {
   const number = syscallNumber(name);
   assert.ok(number !== undefined, name);
   return { number, args };
@@ -88,6 +98,7 @@ function attempt(name: string, ...args: (number | string)[]): Attempt {
 
 const CWD = -100;
 const PTRACE_ATTACH = 16;
+const PTRACE_SEIZE = 0x4206;
 const VMM = Deno.pid;
 const SIGCHLD = constant("SIGCHLD");
 const SIGTERM = constant("SIGTERM");
@@ -151,7 +162,7 @@ function unnamed(kind: DeviceKindName): Attempt[] {
 }
 
 function describe({ number, args }: Attempt): string {
-  return `${syscallName(number) ?? number}(${args.join(", ")})`;
+  return `${syscallName(number) ?? number}(${args.map((arg) => JSON.stringify(arg)).join(", ")})`;
 }
 
 for (const kind of DEVICE_KINDS) {
@@ -225,6 +236,88 @@ jailTest(
       const { report, ended } = await attackFrom("rng", { kind: "int80", number }, place);
       assert.equal(report, undefined);
       assert.match(ended, /^it was killed by SIG(SYS|SEGV)$/);
+    }
+  },
+);
+
+/** The address of a Unix socket in the abstract namespace: sa_family, then the name. */
+function abstractAddress(name: string): number[] {
+  return [constant("AF_UNIX"), 0, 0, ...new TextEncoder().encode(name)];
+}
+
+/** A socket that can be connected to at `address`. */
+function listenAt(address: readonly number[]): Fd {
+  const make = (name: string, ...args: (number | bigint)[]) => {
+    const result = rawSyscall(syscallNumber(name)!, args.map(BigInt));
+    assert.ok(result >= 0n, `${name}: ${result}`);
+    return Number(result);
+  };
+  const fd = Fd.adopt(make("socket", constant("AF_UNIX"), 1, 0));
+  const bytes = new Uint8Array(address);
+  make("bind", fd.raw, bufferAddress(bytes.buffer), bytes.length);
+  make("listen", fd.raw, 1);
+  return fd;
+}
+
+jailTest(
+  "a device without its filter still finds nothing",
+  { program: ATTACKER },
+  async (place) => {
+    const sandbox = {
+      pivotRoot: join(place.folder, "root"),
+      seccompPolicyDir: undefined,
+      seccompLogFailures: true,
+    };
+    using launcher = new DeviceLauncher({ sandbox, program: ATTACKER });
+    // What it could reach if it were not in namespaces of its own.
+    using tcp = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const { port } = tcp.addr as Deno.NetAddr;
+    const tcpAddress = [constant("AF_INET"), 0, port >> 8, port & 255, 127, 0, 0, 1];
+    const unixAddress = abstractAddress(`vmctl-attack-${VMM}`);
+    using _unix = listenAt(unixAddress);
+    const openHow = new Array<number>(24).fill(0);
+    // struct iovec: 8 bytes at 0x1000.
+    const piece = [0, 16, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0];
+    const opening = (path: string) => attempt("openat2", CWD, path, openHow, 24);
+    const steps: readonly (readonly [Attempt, number | "a descriptor"])[] = [
+      [attempt("socket", constant("AF_INET"), 1, 0), "a descriptor"],
+      [attempt("connect", { resultOf: 0 }, [...tcpAddress, ...openHow], 16), Errno.ENETUNREACH],
+      [attempt("socket", constant("AF_UNIX"), 1, 0), "a descriptor"],
+      [attempt("connect", { resultOf: 2 }, unixAddress, unixAddress.length), Errno.ECONNREFUSED],
+      [opening("/etc/passwd"), Errno.ENOENT],
+      [opening(`/proc/${VMM}/mem`), Errno.ENOENT],
+      [opening("/proc/sys/kernel/core_pattern"), Errno.ENOENT],
+      [attempt("execve", "/bin/sh", 0, 0), Errno.ENOENT],
+      [attempt("mkdir", "/new", 0o777), Errno.EROFS],
+      [attempt("kill", VMM, 0), Errno.ESRCH],
+      [attempt("kill", -1, 0), Errno.ESRCH],
+      [attempt("pidfd_open", VMM, 0), Errno.ESRCH],
+      [attempt("ptrace", PTRACE_SEIZE, VMM), Errno.ESRCH],
+      [attempt("process_vm_readv", VMM, piece, 1, piece, 1, 0), Errno.ESRCH],
+      [attempt("prlimit64", VMM, 7, 0, 0), Errno.ESRCH],
+      [attempt("getppid"), 0],
+      [attempt("mount", "none", "/", "tmpfs", 0, 0), Errno.EPERM],
+      [attempt("umount2", "/proc", 0), Errno.EPERM],
+      [attempt("pivot_root", "/", "/"), Errno.EPERM],
+      [attempt("chroot", "/"), Errno.EPERM],
+      [attempt("unshare", constant("CLONE_NEWNS")), Errno.EPERM],
+      [attempt("unshare", constant("CLONE_NEWNET")), Errno.EPERM],
+      [attempt("sethostname", "other", 5), Errno.EPERM],
+      [attempt("setuid", 0), Errno.EINVAL],
+      [attempt("setgid", 0), Errno.EINVAL],
+    ];
+    const attempts = steps.map(([step]) => step);
+    for (const kind of DEVICE_KINDS) {
+      const { folder } = place;
+      const attack = { kind: "survive", attempts } as const;
+      const { report, ended } = await attackFrom(kind, attack, { launcher, folder });
+      assert.equal(ended, "it ended with status 0");
+      assert.deepEqual(new Set(report?.trapped), new Set([-1]));
+      for (const [index, [step, expected]] of steps.entries()) {
+        const result = report?.results[index] ?? NaN;
+        if (expected === "a descriptor") assert.ok(result > 2, describe(step));
+        else assert.equal(result, 0 - expected, describe(step));
+      }
     }
   },
 );

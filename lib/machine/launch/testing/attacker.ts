@@ -22,10 +22,16 @@ import {
   writeAll,
 } from "../../../host/mod.ts";
 
-/** A system call. Texts are handed over as addresses of C strings. */
+/**
+ * An argument: a number, a text or bytes to be handed over by address, or the result of an attempt before
+ * this one.
+ */
+export type Argument = number | string | readonly number[] | { readonly resultOf: number };
+
+/** A system call. */
 export interface Attempt {
   readonly number: number;
-  readonly args: readonly (number | string)[];
+  readonly args: readonly Argument[];
 }
 
 /** What to try. */
@@ -66,17 +72,21 @@ const SEEN = 2048;
 
 const encoder = new TextEncoder();
 
-function call({ number, args }: Attempt): number {
-  const texts: Uint8Array<ArrayBuffer>[] = [];
+function call({ number, args }: Attempt, earlier: readonly number[] = []): number {
+  const kept: Uint8Array<ArrayBuffer>[] = [];
+  const address = (bytes: Uint8Array<ArrayBuffer>) => {
+    kept.push(bytes);
+    return bufferAddress(bytes.buffer);
+  };
   const values = args.map((arg) => {
     if (typeof arg === "number") return BigInt(arg);
-    const text = encoder.encode(`${arg}\0`);
-    texts.push(text);
-    return bufferAddress(text.buffer);
+    if (typeof arg === "string") return address(encoder.encode(`${arg}\0`));
+    if ("resultOf" in arg) return BigInt(earlier[arg.resultOf] ?? -1);
+    return address(new Uint8Array(arg));
   });
   const result = Number(rawSyscall(number, values));
   // They live until the call is over.
-  if (texts.some((text) => text.length === 0)) throw new TypeError("expected texts");
+  kept.length = 0;
   return result;
 }
 
@@ -110,7 +120,7 @@ function survive(attempts: readonly Attempt[]): AttackReport {
   const trapped: number[] = [];
   for (const attempt of attempts) {
     code.view.setInt32(SEEN, -1, true);
-    results.push(call(attempt));
+    results.push(call(attempt, results));
     trapped.push(code.view.getInt32(SEEN, true));
   }
   set(bufferAddress(before.buffer), 0n);
