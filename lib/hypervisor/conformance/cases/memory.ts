@@ -35,6 +35,40 @@ export const MEMORY_TESTS: readonly GuestTest[] = [
     },
   },
   {
+    name: "accesses over the end of a page, near others and on the stack, again and again",
+    run(m) {
+      // Neighbours for the guest, not in memory.
+      const [page, first, second] = [0x4000_0000, 0x30_0000, 0x30_5000];
+      m.memory.writeU64(first + 0xff8, 0x1111_1111_2222_2222n);
+      m.memory.writeU64(second, 0x3333_3333_4444_4444n);
+      m.memory.writeU64(second + 8, 0x5555_5555_6666_6666n);
+      m.memory.writeU64(first + 0x1000, 0xbad_bad_bad0n);
+      m.load(64, (a) => {
+        a.mov("ebx", page + 0xffc).mov("ecx", 3000).xor("edi", "edi").xor("esi", "esi");
+        a.mov("rbp", "rsp").label("loop");
+        // In the second page, then over its begin.
+        a.mov("rax", at("rbx", { disp: 12 })).mov("rdx", at("rbx")).add("rdi", "rdx");
+        a.mov(at("rbx", { disp: 12 }), "rax").add(at("rbx", { size: 8 }), 1).mov(at("rbx"), "rdx");
+        a.lea("rsp", at("rbx", { disp: 8 })).mov("r8", at("rsp", { disp: 8 }));
+        a.mov("r9", at("rsp", { disp: -8 })).push("rdx").pop("r10").add("rsi", "r10");
+        a.dec("ecx").jcc("ne", "loop").mov("rsp", "rbp");
+        a.mov(at(result(0)), "rdi").mov(at(result(1)), "rsi").mov(at(result(2)), "r9");
+        a.out(Port.Done, "al");
+      });
+      const tables = m.startLong();
+      tables.map(page, first);
+      tables.map(page + 0x1000, second);
+      m.run();
+      const value = 0x4444_4444_1111_1111n;
+      assert.equal(m.result(0), BigInt.asUintN(64, 3000n * value));
+      assert.equal(m.result(1), BigInt.asUintN(64, 3000n * value));
+      assert.equal(m.result(2), value);
+      assert.equal(m.memory.readU64(first + 0xff8), 0x1111_1111_2222_2222n);
+      assert.equal(m.memory.readU64(first + 0x1000), 0xbad_bad_bad0n);
+      assert.equal(m.memory.readU64(second), 0x3333_3333_4444_4444n);
+    },
+  },
+  {
     name: "code above 2 GiB that reaches over the end of a page and is changed",
     memorySizeBytes: 3 * GIB,
     run(m) {

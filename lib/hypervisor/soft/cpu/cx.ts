@@ -131,6 +131,11 @@ export interface CachedPage {
   readonly addend: Expr;
   /** i32: address of the TLB's entry. */
   readonly entry?: Local;
+  /**
+   * True where the entry is that of the access itself, in which the page of the access's end can only be
+   * where its begin is in the page, too.
+   */
+  readonly own: boolean;
   /** Called behind an access that was not in the page. */
   missed(): void;
 }
@@ -344,7 +349,7 @@ export class Cx {
     this.#rmwRam = ram;
     this.#rmwAddress = address;
     f.ifLikely(
-      eq(this.#pageOf(address, size), page.tag),
+      this.#isIn(page, address, size),
       () => {
         f.set(ram, add(page.addend, wrap(address)));
         f.set(value, loadSized(size, RAM, ram));
@@ -521,8 +526,15 @@ export class Cx {
       tag: load.i64(CPU, entry, TlbField[access]),
       addend: load.i32(CPU, entry, TlbField.addend),
       entry,
+      own: true,
       missed: () => {},
     };
+  }
+
+  /** True (i32) where all `size` bytes at `address` are in `page`. */
+  #isIn(page: CachedPage, address: Local, size: number): Expr {
+    const end = eq(this.#pageOf(address, size), page.tag);
+    return page.own || size === 1 ? end : and(end, eq(this.#pageOf(address, 1), page.tag));
   }
 
   /** The slow helper for `size` bytes. */
@@ -538,7 +550,7 @@ export class Cx {
     const page = this.cachedPage(address, "read");
     const value = f.local(ValType.I64);
     f.ifLikely(
-      eq(this.#pageOf(address, size), page.tag),
+      this.#isIn(page, address, size),
       () =>
         f.set(
           value,
@@ -562,7 +574,7 @@ export class Cx {
     const v = f.let(value);
     const page = this.cachedPage(address, "write");
     f.ifLikely(
-      eq(this.#pageOf(address, size), page.tag),
+      this.#isIn(page, address, size),
       () => f.storeSized(size, RAM, add(page.addend, wrap(address)), v),
       () => {
         this.storeSlowly(address, v, size);
@@ -575,7 +587,7 @@ export class Cx {
   ramOf(address: Local, access: "read" | "write"): Expr {
     const page = this.cachedPage(address, access);
     return cond(
-      eq(this.#pageOf(address, 1), page.tag),
+      this.#isIn(page, address, 1),
       add(page.addend, wrap(address)),
       i32(-1),
     );
@@ -587,7 +599,7 @@ export class Cx {
     const page = this.cachedPage(address, "read");
     const value = f.local(ValType.V128);
     f.ifLikely(
-      eq(this.#pageOf(address, 16), page.tag),
+      this.#isIn(page, address, 16),
       () => f.set(value, load.v128(RAM, add(page.addend, wrap(address)))),
       () => {
         this.beforeSlow();
@@ -608,7 +620,7 @@ export class Cx {
     const v = f.let(value);
     const page = this.cachedPage(address, "write");
     f.ifLikely(
-      eq(this.#pageOf(address, 16), page.tag),
+      this.#isIn(page, address, 16),
       () => f.storeV128(RAM, add(page.addend, wrap(address)), v),
       () => {
         this.beforeSlow();

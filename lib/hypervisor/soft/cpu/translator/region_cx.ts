@@ -432,6 +432,7 @@ export class RegionCx extends Cx {
     return {
       tag: stackTag,
       addend: stackAddend,
+      own: false,
       missed: () => {
         const { f } = this;
         // Negative where the TLB has no such page to write.
@@ -460,12 +461,13 @@ export class RegionCx extends Cx {
       tag: load.i64(CPU, entry, TlbField.write),
       addend: load.i32(CPU, entry, TlbField.addend),
       entry,
+      own: false,
       missed: () => {},
     };
     if (this.f.depth !== this.#depth) return page;
     const kept = { ...page, tag: this.f.let(page.tag), addend: this.f.let(page.addend) };
     pages.set(key, {
-      page: kept,
+      page: { ...kept, own: false },
       disp: at.disp,
       // Where others may decode code in the page meanwhile, each store asks.
       writable: access === "write" && !this.runtime.smp,
