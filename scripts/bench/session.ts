@@ -36,9 +36,18 @@ const END_MS = 20_000;
 /** Clock ticks of /proc/PID/stat a second: USER_HZ on every Linux that runs here. */
 const TICKS = 100;
 
-/** Processor time that a process has taken, in milliseconds (proc(5), utime and stime). */
-function cpuMs(pid: number): number {
-  const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
+/**
+ * Processor time that a process has taken, in milliseconds (proc(5), utime and stime); undefined where it
+ * has ended.
+ */
+function cpuMs(pid: number): number | undefined {
+  let stat: string;
+  try {
+    stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    return undefined;
+  }
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   return (Number(fields[11]) + Number(fields[12])) * 1000 / TICKS;
 }
@@ -64,8 +73,11 @@ export function watchSession(path: string, options: SessionOptions): Session {
   const errors = new Response(child.stderr).text();
   const reading = (async () => {
     const decoder = new TextDecoder();
+    let cpu = 0;
     for await (const bytes of child.stdout) {
-      const now = { ms: performance.now() - begin, cpuMs: cpuMs(child.pid) };
+      // Its last words may be read when it is gone.
+      cpu = cpuMs(child.pid) ?? cpu;
+      const now = { ms: performance.now() - begin, cpuMs: cpu };
       const lines = (last + decoder.decode(bytes, { stream: true })).split("\n");
       last = lines.pop() ?? "";
       for (const line of lines) seen.set(line.trimEnd(), now);
