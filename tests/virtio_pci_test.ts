@@ -3,6 +3,7 @@ import fc from "fast-check";
 import { setLogLevel } from "../lib/base/mod.ts";
 import { DeviceStatus, Feature } from "../lib/virtio/mod.ts";
 import { engineTest } from "./support/engines.ts";
+import type { MockDriver } from "../lib/virtio/testing/mock_driver.ts";
 import { FunctionRig } from "./support/function_rig.ts";
 
 // What guests do wrong is also logged.
@@ -252,6 +253,67 @@ engineTest(
     await rig.until("it is started again", () => rig.bus.info()[0]!.restarts === 4);
     await rig.bus.resume();
     await rig.readSector(next, 4);
+    assert.deepEqual(rig.lost, []);
+  },
+);
+
+engineTest(
+  "a function that may not master the bus leaves memory alone until it may again",
+  async ({ kind: engine }) => {
+    await using rig = await FunctionRig.start(engine, { restart: true });
+    const HALTED = 0x02;
+    const used = (driver: MockDriver) => rig.memory.readU16(driver.addresses.usedRing + 2);
+    // Many times as long as a request takes.
+    const wait = async () => {
+      for (let turn = 0; turn < 200; turn++) await new Promise((done) => setTimeout(done, 0));
+    };
+    rig.enable();
+    const driver = await rig.activate();
+    await rig.readSector(driver, 1);
+    const standsStill = async () => {
+      rig.config(0x04, 2, HALTED);
+      await rig.until("it stands still", () => rig.bus.info()[0]!.halted);
+      const before = used(driver);
+      const answer = rig.readSector(driver, 2);
+      await wait();
+      assert.equal(used(driver), before);
+      return { answer };
+    };
+    for (let turn = 0; turn < 2; turn++) {
+      const { answer } = await standsStill();
+      rig.enable();
+      assert.deepEqual(await answer, rig.disk.slice(1024, 1536));
+      const second = rig.startQueue(1);
+      await rig.readSector(second, 3, 1);
+      rig.write(0x16, 2, 1);
+      rig.write(0x3a, 2, 1);
+      await rig.until("queue 1 is reset", () => rig.read(0x3a, 2) === 0);
+    }
+    // Back ends die, queues begin, and the VM is suspended meanwhile.
+    const { answer } = await standsStill();
+    rig.killBackend();
+    await rig.until("it is started again", () => rig.bus.info()[0]!.restarts === 1);
+    const second = rig.startQueue(1);
+    const fromSecond = rig.readSector(second, 4, 1);
+    await rig.until("queue 1 is known", () => rig.bus.info()[0]!.queues.length === 2);
+    await rig.bus.suspend();
+    await rig.bus.resume();
+    await wait();
+    assert.equal(used(second), 0);
+    await rig.bus.suspend();
+    rig.enable();
+    await rig.bus.resume();
+    assert.deepEqual(await fromSecond, rig.disk.slice(2048, 2560));
+    await answer;
+    // A reset ends all of it; a device may begin without the bus.
+    rig.config(0x04, 2, HALTED);
+    await rig.reset();
+    const next = await rig.activate();
+    const late = rig.readSector(next, 5);
+    await wait();
+    assert.equal(used(next), 0);
+    rig.enable();
+    assert.deepEqual(await late, rig.disk.slice(2560, 3072));
     assert.deepEqual(rig.lost, []);
   },
 );

@@ -78,7 +78,7 @@ export class FunctionRig implements AsyncDisposable {
     rig.#bus = rig.#resources.use(bus);
     for (const handle of bus.install(rig)) {
       const slot = rig.platform.pci.slot(handle.device);
-      const wiring = { vm: rig.vm, slot, resetWaitMs: 0 };
+      const wiring = { vm: rig.vm, slot, hostWaitMs: 0 };
       rig.platform.pci.attach(handle.device, new VirtioPciFunction(handle, wiring));
     }
     rig.bar = (rig.config(0x10, 4) & ~0xf) >>> 0;
@@ -195,24 +195,25 @@ export class FunctionRig implements AsyncDisposable {
 
   /** Reads a sector by queue `index`. */
   async readSector(driver: MockDriver, sector: number, index = 0): Promise<Uint8Array> {
-    this.memory.fill(REQUEST, 2 * 4096);
-    this.memory.writeU32(REQUEST, BlockRequest.Read);
-    this.memory.writeU32(REQUEST + 8, sector);
-    this.memory.writeU8(REQUEST + 4096 + 512, 0xff);
+    const at = REQUEST + index * 2 * 4096;
+    this.memory.fill(at, 2 * 4096);
+    this.memory.writeU32(at, BlockRequest.Read);
+    this.memory.writeU32(at + 8, sector);
+    this.memory.writeU8(at + 4096 + 512, 0xff);
     driver.wantInterrupts(true);
     const head = driver.add([
-      { address: REQUEST, length: 16 },
-      { address: REQUEST + 4096, length: 512, writable: true },
-      { address: REQUEST + 4096 + 512, length: 1, writable: true },
+      { address: at, length: 16 },
+      { address: at + 4096, length: 512, writable: true },
+      { address: at + 4096 + 512, length: 1, writable: true },
     ]);
     if (driver.publish()) this.write(0x3000 + index * 4, 2, index);
     let used = -1;
     await this.until("an answer", () => (used = driver.takeUsed()) >= 0);
     driver.free(head);
-    if (used !== head || this.memory.readU8(REQUEST + 4096 + 512) !== 0) {
+    if (used !== head || this.memory.readU8(at + 4096 + 512) !== 0) {
       throw new Error("expected that the request succeeds");
     }
-    return this.memory.read(REQUEST + 4096, 512);
+    return this.memory.read(at + 4096, 512);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -68,6 +68,8 @@ export interface VirtioDeviceInfo {
   readonly status: number;
   /** Queues that run. */
   readonly queues: readonly { readonly index: number; readonly size: number }[];
+  /** Whether they stand still. */
+  readonly halted: boolean;
   /** How often its back end was started again. */
   readonly restarts: number;
 }
@@ -86,8 +88,12 @@ export class AttachedDevice implements AsyncDisposable {
   #active: bigint | undefined;
   #restarts = 0;
   #complaints = 0;
-  /** Where the queues go on after a suspension; undefined while not suspended. */
-  #paused: Map<number, number> | undefined;
+  #suspended = false;
+  /**
+   * Where the queues go on that stand still; undefined while they do not. A queue whose back end died before
+   * it told goes on behind what it has used.
+   */
+  #halted: Map<number, number | undefined> | undefined;
   #ended = false;
   /** One thing at a time is done on the connection. */
   #turn: Promise<unknown> = Promise.resolve();
@@ -170,30 +176,16 @@ export class AttachedDevice implements AsyncDisposable {
   /** Stops the queues; vCPUs do not run. */
   suspend(): Promise<void> {
     return this.#inTurn(async () => {
-      if (this.#paused !== undefined) return;
-      const paused = new Map<number, number>();
-      this.#paused = paused;
-      await Promise.all([...this.#running.keys()].map(async (index) => {
-        paused.set(index, await this.#backend.frontend.stopQueue(index));
-      }));
+      this.#suspended = true;
+      await this.#halt();
     });
   }
 
   /** Lets the queues go on. */
   resume(): Promise<void> {
     return this.#inTurn(async () => {
-      const paused = this.#paused;
-      if (paused === undefined) return;
-      this.#paused = undefined;
-      const { frontend } = this.#backend;
-      // A back end that died meanwhile is replaced, and its successor starts all queues.
-      if (frontend.end !== undefined) return;
-      await Promise.all([...paused].map(async ([index, availableIndex]) => {
-        const queue = { ...this.#running.get(index)!, availableIndex };
-        await frontend.startQueue(queue, this.#parts!.memory);
-        // An interrupt may have been lost with the descriptor that it had before.
-        signalEvent(frontend.queueEvents(index).call);
-      }));
+      this.#suspended = false;
+      if (this.#host?.mastersBus ?? true) await this.#goOn();
     }).finally(() => this.#poke());
   }
 
@@ -205,6 +197,7 @@ export class AttachedDevice implements AsyncDisposable {
       pci: this.#parts?.place.number ?? 0,
       status: this.#host?.status ?? 0,
       queues: [...this.#running.values()].map(({ index, size }) => ({ index, size })),
+      halted: this.#halted !== undefined,
       restarts: this.#restarts,
     };
   }
@@ -233,7 +226,7 @@ export class AttachedDevice implements AsyncDisposable {
     while (!this.#ended) {
       try {
         if (this.#backend.frontend.end !== undefined) await this.#replace();
-        if (this.#paused === undefined) await this.#fulfil(host, host.wishes());
+        if (!this.#suspended) await this.#fulfil(host, host.wishes());
         return;
       } catch (error) {
         if (this.#ended) return;
@@ -253,29 +246,72 @@ export class AttachedDevice implements AsyncDisposable {
       if (this.#active !== undefined) await frontend.reset();
       this.#active = undefined;
       this.#running.clear();
+      this.#halted = undefined;
       host.finishReset();
       return;
+    }
+    if (wishes.halt) await this.#halt();
+    else if (this.#halted !== undefined) {
+      host.setHalted(false);
+      await this.#goOn();
     }
     if (wishes.features !== undefined) {
       for (const queue of wishes.queues) this.#requireRings(queue, memory);
       const fresh = wishes.queues.filter(({ index }) => !this.#running.has(index));
-      for (const queue of fresh) this.#running.set(queue.index, queue);
+      for (const queue of fresh) {
+        this.#running.set(queue.index, queue);
+        this.#halted?.set(queue.index, 0);
+      }
+      const starting = this.#halted === undefined ? fresh : [];
       if (this.#active === undefined) {
         this.#active = wishes.features & this.#backend.frontend.features;
-        await frontend.activate({ ...this.#activation(this.#active), queues: fresh });
+        await frontend.activate({ ...this.#activation(this.#active), queues: starting });
       } else {
-        await Promise.all(fresh.map((queue) => frontend.startQueue(queue, memory)));
+        await Promise.all(starting.map((queue) => frontend.startQueue(queue, memory)));
       }
       for (const index of wishes.queueResets) {
-        if (this.#running.has(index)) {
+        if (this.#running.delete(index) && !this.#halted?.delete(index)) {
           await frontend.enableQueue(index, false);
           await frontend.stopQueue(index);
-          this.#running.delete(index);
         }
         host.finishQueueReset(index);
       }
     }
+    if (wishes.halt) host.setHalted(true);
     if (wishes.config !== undefined) await this.#writeConfig(wishes.config);
+  }
+
+  /** Lets the back end leave the guest's memory alone. */
+  async #halt(): Promise<void> {
+    if (this.#halted !== undefined) return;
+    const halted = new Map<number, number | undefined>();
+    this.#halted = halted;
+    const { frontend } = this.#backend;
+    await Promise.all([...this.#running.keys()].map(async (index) => {
+      try {
+        halted.set(index, await frontend.stopQueue(index));
+      } catch (error) {
+        if (frontend.end !== undefined) halted.set(index, undefined);
+        throw error;
+      }
+    }));
+  }
+
+  async #goOn(): Promise<void> {
+    const halted = this.#halted;
+    if (halted === undefined) return;
+    this.#halted = undefined;
+    const { frontend } = this.#backend;
+    // A back end that died meanwhile is replaced, and its successor starts all queues.
+    if (frontend.end !== undefined) return;
+    const { memory } = this.#parts!;
+    await Promise.all([...halted].map(async ([index, stoppedAt]) => {
+      const queue = this.#running.get(index)!;
+      const availableIndex = stoppedAt ?? memory.readU16(queue.usedRing + 2);
+      await frontend.startQueue({ ...queue, availableIndex }, memory);
+      // An interrupt may have been lost with the descriptor that it had before.
+      signalEvent(frontend.queueEvents(index).call);
+    }));
   }
 
   async #writeConfig({ offset, bytes }: NonNullable<Wishes["config"]>): Promise<void> {
@@ -338,8 +374,8 @@ export class AttachedDevice implements AsyncDisposable {
     if (this.#active === undefined) return;
     const queues = [...this.#running.values()];
     const activation = this.#activation(this.#active);
-    if (this.#paused !== undefined) {
-      // They go on when the VM does, from where they were stopped.
+    if (this.#halted !== undefined) {
+      // They go on when they may, from where they were stopped.
       await this.#backend.frontend.activate({ ...activation, queues: [], resume: true });
       return;
     }

@@ -1,7 +1,8 @@
 /**
  * A virtio function as a vCPU's worker answers for it: reads and writes of its BAR and of its PCI
- * configuration. What needs the back end is left to the host side; only a reset is waited for, and that not
- * for long, since a driver has to look for its end anyway (virtio 1.2, 4.1.4.3.2).
+ * configuration. What needs the back end is left to the host side. Only two things are waited for, and not
+ * for long: a reset, for whose end a driver has to look anyway (virtio 1.2, 4.1.4.3.2), and that the back end
+ * leaves the memory of a guest alone which forbids it to master the bus.
  *
  * @module
  */
@@ -10,12 +11,20 @@ import { signalEvent } from "../../host/mod.ts";
 import type { Vm } from "../../hypervisor/mod.ts";
 import { CommonConfig, Pending } from "./common_config.ts";
 import { Interrupts } from "./interrupts.ts";
-import { BAR_SIZE_BYTES, BarOffset, Common, NOTIFY_MULTIPLIER, Pci, Word } from "./layout.ts";
+import {
+  BAR_SIZE_BYTES,
+  BarOffset,
+  Common,
+  NOTIFY_MULTIPLIER,
+  Pci,
+  PciCommand,
+  Word,
+} from "./layout.ts";
 import { moveNotifications } from "./notifications.ts";
 import { TransportState, type VirtioPciHandle } from "./state.ts";
 
-/** How long a vCPU waits for a reset by default; whoever stops or suspends the VM waits as long. */
-const RESET_WAIT_MS = 100;
+/** How long a vCPU waits for the host side by default; whoever stops or suspends the VM waits as long. */
+const HOST_WAIT_MS = 100;
 const REGION_BYTES = 0x1000;
 
 /** What a function has of the bus that it is on. */
@@ -30,8 +39,8 @@ export interface PciSlot {
 export interface FunctionWiring {
   readonly vm: Vm;
   readonly slot: PciSlot;
-  /** How long a reset is waited for, in ms; 100 where absent. */
-  readonly resetWaitMs?: number;
+  /** How long the host side is waited for, in ms; 100 where absent. */
+  readonly hostWaitMs?: number;
 }
 
 /** A virtio function on a PCI bus, as one vCPU's worker has it. */
@@ -41,15 +50,15 @@ export class VirtioPciFunction {
   readonly #state: TransportState;
   readonly #vm: Vm;
   readonly #slot: PciSlot;
-  readonly #resetWaitMs: number;
+  readonly #hostWaitMs: number;
   readonly #interrupts: Interrupts;
   readonly #common: CommonConfig;
   readonly #access = new DataView(new ArrayBuffer(8));
 
   /** Attaches to the function of `handle`. */
   constructor(handle: VirtioPciHandle, wiring: FunctionWiring) {
-    const { vm, slot, resetWaitMs = RESET_WAIT_MS } = wiring;
-    this.#resetWaitMs = resetWaitMs;
+    const { vm, slot, hostWaitMs = HOST_WAIT_MS } = wiring;
+    this.#hostWaitMs = hostWaitMs;
     this.device = handle.device;
     this.#state = new TransportState(handle);
     this.#vm = vm;
@@ -76,6 +85,7 @@ export class VirtioPciFunction {
         moveNotifications(this.#state, this.#vm, this.#slot.barPage(0));
         this.#interrupts.update();
       });
+      if (offset <= Pci.Command && end > Pci.Command) this.#commandWritten();
     } else if (offset < Pci.MsixCap + 4 && end > Pci.MsixControl) {
       this.#locked(() => this.#interrupts.update());
     } else if (offset < Pci.AccessEnd && end > Pci.AccessData) {
@@ -174,13 +184,29 @@ export class VirtioPciFunction {
     if (pending === Pending.Reset) this.#awaitReset();
   }
 
-  /** Waits for the host side to do something once, so that drivers rarely have to ask again. */
-  #awaitReset(): void {
+  /** Whoever takes the bus away from the function uses memory again that its queues were in. */
+  #commandWritten(): void {
+    this.#state.request();
+    this.#awaitHost(() => this.#halting);
+  }
+
+  get #halting(): boolean {
     const { words } = this.#state;
-    const deadline = performance.now() + this.#resetWaitMs;
+    return (this.#slot.config[Pci.Command]! & PciCommand.BusMaster) === 0 &&
+      Atomics.load(words, Word.Active) !== 0 && Atomics.load(words, Word.Halted) === 0;
+  }
+
+  /** Waits for the host side to reset, so that drivers rarely have to ask again. */
+  #awaitReset(): void {
+    this.#awaitHost(() => this.#resetting);
+  }
+
+  #awaitHost(busy: () => boolean): void {
+    const { words } = this.#state;
+    const deadline = performance.now() + this.#hostWaitMs;
     for (;;) {
       const seen = Atomics.load(words, Word.Done);
-      if (!this.#resetting) return;
+      if (!busy()) return;
       const left = deadline - performance.now();
       if (left <= 0) return;
       Atomics.wait(words, Word.Done, seen, left);

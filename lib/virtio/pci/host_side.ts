@@ -12,7 +12,7 @@ import type { QueueEvents } from "../vhost_user/frontend_state.ts";
 import type { QueueSetup } from "../vhost_user/frontend.ts";
 import { buildConfigSpace, type ConfigSpace } from "./config_space.ts";
 import { Interrupts } from "./interrupts.ts";
-import { Isr, QueueWord, Word } from "./layout.ts";
+import { Isr, Pci, PciCommand, QueueWord, Word } from "./layout.ts";
 import type { PciSlot } from "./guest_side.ts";
 import { TransportState, vectorCountOf, type VirtioPciHandle } from "./state.ts";
 
@@ -48,6 +48,8 @@ export interface Wishes {
   readonly queues: readonly QueueSetup[];
   /** Queues that shall be reset. */
   readonly queueResets: readonly number[];
+  /** The queues shall stand still: the function may not reach memory. Those that start do not begin, either. */
+  readonly halt: boolean;
   /** What the driver has written to the configuration space. */
   readonly config: { readonly offset: number; readonly bytes: Uint8Array } | undefined;
 }
@@ -60,6 +62,7 @@ export class VirtioPciHost {
   readonly configSpace: ConfigSpace;
   readonly #state: TransportState;
   readonly #interrupts: Interrupts;
+  readonly #slot: PciSlot;
 
   constructor(options: VirtioPciOptions, vm: Vm, slot: PciSlot) {
     const { device, deviceType, features, maxQueueSize, queues, configEvent, config } = options;
@@ -84,6 +87,7 @@ export class VirtioPciHost {
       deviceConfigBytes: config.byteLength,
     });
     this.#interrupts = new Interrupts(this.#state, vm, slot.config);
+    this.#slot = slot;
   }
 
   /** Counts what the guest wants, for `Atomics.waitAsync`. */
@@ -104,19 +108,29 @@ export class VirtioPciHost {
     const state = this.#state;
     return state.lock.withLock((): Wishes => {
       const { words } = state;
+      const nothing = { features: undefined, queues: [], queueResets: [], halt: !this.mastersBus };
       const config = this.#takeConfig();
-      if (words[Word.Resetting] !== 0) {
-        return { reset: true, features: undefined, queues: [], queueResets: [], config: undefined };
-      }
+      if (words[Word.Resetting] !== 0) return { ...nothing, reset: true, config: undefined };
       const wanted = DeviceStatus.DriverOk | DeviceStatus.FeaturesOk;
       const never = DeviceStatus.NeedsReset | DeviceStatus.Failed;
       const runs = (words[Word.Status]! & (wanted | never)) === wanted;
-      if (!runs) return { reset: false, features: undefined, queues: [], queueResets: [], config };
+      if (!runs) return { ...nothing, reset: false, config };
       words[Word.Active] = 1;
       const features = BigInt(words[Word.DriverFeaturesLow]! >>> 0) |
         BigInt(words[Word.DriverFeaturesHigh]! >>> 0) << 32n;
-      return { reset: false, features, ...this.#queueWishes(), config };
+      return { ...nothing, reset: false, features, ...this.#queueWishes(), config };
     });
+  }
+
+  /** Whether the function may reach memory (PCI Local Bus 3.0, 6.2.2). */
+  get mastersBus(): boolean {
+    return (this.#slot.config[Pci.Command]! & PciCommand.BusMaster) !== 0;
+  }
+
+  /** The queues stand still, as `halt` of the {@link Wishes} asked for, or do not any more. */
+  setHalted(halted: boolean): void {
+    Atomics.store(this.#state.words, Word.Halted, Number(halted));
+    this.#state.done();
   }
 
   /** The device is reset. */

@@ -105,6 +105,8 @@ export const Word = {
   IoeventPage: 16,
   /** GSI that the event of configuration changes is bound to, 0 for none. */
   ConfigGsi: 17,
+  /** Not 0 while the queues stand still because the function may not master the bus. */
+  Halted: 18,
   Count: 20,
 } as const;
 

@@ -88,6 +88,7 @@ export class TransportState {
     words[Word.DirtyFrom] = 0;
     words[Word.DirtyTo] = 0;
     words[Word.Active] = 0;
+    words[Word.Halted] = 0;
     for (let index = 0; index < handle.queueCount; index++) this.clearQueue(index);
     Atomics.store(words, Word.Resetting, 0);
   }
