@@ -22,7 +22,7 @@ Deno.test("a signal to a thread interrupts its system call and nothing else", as
   };
     self.onmessage = (event) => {
       self.postMessage(gettid());
-      self.postMessage(pollFd(event.data, PollEvent.In, 20000));
+      self.postMessage(pollFd(event.data, PollEvent.In, 600_000));
     };`;
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
   const worker = new Worker(url, { type: "module" });
@@ -39,7 +39,7 @@ Deno.test("a signal to a thread interrupts its system call and nothing else", as
   const timer = setInterval(() => tgkill(getpid(), thread, FIRST_REALTIME_SIGNAL), 5);
   assert.equal(await result.promise, 0);
   clearInterval(timer);
-  assert.ok(Date.now() - started < 15_000);
+  assert.ok(Date.now() - started < 300_000, "it waited to the end of its time");
   worker.terminate();
   URL.revokeObjectURL(url);
 });

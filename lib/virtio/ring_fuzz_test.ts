@@ -73,8 +73,9 @@ Deno.test("rings that change while they are read: nothing outside of guest memor
   const pattern = new Uint8Array(64).fill(0x5a);
   let chains = 0;
   try {
+    // On a busy host it takes longer until enough were looked at.
     const end = performance.now() + 1500;
-    while (performance.now() < end) {
+    while (performance.now() < end || chains <= 1000) {
       const driver = new MockDriver(ring.memory, { address: 0, size: SIZE, eventIdx: true });
       const queue = new Virtqueue(ring.memory, {
         ...driver.addresses,
@@ -94,6 +95,5 @@ Deno.test("rings that change while they are read: nothing outside of guest memor
   } finally {
     scribbler.terminate();
   }
-  assert.ok(chains > 1000, `${chains} chains`);
   assert.ok(ring.intact());
 });

@@ -45,7 +45,9 @@ function cpuMs(pid: number): number | undefined {
   try {
     stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    // It may also end between the opening of the file and its reading: ESRCH, which has no class.
+    const gone = error instanceof Deno.errors.NotFound || `${error}`.includes("os error 3)");
+    if (!gone) throw error;
     return undefined;
   }
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");

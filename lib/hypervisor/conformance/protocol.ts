@@ -35,6 +35,13 @@ export type Command =
   | { readonly do: "detach" }
   | { readonly do: "watch"; readonly run: number; readonly timeoutMs: number }
   | { readonly do: "kick"; readonly id: number; readonly delayMs: number }
+  /** As soon as the 64 bits of guest memory at `address` are another number than `seen`. */
+  | {
+    readonly do: "kick-changed";
+    readonly id: number;
+    readonly address: number;
+    readonly seen: bigint;
+  }
   | { readonly do: "kick-often"; readonly id: number }
   | { readonly do: "msi"; readonly address: bigint; readonly data: number }
   | { readonly do: "event"; readonly fd: number }

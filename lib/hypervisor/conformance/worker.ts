@@ -35,7 +35,7 @@ self.onmessage = (event: MessageEvent<Command>) => {
 self.postMessage("ready");
 
 function act(
-  { vm, words }: Attached,
+  { vm, memory, words }: Attached,
   command: Exclude<Command, { do: "attach" | "detach" }>,
 ): void {
   switch (command.do) {
@@ -49,6 +49,16 @@ function act(
     case "kick":
       setTimeout(() => vm.kick(command.id), command.delayMs);
       break;
+    case "kick-changed": {
+      const mine = attached;
+      const timer = setInterval(() => {
+        const isThere = attached === mine;
+        if (isThere && memory.readU64(command.address) === command.seen) return;
+        clearInterval(timer);
+        if (isThere) vm.kick(command.id);
+      }, 10);
+      break;
+    }
     case "kick-often":
       while (Atomics.load(words, Word.Stop) === 0) {
         vm.kick(command.id);
