@@ -60,7 +60,8 @@ async function writeImportMap(path: string): Promise<void> {
   );
 }
 
-async function bundle(
+/** Makes one script of `entry` and everything that it imports. */
+export async function bundle(
   output: string,
   { entry, format }: { readonly entry: string; readonly format: "esm" | "cjs" },
 ): Promise<void> {

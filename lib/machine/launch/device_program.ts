@@ -5,7 +5,6 @@
  */
 
 import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { type JailMount, runtimeMounts } from "../../jail/mod.ts";
 import { MachineError } from "../errors.ts";
 
@@ -37,7 +36,7 @@ export function ownProgram(mainModule: string = Deno.mainModule): DeviceProgram 
   if (!mainModule.startsWith("file:")) {
     throw new MachineError(`expected the program's sources in files, got ${mainModule}`);
   }
-  const main = fileURLToPath(mainModule);
+  const main = decodeURIComponent(new URL(mainModule).pathname);
   const sources = dirname(main);
   const cache = runtimeCache();
   return {

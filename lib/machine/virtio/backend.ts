@@ -4,7 +4,6 @@
  * @module
  */
 
-import { setTimeout as delay } from "node:timers/promises";
 import { describeError, Logger } from "../../base/mod.ts";
 import type { Reactor } from "../../host/mod.ts";
 import {
@@ -176,7 +175,7 @@ export class Backend implements AsyncDisposable {
           throw error;
         }
         log.debug(`${device.name}: ${describeError(error)}`);
-        await delay(REVIVE_INTERVAL_MS);
+        await new Promise((resolve) => setTimeout(resolve, REVIVE_INTERVAL_MS));
       }
     }
   }
@@ -219,7 +218,13 @@ async function connect(
 
 /** What whoever launched a back end says of its end; undefined where that is nothing. */
 async function toldReason({ ended }: BackendLink): Promise<string | undefined> {
-  return await Promise.race([ended, delay(REASON_TIMEOUT_MS, undefined, { ref: false })]);
+  const late = Promise.withResolvers<undefined>();
+  const timer = setTimeout(() => late.resolve(undefined), REASON_TIMEOUT_MS);
+  try {
+    return await Promise.race([ended, late.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** What is to be thrown instead of `error`: that a connection was closed only says that there is a reason. */
