@@ -151,8 +151,10 @@ export { NativeCode, protect, Protection } from "./native_code.ts";
 export {
   hasNoNewPrivileges,
   installSeccompFilter,
+  installSeccompListener,
   parseViolation,
   rawSyscall,
+  receiveViolation,
   reportViolations,
   type SeccompViolation,
   setNoNewPrivileges,

@@ -5,6 +5,8 @@
  */
 
 import { check, Errno, HostError } from "./errno.ts";
+import { Fd, type FdLike, rawFd } from "./fd.ts";
+import { tryIoctl } from "./ioctl.ts";
 import { addressOf, bindLibc, lastErrno } from "./libc.ts";
 import { NativeCode, protect, Protection } from "./native_code.ts";
 
@@ -32,6 +34,8 @@ const PR_GET_NO_NEW_PRIVS = 39;
 const SYS_SECCOMP = 317n;
 const SECCOMP_SET_MODE_FILTER = 1;
 const SECCOMP_FILTER_FLAG_TSYNC = 1;
+const SECCOMP_FILTER_FLAG_NEW_LISTENER = 8;
+const SECCOMP_FILTER_FLAG_TSYNC_ESRCH = 16;
 const INSTRUCTION_BYTES = 8;
 
 /** Renounces new privileges by execve(2) for the calling thread, for ever. */
@@ -53,20 +57,55 @@ export function installSeccompFilter(
   program: Uint8Array<ArrayBuffer>,
   options: { scope: "thread" | "process" },
 ): void {
-  const count = program.length / INSTRUCTION_BYTES;
-  if (!Number.isInteger(count) || count > 0xffff) throw new HostError("seccomp", Errno.EINVAL);
-  const flags = options.scope === "process" ? SECCOMP_FILTER_FLAG_TSYNC : 0;
-  const header = new DataView(new ArrayBuffer(16));
-  header.setUint16(0, count, true);
-  header.setBigUint64(8, addressOf(program), true);
-  const call = libcSeccomp().syscall;
-  const result = check(call(SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, header), "seccomp");
+  const result = load(program, options.scope === "process" ? SECCOMP_FILTER_FLAG_TSYNC : 0);
   // With TSYNC the result is the number of a thread that has another filter already.
   if (result > 0) {
     throw new HostError("seccomp", Errno.ESRCH, {
       subject: `of thread ${result}, which has a filter of its own`,
     });
   }
+}
+
+/**
+ * Loads a filter for all threads, as {@link installSeccompFilter} does, that holds calls for somebody else to
+ * decide on (SECCOMP_RET_USER_NOTIF). Whoever has the result learns of them, by {@link receiveViolation}.
+ *
+ * @throws {HostError} EINVAL before Linux 5.7, EBUSY where a filter from before has such a descriptor.
+ */
+export function installSeccompListener(program: Uint8Array<ArrayBuffer>): Fd {
+  const flags = SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_NEW_LISTENER |
+    SECCOMP_FILTER_FLAG_TSYNC_ESRCH;
+  return Fd.adopt(load(program, flags));
+}
+
+function load(program: Uint8Array<ArrayBuffer>, flags: number): number {
+  const count = program.length / INSTRUCTION_BYTES;
+  if (!Number.isInteger(count) || count > 0xffff) throw new HostError("seccomp", Errno.EINVAL);
+  const header = new DataView(new ArrayBuffer(16));
+  header.setUint16(0, count, true);
+  header.setBigUint64(8, addressOf(program), true);
+  const call = libcSeccomp().syscall;
+  return check(call(SYS_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, header), "seccomp");
+}
+
+const SECCOMP_IOCTL_NOTIF_RECV = 0xc050_2100;
+const NOTIFICATION_BYTES = 80;
+
+/**
+ * Takes a call that is held, from the descriptor of {@link installSeccompListener}, which polls as readable
+ * then. What the kernel says of it the process cannot change; its thread waits until the process is killed.
+ *
+ * @returns undefined where there is none any more, or `listener` is something else
+ */
+export function receiveViolation(listener: FdLike): SeccompViolation | undefined {
+  const view = new DataView(new ArrayBuffer(NOTIFICATION_BYTES));
+  if (tryIoctl(rawFd(listener), SECCOMP_IOCTL_NOTIF_RECV, view) < 0) return undefined;
+  return {
+    syscall: view.getUint32(16, true),
+    arch: view.getUint32(20, true),
+    address: view.getBigUint64(24, true),
+    args: Array.from({ length: 6 }, (_, index) => view.getBigUint64(32 + index * 8, true)),
+  };
 }
 
 /**

@@ -4,13 +4,28 @@
  * @module
  */
 
-import { getpid, installSeccompFilter, reportViolations, setNoNewPrivileges } from "../host/mod.ts";
-import { encodeProgram, type Instruction } from "./bpf/instruction.ts";
+import {
+  dupFd,
+  type Fd,
+  getpid,
+  installSeccompFilter,
+  installSeccompListener,
+  isHostError,
+  reportViolations,
+  setNoNewPrivileges,
+  UnixSocket,
+} from "../host/mod.ts";
+import { encodeProgram, type Instruction, SeccompReturn, withReturn } from "./bpf/instruction.ts";
 import { verifyProgram } from "./bpf/simulate.ts";
 
 /** How to confine the process. */
 export interface ConfineOptions {
-  /** Descriptor that a violation is reported to (`parseViolation` of lib/host); none where absent. */
+  /**
+   * A connected seqpacket socket; none where absent. Where the filter holds calls (`user-notify`), the
+   * descriptor goes there by which its other end learns of them (`receiveViolation` of lib/host), so that
+   * nothing in this process can keep one from being told. Reports of calls that are trapped go there, too
+   * (`parseViolation`); before Linux 5.7 that is what happens to all.
+   */
   readonly reportFd?: number;
 }
 
@@ -39,10 +54,28 @@ export function confineProcessWith(
   bytes: Uint8Array<ArrayBuffer>,
   options: ConfineOptions = {},
 ): void {
+  const { reportFd } = options;
   settleRuntime();
-  if (options.reportFd !== undefined) reportViolations(options.reportFd);
+  if (reportFd !== undefined) reportViolations(reportFd);
   setNoNewPrivileges();
-  installSeccompFilter(bytes, { scope: "process" });
+  const trapping = withReturn(bytes, SeccompReturn.UserNotify, SeccompReturn.Trap);
+  if (reportFd === undefined || trapping === undefined) {
+    installSeccompFilter(bytes, { scope: "process" });
+    return;
+  }
+  let listener: Fd;
+  try {
+    listener = installSeccompListener(bytes);
+  } catch (error) {
+    // An older kernel, or somebody around this process listens already.
+    if (!isHostError(error, "EINVAL") && !isHostError(error, "EBUSY")) throw error;
+    installSeccompFilter(trapping, { scope: "process" });
+    return;
+  }
+  // Whoever had it in here could let calls pass.
+  using theirs = listener;
+  using socket = new UnixSocket(dupFd(reportFd));
+  socket.sendMessage(new Uint8Array(1), [theirs]);
 }
 
 /** Lets the runtime and the foreign functions make what they otherwise make at their first use. */

@@ -30,7 +30,13 @@ export { describeAction, describeCondition } from "./policy/describe.ts";
 export { syscallName, syscallNames, syscallNumber } from "./policy/syscalls.ts";
 export { type CompileOptions, compilePolicy, returnValue, type Violation } from "./bpf/compile.ts";
 export { describeReturn, disassemble } from "./bpf/disassemble.ts";
-export { decodeProgram, encodeProgram, type Instruction } from "./bpf/instruction.ts";
+export {
+  decodeProgram,
+  encodeProgram,
+  type Instruction,
+  SeccompReturn,
+  withReturn,
+} from "./bpf/instruction.ts";
 export { type Run, simulate, verifyProgram } from "./bpf/simulate.ts";
 export { type ConfineOptions, confineProcess, confineProcessWith } from "./confine.ts";
 export { embeddedPolicies, embeddedPolicyNames, loadDevicePolicy } from "./device_policies.ts";

@@ -10,3 +10,8 @@ import { VmctlError } from "../base/mod.ts";
 export class MachineError extends VmctlError {
   override readonly name: string = "MachineError";
 }
+
+/** A device did what its jail forbids, before it served. Another attempt would end the same way, or worse. */
+export class DeviceViolationError extends MachineError {
+  override readonly name: string = "DeviceViolationError";
+}

@@ -20,7 +20,9 @@ export type Violation =
   | "kill-process"
   | "kill-thread"
   /** The call is made, and written to the kernel's log. */
-  | "log";
+  | "log"
+  /** The call is held, and whoever listens to the filter learns of it. */
+  | "user-notify";
 
 /** How to compile. */
 export interface CompileOptions {

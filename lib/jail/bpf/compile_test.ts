@@ -17,7 +17,9 @@ function policyOf(text: string): Policy {
 }
 
 Deno.test("compiled policies decide as the policies say", () => {
-  const violation = fc.constantFrom<Violation>("trap", "kill-process", "kill-thread", "log");
+  const violation = fc.constantFrom<Violation>(
+    ...["trap", "kill-process", "kill-thread", "log", "user-notify"] as const,
+  );
   const cases = fc.tuple(policies(60), violation).chain(([policy, chosen]) =>
     fc.tuple(
       fc.constant(policy),

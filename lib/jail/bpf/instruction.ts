@@ -116,3 +116,22 @@ export function decodeProgram(bytes: Uint8Array): Instruction[] {
   }
   return program;
 }
+
+/**
+ * An encoded program that returns `to` where `program` returns `from`; undefined where that is nowhere.
+ */
+export function withReturn(
+  program: Uint8Array,
+  from: number,
+  to: number,
+): Uint8Array<ArrayBuffer> | undefined {
+  const other = new Uint8Array(program);
+  const view = new DataView(other.buffer);
+  let found = false;
+  for (let at = 0; at + INSTRUCTION_BYTES <= other.length; at += INSTRUCTION_BYTES) {
+    if (view.getUint16(at, true) !== Op.Return || view.getUint32(at + 4, true) !== from) continue;
+    view.setUint32(at + 4, to, true);
+    found = true;
+  }
+  return found ? other : undefined;
+}

@@ -221,6 +221,21 @@ jailTest(
 );
 
 jailTest(
+  "a device that does what it can to hide a forbidden call is ended and named all the same",
+  { program: ATTACKER },
+  async (place) => {
+    for (const name of ["socket", "execve"]) {
+      const call = attempt(name, 1, 2, 3);
+      const { report, ended } = await attackFrom("rng", { kind: "hide", attempt: call }, place);
+      const text = `it made the system call ${name} (${call.number}), which rng_device.policy ` +
+        `forbids, with 0x1, 0x2, 0x3`;
+      assert.equal(ended.slice(0, text.length), text);
+      assert.equal(report, undefined);
+    }
+  },
+);
+
+jailTest(
   "other interfaces of the kernel are a device's end",
   { program: ATTACKER },
   async (place) => {

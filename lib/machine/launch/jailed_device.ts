@@ -8,7 +8,6 @@ import type { SandboxConfig } from "../../config/mod.ts";
 import { deviceProcessArguments } from "../../devices/mod.ts";
 import {
   type Fd,
-  parseViolation,
   pipe,
   PollEvent,
   type ProcessEnd,
@@ -16,17 +15,16 @@ import {
   setNonblocking,
   signalName,
   socketPair,
-  tryRead,
   type UnixSocket,
   VIOLATION_EXIT_STATUS,
-  VIOLATION_REPORT_BYTES,
   type Watch,
 } from "../../host/mod.ts";
-import { type JailedProcess, type StartingJail, startJailed, syscallName } from "../../jail/mod.ts";
+import { type JailedProcess, type StartingJail, startJailed } from "../../jail/mod.ts";
 import { DeviceLog } from "./device_log.ts";
 import type { DeviceProgram } from "./device_program.ts";
 import type { DeviceOrder, LaunchedDevice } from "./launched_device.ts";
 import { commonJail, filterFile } from "./sandbox.ts";
+import { ViolationWatch } from "./violation_watch.ts";
 
 /** Descriptors of the process. */
 const PLACE = { Error: 2, FrontEnd: 3, Control: 4, Filter: 5, Violation: 6, Resources: 7 } as const;
@@ -49,7 +47,7 @@ interface Ends {
   readonly frontEnd: UnixSocket;
   readonly control: UnixSocket;
   readonly error: Fd;
-  readonly violation: Fd;
+  readonly violation: UnixSocket;
 }
 
 /**
@@ -84,13 +82,10 @@ function begin(
   };
   const [frontEnd, itsFrontEnd] = pair(socketPair("stream"));
   const [control, itsControl] = pair(socketPair("seqpacket", { nonblock: true }));
-  const channel = () => {
-    const { reader, writer } = pipe();
-    setNonblocking(stack.use(reader), true);
-    return { reader, writer: theirs.use(writer) };
-  };
-  const error = channel();
-  const violation = channel();
+  const [violation, itsViolation] = pair(socketPair("seqpacket"));
+  const { reader: error, writer } = pipe();
+  setNonblocking(stack.use(error), true);
+  const itsError = theirs.use(writer);
   const filter = theirs.use(filterFile(kind, sandbox));
   const resources = opened.fds.map((fd, index) => ({ fd, as: PLACE.Resources + index }));
   const args = deviceProcessArguments({
@@ -109,17 +104,17 @@ function begin(
     env: program.env,
     mounts: program.mounts,
     fds: [
-      { fd: error.writer, as: PLACE.Error },
+      { fd: itsError, as: PLACE.Error },
       { fd: itsFrontEnd.fd, as: PLACE.FrontEnd },
       { fd: itsControl.fd, as: PLACE.Control },
       { fd: filter, as: PLACE.Filter },
-      { fd: violation.writer, as: PLACE.Violation },
+      { fd: itsViolation.fd, as: PLACE.Violation },
       ...resources,
     ],
   });
   stack.use(jail);
   return {
-    ours: { frontEnd, control, error: error.reader, violation: violation.reader },
+    ours: { frontEnd, control, error, violation },
     jail,
   };
 }
@@ -163,6 +158,11 @@ class JailedDevice implements LaunchedDevice {
     this.socket = frontEnd;
     this.control = control;
     const log = new DeviceLog(error, { name: order.name, reactor });
+    const violations = new ViolationWatch(violation, {
+      kind: order.kind,
+      reactor,
+      kill: () => process.kill(),
+    });
     const { promise, resolve } = Promise.withResolvers<string>();
     this.ended = promise;
     this.#watch = reactor.watch(process.pidfd, PollEvent.In, () => {
@@ -170,8 +170,8 @@ class JailedDevice implements LaunchedDevice {
       if (end === undefined) return;
       this.#watch[Symbol.dispose]();
       log[Symbol.dispose]();
-      using _violation = violation;
-      const broken = describeViolation(violation, order.kind);
+      violations[Symbol.dispose]();
+      const broken = violations.description;
       // One that was taken over may have closed the way for reports.
       this.#violated = broken !== undefined || isViolation(end);
       resolve(broken ?? describeEnd(end));
@@ -192,17 +192,6 @@ class JailedDevice implements LaunchedDevice {
     await this.ended;
     clearTimeout(timer);
   }
-}
-
-/** What a device that broke its policy did; undefined where it did not. */
-function describeViolation(from: Fd, kind: string): string | undefined {
-  const report = new Uint8Array(VIOLATION_REPORT_BYTES);
-  const violation = parseViolation(report.subarray(0, Math.max(0, tryRead(from, report))));
-  if (violation === undefined) return undefined;
-  const { syscall, args } = violation;
-  const name = syscallName(syscall) ?? "unknown";
-  return `it made the system call ${name} (${syscall}), which ${kind}_device.policy forbids, with ` +
-    args.map((value) => `0x${value.toString(16)}`).join(", ");
 }
 
 /** Whether a process ended as the kernel, or what reports violations, ends it. */

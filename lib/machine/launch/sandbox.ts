@@ -74,7 +74,7 @@ function isFolder(path: string): boolean {
 export function filterFile(kind: string, config: SandboxConfig): Fd {
   const policy = loadDevicePolicy(`${kind}_device`, { folder: config.seccompPolicyDir });
   const program = compilePolicy(policy, {
-    violation: config.seccompLogFailures ? "log" : "trap",
+    violation: config.seccompLogFailures ? "log" : "user-notify",
   });
   const file = memfdCreate(`vmctl-${kind}-filter`, MemfdFlag.CloseOnExec);
   writeAll(file, encodeProgram(program));

@@ -362,7 +362,10 @@ export class AttachedDevice implements AsyncDisposable {
       this.#lose(`${reason}; it dies again and again`);
     }
     if (this.#running.size > 0 && !dead.recordsRequests) {
-      this.#lose(`${reason}; it kept no record of the requests that it held, so none can go on`);
+      this.#lose(
+        `${reason}; it kept no record of the requests that it held (the inflight feature of vhost-user), ` +
+          "so the guest may lose some where it goes on: start the VM again, or use a back end that keeps one",
+      );
     }
     log.warn(`${device.name} ended (${reason}), starting it again`);
     try {

@@ -16,7 +16,7 @@ import {
   VhostUserError,
   VhostUserFrontend,
 } from "../../virtio/mod.ts";
-import { MachineError } from "../errors.ts";
+import { DeviceViolationError, MachineError } from "../errors.ts";
 import type { BackendLink, VirtioDevice } from "./device.ts";
 
 const log = new Logger("virtio");
@@ -170,7 +170,8 @@ export class Backend implements AsyncDisposable {
         throw new MachineError(`${device.name}: its new back end offers less than the one before`);
       } catch (error) {
         if (state.disposed) throw error;
-        if (signal.aborted || performance.now() > deadline) {
+        const hopeless = error instanceof DeviceViolationError;
+        if (hopeless || signal.aborted || performance.now() > deadline) {
           state[Symbol.dispose]();
           throw error;
         }
@@ -234,9 +235,9 @@ async function explain(
 ): Promise<unknown> {
   if (!(error instanceof VhostUserError) || error.kind !== "closed") return error;
   const told = await toldReason(link);
-  return told === undefined
-    ? error
-    : new MachineError(`${device.name} ended before it served: ${told}`);
+  if (told === undefined) return error;
+  const message = `${device.name} ended before it served: ${told}`;
+  return link.violated === true ? new DeviceViolationError(message) : new MachineError(message);
 }
 
 function traitsOf(device: VirtioDevice): TypeTraits {

@@ -8,6 +8,7 @@
 import {
   type DeviceKind,
   deviceKind,
+  type DeviceProcessSpec,
   type Json,
   requireDeviceKind,
   runDeviceProcess,
@@ -15,12 +16,16 @@ import {
 import {
   bufferAddress,
   type Fd,
+  fstat,
   IoUring,
   mmap,
   NativeCode,
+  pread,
+  pwrite,
   rawSyscall,
   writeAll,
 } from "../../../host/mod.ts";
+import { SeccompReturn, withReturn } from "../../../jail/mod.ts";
 
 /**
  * An argument: a number, a text or bytes to be handed over by address, or the result of an attempt before
@@ -38,6 +43,8 @@ export interface Attempt {
 export type Attack =
   /** Calls, after taking over the signal that a violation raises, so that none of them is the last. */
   | { readonly kind: "survive"; readonly attempts: readonly Attempt[] }
+  /** One call, after everything that a process can do to keep others from being told. */
+  | { readonly kind: "hide"; readonly attempt: Attempt }
   /** One call as it comes. */
   | { readonly kind: "call"; readonly attempt: Attempt }
   /** A call of the 32-bit interface. */
@@ -60,7 +67,11 @@ export interface AttackReport {
   readonly trapped: readonly number[];
 }
 
+const SYS_CLOSE = 3;
 const SYS_RT_SIGACTION = 13;
+const SYS_RT_SIGPROCMASK = 14;
+/** Where a device process may have the descriptors by which it talks with the VMM. */
+const OWN_FDS = [2, 3, 4, 5, 6];
 const SIGSYS = 31;
 const SA_SIGINFO = 4;
 const SA_RESTORER = 0x0400_0000;
@@ -127,6 +138,32 @@ function survive(attempts: readonly Attempt[]): AttackReport {
   return { results, trapped };
 }
 
+/** Ignores and blocks what a violation raises, and closes the descriptors of `fds`. */
+function hide(fds: readonly number[]): void {
+  const view = new DataView(new ArrayBuffer(32));
+  const ignore = () =>
+    rawSyscall(SYS_RT_SIGACTION, [BigInt(SIGSYS), bufferAddress(view.buffer), 0n, 8n]);
+  view.setBigUint64(0, 1n, true);
+  ignore();
+  view.setBigUint64(0, 1n << BigInt(SIGSYS - 1), true);
+  rawSyscall(SYS_RT_SIGPROCMASK, [0n, bufferAddress(view.buffer), 0n, 8n]);
+  for (const fd of fds) rawSyscall(SYS_CLOSE, [BigInt(fd)]);
+}
+
+/**
+ * Has the filter of the device process of `argument` raise SIGSYS for what it would hold, where an attack
+ * can live on then, before it is loaded.
+ */
+function letFilterTrap(argument: string): void {
+  const { jail, settings } = JSON.parse(argument) as DeviceProcessSpec;
+  const { attack } = settings as unknown as AttackOrder;
+  if (jail === undefined || (JSON.parse(attack) as Attack).kind !== "survive") return;
+  const bytes = new Uint8Array(fstat(jail.filterFd).sizeBytes);
+  pread(jail.filterFd, bytes, 0);
+  const trapping = withReturn(bytes, SeccompReturn.UserNotify, SeccompReturn.Trap);
+  if (trapping !== undefined) pwrite(jail.filterFd, trapping, 0);
+}
+
 function int80(number: number): void {
   using code = new NativeCode(CODE_BYTES);
   code.bytes.set([
@@ -156,6 +193,9 @@ function attackWith(attack: Attack, prepared: unknown, fds: readonly Fd[]): Atta
   switch (attack.kind) {
     case "survive":
       return survive(attack.attempts);
+    case "hide":
+      hide(OWN_FDS);
+      return { results: [call(attack.attempt)], trapped: [-1] };
     case "call":
       return { results: [call(attack.attempt)], trapped: [-1] };
     case "int80":
@@ -191,4 +231,8 @@ async function attackingKind(name: string): Promise<DeviceKind> {
   };
 }
 
-if (import.meta.main) Deno.exit(await runDeviceProcess(Deno.args[1] ?? "", attackingKind));
+if (import.meta.main) {
+  const argument = Deno.args[1] ?? "";
+  letFilterTrap(argument);
+  Deno.exit(await runDeviceProcess(argument, attackingKind));
+}
