@@ -1,6 +1,7 @@
 /**
  * `deno task userland`: a Debian userland on the software engine runs bash, python3 and its tests,
- * gcc, openssl and dpkg, and says what is right. Takes minutes, so it is no part of `deno task test`.
+ * gcc, openssl and dpkg, and says what is right; with `--lockstep`, while its translated code is
+ * compared with the interpreter. Takes minutes, so it is no part of `deno task test`.
  *
  * @module
  */
@@ -13,14 +14,22 @@ import { build, DEFAULT_OUTPUT, isStale } from "./build/build.ts";
 import { FetchError, fetchGuest, fetchUserland } from "./guest/mod.ts";
 import { CheckReader, CHECKS, scriptOf } from "./userland/checks.ts";
 import { runGuest } from "./userland/guest_run.ts";
+import {
+  COMPARING,
+  comparingOptions,
+  readComparison,
+  readDifference,
+} from "./userland/lockstep.ts";
 
 const USAGE =
-  `usage: deno task userland [--cpus N] [--kernel cloud|full] [--mem MIB] [--quick] [NAME...]
+  `usage: deno task userland [--cpus N] [--kernel cloud|full] [--mem MIB] [--quick] [--lockstep] [NAME...]
 
   --cpus N      vCPUs of the guest (default: 1)
   --kernel K    Debian's kernel for virtual machines, or that for all machines (default: cloud)
   --mem MIB     memory of the guest (default: 3000)
   --quick       without the long checks
+  --lockstep    compares each translated region with the interpreter, from many states, from the
+                first instruction of the boot on; ten times as slow, one vCPU
   NAME          only checks whose name holds this
 
 Needs root and debootstrap. Runs dist/vmctl, built where it is stale, or what VMCTL_BIN names.
@@ -35,6 +44,7 @@ async function main(): Promise<number> {
       kernel: { type: "string", default: "cloud" },
       mem: { type: "string", default: "3000" },
       quick: { type: "boolean", default: false },
+      lockstep: { type: "boolean", default: false },
       help: { type: "boolean", short: "h", default: false },
     },
   });
@@ -44,6 +54,10 @@ async function main(): Promise<number> {
   }
   if (values.kernel !== "cloud" && values.kernel !== "full") {
     throw new TypeError(`--kernel: expected cloud or full, got "${values.kernel}"`);
+  }
+  const { lockstep } = values;
+  if (lockstep && values.cpus !== "1") {
+    throw new TypeError("--lockstep: with several vCPUs nothing can be compared");
   }
   const checks = CHECKS.filter(({ name, slow }) =>
     !(values.quick && slow) &&
@@ -58,6 +72,7 @@ async function main(): Promise<number> {
   try {
     progress(`${guest.release} on ${values.cpus} vCPU(s)`);
     const reader = new CheckReader(checks);
+    const counters = join(folder, "counters.json");
     const end = await runGuest({
       vmctl: given || DEFAULT_OUTPUT,
       kernel: guest.kernel,
@@ -67,6 +82,7 @@ async function main(): Promise<number> {
       memoryMib: Number(values.mem),
       folder,
       timeoutMs: TIMEOUT_MS,
+      ...lockstep ? { env: COMPARING, options: comparingOptions(counters) } : {},
       onLine: (line) => {
         const result = reader.line(line);
         if (result === undefined) return;
@@ -76,12 +92,36 @@ async function main(): Promise<number> {
       },
     });
     const passed = reader.results.filter((result) => result.passed).length;
-    if (end.code !== 0) console.log(`vmctl ended with status ${end.code}\n${end.stderr}`);
+    if (end.code !== 0) console.log(`vmctl ended with status ${end.code}`);
+    const compared = !lockstep || await reportComparison(end.stderr, counters);
+    if (end.code !== 0 && compared) console.log(end.stderr);
     console.log(`${passed} passed, ${checks.length - passed} failed (${end.seconds.toFixed(0)} s)`);
-    return passed === checks.length && end.code === 0 ? 0 : 1;
+    return passed === checks.length && end.code === 0 && compared ? 0 : 1;
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+/** Prints what was compared, or the difference that was found; true where there was none. */
+async function reportComparison(stderr: string, counters: string): Promise<boolean> {
+  const difference = readDifference(stderr);
+  if (difference !== undefined) {
+    const file = await Deno.makeTempFile({ prefix: "lockstep-", suffix: ".wasm" });
+    await Deno.writeFile(file, difference.module);
+    console.log(`${difference.text}\nthe region's module: ${file}`);
+    return false;
+  }
+  const compared = await readComparison(counters).catch(() => undefined);
+  if (compared === undefined) {
+    console.log("nothing was compared");
+    return false;
+  }
+  const { regions, regionsCompared, comparisons, instructions, faults } = compared;
+  console.log(
+    `${regionsCompared} of ${regions} regions compared, ${comparisons} times, ` +
+      `${instructions} instructions, ${faults} faults: no difference`,
+  );
+  return true;
 }
 
 if (import.meta.main) {

@@ -23,6 +23,8 @@ export interface GuestRun {
   readonly timeoutMs: number;
   /** Further options of `vmctl run`. */
   readonly options?: readonly string[];
+  /** Set in its environment. */
+  readonly env?: Readonly<Record<string, string>>;
   /** Told each line that the guest prints. */
   readonly onLine: (line: string) => void;
   /** Told the process id once it runs. */
@@ -48,6 +50,7 @@ export async function runGuest(run: GuestRun): Promise<GuestEnd> {
       ...["--cpus", `${run.cpus}`, "--mem", `${run.memoryMib}`, "--initrd", initrd],
       ...["--params", "console=ttyS0 quiet panic=-1", ...run.options ?? [], run.kernel],
     ],
+    env: run.env ?? {},
     stdin: "null",
     stdout: "piped",
     stderr: "piped",

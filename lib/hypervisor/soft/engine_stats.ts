@@ -34,6 +34,12 @@ const NAMES = [
   "hostCalls",
   "deviceAccesses",
   "halts",
+  // Regions compared with the interpreter, where they are.
+  "comparedRegions",
+  "comparedInstructions",
+  "comparedFaults",
+  "guardedRegions",
+  "guardedRegionsCompared",
 ] as const;
 
 /** Pages that are reported as slow, at most, for each vCPU. */
@@ -148,6 +154,15 @@ export function describeCounters(vcpus: readonly VcpuCounters[]): Record<string,
           unitsDamaged: c.badUnits,
         },
         code: { decodedInstructions: c.decoded, invalidatedPages: c.invalidated },
+        ...c.comparedRegions === 0 ? {} : {
+          comparison: {
+            regions: c.guardedRegions,
+            regionsCompared: c.guardedRegionsCompared,
+            comparisons: c.comparedRegions,
+            instructions: c.comparedInstructions,
+            faults: c.comparedFaults,
+          },
+        },
         slowPaths: {
           tlbFills: c.tlbFills,
           codeLookups: c.lookups,

@@ -260,7 +260,7 @@ export class SoftVcpu implements Vcpu {
 
   /** Counters of the engine. */
   stats(): Record<string, number> {
-    const { code, translator, lockstep, stats, samples, cpu } = this.#processor;
+    const { code, translator, lockstep, guards, stats, samples, cpu } = this.#processor;
     return {
       samplesInterpreted: samples.interpreted,
       samplesTranslated: samples.translated,
@@ -278,6 +278,10 @@ export class SoftVcpu implements Vcpu {
         comparedRegions: lockstep.stats.regions,
         comparedInstructions: lockstep.stats.instructions,
         comparedFaults: lockstep.stats.faults,
+        ...guards === undefined ? {} : {
+          guardedRegions: guards.stats.regions,
+          guardedRegionsCompared: guards.stats.compared,
+        },
       }),
     };
   }

@@ -43,6 +43,7 @@ import {
 import type { MemoryMap, Mmu } from "./mmu.ts";
 import {
   Access,
+  Check,
   CodeMode,
   CPU,
   Exit,
@@ -561,11 +562,16 @@ export function buildControl(
   }
   helpers.set("branchSlow", branchSlow);
 
-  // What stands for `jump` where regions are compared with the interpreter: always leaves.
+  // What stands for `jump` where regions are compared with the interpreter: leaves in a comparison.
   const jumpOut = module.func([I64], [I32]);
-  jumpOut.store64(CPU, i32(0), jumpOut.param(0), S.rip);
-  jumpOut.return(i32(Exit.Fuel));
-  jumpOut.unreachable();
+  {
+    const f = jumpOut;
+    f.if(and(state32(S.checks), Check.log), () => {
+      f.store64(CPU, i32(0), f.param(0), S.rip);
+      f.return(i32(Exit.Fuel));
+    });
+    f.returnCall(jump, f.param(0));
+  }
   helpers.set("jumpOut", jumpOut);
   return jump;
 }

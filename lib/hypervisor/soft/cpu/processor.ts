@@ -50,6 +50,7 @@ import {
 } from "./state.ts";
 import { deliver, hostFunctions, resetCpu, updateMode } from "./system/mod.ts";
 import { allRows, registerHelpers } from "./table.ts";
+import { Guards, type TableFunction } from "./translator/guards.ts";
 import { Lockstep } from "./translator/lockstep.ts";
 import type { TranslationStore } from "./translator/store.ts";
 import { type Tier, TierPolicy } from "./translator/tier.ts";
@@ -157,6 +158,8 @@ export class Processor {
   readonly #tier: TierPolicy;
   /** Compares regions with the interpreter, in tests. */
   readonly lockstep: Lockstep | undefined;
+  /** Where regions are compared now and then. */
+  readonly guards: Guards | undefined;
   readonly #team: CpuTeam | undefined;
   readonly #locks: SplitLocks | undefined;
   /** Counters of the run loop. */
@@ -173,6 +176,8 @@ export class Processor {
   #fuelLeft = 0;
   #waiting = false;
   #nmiPending = false;
+  /** Generated code may have met a guard, where the next region is compared. */
+  #atGuard = false;
   /** Data breakpoints that the running instruction hit. */
   #hits = 0;
 
@@ -194,7 +199,13 @@ export class Processor {
     // Another vCPU may change memory between a region and the interpreter, so they are not compared.
     const tier = options.tier ?? "auto";
     this.#tier = new TierPolicy(
-      options.team !== undefined && tier === "lockstep" ? "translator-forced" : tier,
+      options.team === undefined
+        ? tier
+        : tier === "lockstep"
+        ? "translator-forced"
+        : tier === "spot-checks"
+        ? "auto"
+        : tier,
       FUEL,
     );
     this.#events = options.events;
@@ -252,6 +263,9 @@ export class Processor {
       seal: (at) => this.#exports.sealCode(at),
       ...(this.#team === undefined ? {} : { team: this.#team }),
     });
+    // The handler that leaves at its instruction stands before regions.
+    const guard = table.get(this.interpreter.special.stop) as TableFunction;
+    this.guards = this.#tier.tier === "spot-checks" ? new Guards(table, guard) : undefined;
     this.translator = new Translator({
       cpuMemory: memory,
       ramMemory: ram,
@@ -260,13 +274,14 @@ export class Processor {
       interpreter: this.interpreter,
       exports: instance.exports,
       code: this.code,
-      lockstep: this.#tier.tier === "lockstep",
+      lockstep: this.#tier.compares,
+      guards: this.guards,
       pageAt: (linear) => this.#pageAt(linear),
       isIntact: (at) => this.#exports.codeIntact(at) !== 0,
-      store: this.#tier.tier === "lockstep" ? undefined : options.store,
+      store: this.#tier.compares ? undefined : options.store,
       codeLimitBytes: options.codeLimitBytes,
     });
-    if (this.#tier.tier === "lockstep") this.lockstep = this.#makeLockstep();
+    if (this.#tier.compares) this.lockstep = this.#makeLockstep();
     this.cpu.flushCode = () => this.code.flushTlb();
     this.cpu.platform = this.#platform(chip, id);
   }
@@ -435,12 +450,15 @@ export class Processor {
       let exit: number;
       const debug = (cpu.get32(S.dr + 8 * 7) & 0xff) !== 0;
       if (oneMore || trap || debug || this.#tier.stepsAside()) exit = this.#step({ trap, debug });
-      else if (this.lockstep !== undefined) exit = this.#compare(this.lockstep);
-      else {
+      else if (this.lockstep !== undefined && (this.guards === undefined || this.#atGuard)) {
+        this.#atGuard = false;
+        exit = this.#compare(this.lockstep);
+      } else {
         // Fuel goes on where code was only looked up: what often is would else never be sampled.
         cpu.set32(S.fuel, this.#fuelLeft > 0 ? this.#fuelLeft : this.#tier.nextFuel());
         this.#fuelLeft = 0;
         exit = this.#exports.run();
+        this.#atGuard = exit === Exit.Resume;
         if (exit === Exit.Lookup) {
           exit = this.#lookup();
           // The jump that failed will be paid for again.
@@ -451,6 +469,7 @@ export class Processor {
       }
       switch (exit) {
         case Exit.Fuel:
+          this.guards?.turn();
           this.#sample();
           this.#yield();
           break;
@@ -506,13 +525,19 @@ export class Processor {
     const ram = this.#fetchAddress(rip & cpu.get64(S.linearMask));
     if (tag !== CodeMode.bits64 || ram < 0) return this.#step({ trap: false, debug: false });
     const page = this.code.page(ram - (ram & 4095), tag);
-    this.translator.translate(page, rip, { wide: true });
+    const guards = this.guards;
+    if (guards === undefined) this.translator.translate(page, rip, { wide: true });
     const record = cpu.get32(page.map + offset * 4);
     const module = this.translator.bytesOf(page, record);
     if (module === undefined) return this.#step({ trap: false, debug: false });
     cpu.set64(S.ripBase, rip - BigInt(offset));
     cpu.set32(S.pageMap, page.map);
-    return lockstep.run(record, { fuel: this.#tier.nextFuel(), module });
+    const how = { fuel: this.#tier.comparedFuel(), module, always: guards !== undefined };
+    const slot = cpu.u16[record >>> 1] as number;
+    guards?.open(slot);
+    const result = lockstep.run(record, how);
+    guards?.compared(slot);
+    return result;
   }
 
   /** Drops code that other vCPUs wrote over. */

@@ -7,6 +7,7 @@
 
 import type { Tag } from "../../wasm/mod.ts";
 import { type CodeCache, type CodePage, DecodeResult } from "../code_cache.ts";
+import type { Guards } from "./guards.ts";
 import type { TranslationStore } from "./store.ts";
 import { isCodeThere, pageSum, type Unit, type UnitPart } from "./unit.ts";
 
@@ -37,6 +38,8 @@ export interface InstallerOptions {
   readonly store: TranslationStore | undefined;
   /** About how much memory modules in use may take; 256 MiB where it is absent. */
   readonly codeLimitBytes?: number | undefined;
+  /** Stand before regions where those are to be compared with the interpreter. */
+  readonly guards?: Guards | undefined;
 }
 
 /** A unit that has an instance. */
@@ -209,7 +212,7 @@ export class Installer {
     at: { part: UnitPart; page: CodePage; over: boolean },
   ): boolean {
     const { part, page, over } = at;
-    const { code, table } = this.#options;
+    const { code, table, guards } = this.#options;
     const func = live.instance.exports[`r${region}`];
     if (typeof func !== "function") return false;
     const records: [number, number][] = [];
@@ -226,7 +229,8 @@ export class Installer {
       const slot = this.#free.pop() ??
         (this.#next < table.length ? this.#next++ : undefined);
       if (slot === undefined) return false;
-      table.set(slot, func);
+      if (guards === undefined) table.set(slot, func);
+      else guards.add(slot, func);
       installed = { live, region, slot, pages: 0 };
       this.#bySlot.set(slot, installed);
       if (live.installed.size === 0) this.#use(live);
@@ -261,6 +265,7 @@ export class Installer {
     const installed = this.#bySlot.get(slot);
     if (installed === undefined || --installed.pages > 0) return;
     const { live, region } = installed;
+    this.#options.guards?.remove(slot);
     this.#options.table.set(slot, null);
     this.#free.push(slot);
     this.#bySlot.delete(slot);

@@ -38,7 +38,7 @@ export class LazyRuntime implements Runtime {
   readonly #refs = new Map<string, FuncRef>();
   readonly #lockstep: boolean;
 
-  /** @param lockstep Jumps leave instead of going on. */
+  /** @param lockstep Jumps leave instead of going on while the region is compared. */
   constructor(module: ModuleBuilder, exported: RuntimeExports, lockstep: boolean) {
     this.#module = module;
     this.#exported = exported;

@@ -9,18 +9,9 @@
 import type { HostContext } from "../host_context.ts";
 import { Access, Check, Exit, Reg, S, TLB_CHECKED } from "../state.ts";
 
-/** A difference between a region and the interpreter. */
+/** A difference between a region and the interpreter; its message holds all that is known. */
 export class LockstepError extends Error {
-  constructor(
-    message: string,
-    /** Instructions as they were executed. */
-    readonly code: readonly { rip: bigint; bytes: Uint8Array }[],
-    /** The region's module. */
-    readonly module: Uint8Array,
-  ) {
-    super(message);
-    this.name = "LockstepError";
-  }
+  override readonly name = "LockstepError";
 }
 
 /** What lockstep asks of the processor. */
@@ -44,6 +35,12 @@ interface Write {
   readonly at: number[];
   readonly old: number[];
   value: number[] | undefined;
+}
+
+/** An instruction that was interpreted, and up to 15 bytes from its address on. */
+interface Executed {
+  readonly rip: bigint;
+  readonly bytes: Uint8Array;
 }
 
 interface DeviceAccess {
@@ -163,15 +160,21 @@ export class Lockstep {
    * Compares the region behind `record` with the interpreter; goes on with the interpreter's state.
    *
    * @param fuel Branches that the region may take back.
+   * @param always Also where the region was compared often.
    * @throws {LockstepError} where they differ.
    */
-  run(record: number, options: { fuel: number; module: Uint8Array }): number {
+  run(
+    record: number,
+    options: { fuel: number; module: Uint8Array; always: boolean },
+  ): number {
     const cpu = this.#cpu;
-    const runs = (this.#runs.get(options.module) ?? 0) + 1;
-    this.#runs.set(options.module, runs);
-    if (runs > OFTEN && runs % SELDOM !== 0) {
-      cpu.set32(S.fuel, options.fuel);
-      return this.#host.runRecord(record);
+    if (!options.always) {
+      const runs = (this.#runs.get(options.module) ?? 0) + 1;
+      this.#runs.set(options.module, runs);
+      if (runs > OFTEN && runs % SELDOM !== 0) {
+        cpu.set32(S.fuel, options.fuel);
+        return this.#host.runRecord(record);
+      }
     }
     const before = cpu.u8.slice(0, S.end);
     const flagsBefore = cpu.getRflags();
@@ -205,7 +208,7 @@ export class Lockstep {
     cpu.u8.set(before.subarray(S.mailbox + 4), S.mailbox + 4);
     // The interpreter.
     this.#begin("interpreter");
-    const code: { rip: bigint; bytes: Uint8Array }[] = [];
+    const code: Executed[] = [];
     let last: number = Exit.Resume;
     for (let n = 0; n < count && last !== Exit.Fault; n++) {
       watch();
@@ -240,9 +243,11 @@ export class Lockstep {
           `before: ${state(before, flagsBefore)}`,
           `region: ${state(after, flags)}`,
           `interpreter: ${state(cpu.u8, cpu.getRflags())}`,
+          "instructions, in the order of their first execution:",
+          ...listing(code),
+          "module in base64:",
+          ...(options.module.toBase64().match(/.{1,100}/g) ?? []),
         ].join("\n"),
-        code,
-        options.module,
       );
     }
     return last === Exit.Fault ? Exit.Fault : Exit.Resume;
@@ -297,6 +302,23 @@ export class Lockstep {
     }
     return differences;
   }
+}
+
+/** Each instruction of `code` once: its address, how often it was executed, its bytes. */
+function listing(code: readonly Executed[]): string[] {
+  const times = new Map<bigint, { bytes: Uint8Array; count: number }>();
+  for (const [i, { rip, bytes }] of code.entries()) {
+    const known = times.get(rip);
+    if (known !== undefined) {
+      known.count++;
+      continue;
+    }
+    // Where the next one follows, its length is known.
+    const length = Number((code[i + 1]?.rip ?? 0n) - rip);
+    const end = length > 0 && length < bytes.length ? length : bytes.length;
+    times.set(rip, { bytes: bytes.subarray(0, end), count: 1 });
+  }
+  return [...times].map(([rip, { bytes, count }]) => `${hex(rip)} ${count} ${bytes.toHex()}`);
 }
 
 function hex(n: bigint): string {

@@ -34,6 +34,7 @@ import type { Runtime } from "../cx.ts";
 import type { HandlerInfo } from "../host_context.ts";
 import type { Insn } from "../opcode.ts";
 import {
+  Check,
   CPU,
   Entry,
   Exit,
@@ -263,7 +264,7 @@ export function emitRegion(
   options: {
     plan: RegionPlan;
     faultTag: number;
-    /** Counts instructions in `S.regionCount`, and leaves where others would be entered. */
+    /** Counts instructions in `S.regionCount`; while it is compared it leaves where others would be entered. */
     counts: boolean;
   },
 ): void {
@@ -425,7 +426,7 @@ function emitIndirect(
     outOfFuel: Label;
     enter: (word: Local, page: Expr) => void;
     spill: () => void;
-    /** Leaves where it would go on outside of the region. */
+    /** Leaves where it would go on outside of the region, while that is compared. */
     leaves: boolean;
   },
 ): void {
@@ -451,12 +452,11 @@ function emitIndirect(
       parts.enter(word, page);
       f.br(parts.dispatch);
     });
-    if (!parts.leaves) {
-      parts.spill();
-      f.store32(CPU, i32(0), pageMap, S.pageMap);
-      f.store64(CPU, i32(0), page, S.ripBase);
-      f.returnCallIndirect(runtime.handlerType, and(word, 0xffff), record);
-    }
+    if (parts.leaves) f.brIf(away, and(load.i32(CPU, i32(0), S.checks), Check.log));
+    parts.spill();
+    f.store32(CPU, i32(0), pageMap, S.pageMap);
+    f.store64(CPU, i32(0), page, S.ripBase);
+    f.returnCallIndirect(runtime.handlerType, and(word, 0xffff), record);
   });
   parts.spill();
   f.returnCall(runtime.jump, target);

@@ -1,6 +1,7 @@
 /**
  * Which code the processor runs when: interpreter only, translated as soon as possible, as samples of
- * the guest say, by chance, or both, compared (see lockstep.ts). All but `auto` are for tests.
+ * the guest say, by chance, or both, compared (see lockstep.ts): always, or so seldom that hours of a
+ * guest's work take minutes (see guards.ts). All but `auto` are for tests.
  *
  * @module
  */
@@ -8,7 +9,13 @@
 import { FuelCost } from "../state.ts";
 
 /** How code gets from the interpreter to the translator. */
-export type Tier = "auto" | "interpreter" | "translator-forced" | "random" | "lockstep";
+export type Tier =
+  | "auto"
+  | "interpreter"
+  | "translator-forced"
+  | "random"
+  | "lockstep"
+  | "spot-checks";
 
 const TIERS: readonly Tier[] = [
   "auto",
@@ -16,6 +23,7 @@ const TIERS: readonly Tier[] = [
   "translator-forced",
   "random",
   "lockstep",
+  "spot-checks",
 ];
 
 /** The tier that environment variable `VMCTL_SOFT_TIER` names, for whole-program tests; else `auto`. */
@@ -37,6 +45,16 @@ export class TierPolicy {
   /** @param fuel Fuel between looks around (see FuelCost), where nothing else is asked for. */
   constructor(readonly tier: Tier, readonly fuel: number) {}
 
+  /** True where regions are compared with the interpreter. */
+  get compares(): boolean {
+    return this.tier === "lockstep" || this.tier === "spot-checks";
+  }
+
+  /** Fuel of a region that is compared. */
+  comparedFuel(): number {
+    return 1 + this.#draw(60);
+  }
+
   /** Fuel until generated code comes back. */
   nextFuel(): number {
     switch (this.tier) {
@@ -44,8 +62,9 @@ export class TierPolicy {
         return FuelCost.jump;
       case "random":
         return FuelCost.jump + this.#draw(60 * FuelCost.jump);
-      case "lockstep":
-        return 1 + this.#draw(60);
+      case "spot-checks":
+        // Often short, so that code that seldom runs is translated as well.
+        return FuelCost.jump + this.#draw(this.#draw(8) === 0 ? this.fuel : this.fuel >> 4);
       case "auto":
         // By chance, so that samples of a loop show all of it.
         return (this.fuel >> 1) + this.#draw(this.fuel);
@@ -56,7 +75,15 @@ export class TierPolicy {
 
   /** True where the code that runs next is to be translated whatever its heat. */
   translatesNow(): boolean {
-    return this.tier === "translator-forced" || (this.tier === "random" && this.#draw(3) === 0);
+    switch (this.tier) {
+      case "translator-forced":
+        return true;
+      case "random":
+      case "spot-checks":
+        return this.#draw(3) === 0;
+      default:
+        return false;
+    }
   }
 
   /** True where one instruction is to be interpreted although its code may be translated. */

@@ -48,7 +48,7 @@ export interface TranslatorOptions extends InstallerOptions {
   readonly isIntact: (ram: number) => boolean;
   /** The code page at a linear address, where the instruction TLB has it for the present mode. */
   readonly pageAt: (linear: bigint) => CodePage | undefined;
-  /** Regions count instructions and leave where they would go on elsewhere; their bytes are kept. */
+  /** Regions count instructions; while they are compared they leave where they would go on elsewhere. */
   readonly lockstep: boolean;
 }
 
