@@ -133,6 +133,8 @@ class Run {
 
     const assembly = assemble(this.#config, { team, resources });
     this.#serialPorts = assembly.serialPorts;
+    // A first timer takes the runtime long to set: here it does so while the workers attach.
+    if (assembly.engine === "soft") inputs.use(new MemoryTrim());
     const accompany = async () => {
       for (const service of services) attendants.use(await service.start(machine, reactor));
     };
@@ -157,7 +159,6 @@ class Run {
     const { engineStats } = this.#config;
     if (engineStats !== undefined) this.#statsOf = () => writeStats(engineStats, assembly.vm);
     inputs.use(new PlatformTimers(assembly.platform));
-    if (assembly.engine === "soft") inputs.use(new MemoryTrim());
     return await machine.ended;
   }
 

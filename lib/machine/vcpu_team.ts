@@ -13,7 +13,7 @@ import { MachineError } from "./errors.ts";
 import type { Outcome } from "./outcome.ts";
 import { VCPU_PHASE_NAMES, VcpuBoard, VcpuCommand, VcpuPhase } from "./vcpu_board.ts";
 import type { VcpuBoot, VcpuMessage, VcpuStart } from "./vcpu_messages.ts";
-import { workerModuleUrl } from "./worker_url.ts";
+import { takeEarlyWorker, workerModuleUrl } from "./worker_url.ts";
 
 /** How long all vCPUs may take to leave the guest, in ms. */
 const LEAVE_TIMEOUT_MS = 5000;
@@ -77,8 +77,12 @@ export class VcpuTeam {
     this.#events = options.events;
     this.#leaveTimeoutMs = options.leaveTimeoutMs ?? LEAVE_TIMEOUT_MS;
     this.#wake = eventfd(0, { nonblock: true });
+    const early = options.moduleUrl === undefined ? takeEarlyWorker() : undefined;
     const url = options.moduleUrl ?? workerModuleUrl();
-    this.#members = Array.from({ length: vcpuCount }, (_, id) => this.#startWorker(url, id));
+    this.#members = Array.from({ length: vcpuCount }, (_, id) => {
+      const worker = id === 0 ? early : undefined;
+      return this.#watch(worker ?? new Worker(url, { type: "module", name: `vcpu${id}` }), id);
+    });
   }
 
   /** Readable while the vCPUs shall not wait for anything but the guest. */
@@ -156,8 +160,7 @@ export class VcpuTeam {
     }));
   }
 
-  #startWorker(url: string, id: number): Member {
-    const worker = new Worker(url, { type: "module", name: `vcpu${id}` });
+  #watch(worker: Worker, id: number): Member {
     const member: Member = { worker, started: false, gone: false };
     worker.onmessage = (event: MessageEvent<VcpuMessage>) => {
       const message = event.data;

@@ -50,23 +50,43 @@ async function runDeno(step: string, args: string[]): Promise<void> {
   }
 }
 
-/** The project's imports with ours in front of the runtime's. */
-async function writeImportMap(path: string): Promise<void> {
+/** Modules that a bundle has others for, by their URLs. */
+type Replacements = Readonly<Record<string, string>>;
+
+const urlOf = (path: string) => new URL(path, import.meta.url).href;
+
+/** Ours in front of the runtime's. */
+const ALWAYS_REPLACED: Replacements = { "node:path": urlOf("./posix_path.ts") };
+
+/** The program without what only its workers need. */
+const WITHOUT_VCPUS: Replacements = {
+  [urlOf("../../lib/hypervisor/soft/vcpu.ts")]: urlOf("./no_vcpu.ts"),
+};
+
+/** The project's imports, and those of `replaced`. */
+async function writeImportMap(path: string, replaced: Replacements): Promise<void> {
   const { imports } = JSON.parse(await Deno.readTextFile(join(ROOT, "deno.json")));
-  const posixPath = new URL("./posix_path.ts", import.meta.url).href;
   await Deno.writeTextFile(
     path,
-    JSON.stringify({ imports: { ...imports, "node:path": posixPath } }),
+    JSON.stringify({ imports: { ...imports, ...ALWAYS_REPLACED, ...replaced } }),
   );
+}
+
+/** What {@link bundle} makes. */
+interface BundleOptions {
+  /** A module of this folder. */
+  readonly entry: string;
+  readonly format: "esm" | "cjs";
+  readonly replaced?: Replacements;
 }
 
 /** Makes one script of `entry` and everything that it imports. */
 export async function bundle(
   output: string,
-  { entry, format }: { readonly entry: string; readonly format: "esm" | "cjs" },
+  { entry, format, replaced = {} }: BundleOptions,
 ): Promise<void> {
   const importMap = `${output}.imports.json`;
-  await writeImportMap(importMap);
+  await writeImportMap(importMap, replaced);
   await runDeno("deno bundle", [
     "bundle",
     "--platform=deno",
@@ -115,9 +135,9 @@ async function checkStarts(path: string): Promise<void> {
 }
 
 /**
- * Bundles the program into one script, and its part for processes of devices into another one, and makes
- * an executable of them, which replaces an older one in
- * one step. The script and its source map are left beside it.
+ * Bundles the program into one script, and its parts for workers and for processes of devices into others,
+ * and makes an executable of them, which replaces an older one in one step. The program's script and its
+ * source map are left beside it.
  *
  * @throws {BuildError} when a step fails or the result does not start.
  */
@@ -129,9 +149,9 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
   try {
     const newScript = join(folder, "vmctl.js");
     const newOutput = join(folder, "vmctl");
-    await bundle(newScript, { entry: "entry.ts", format: options.compile ? "esm" : "cjs" });
-    await nameBuild(newScript);
     if (options.compile) {
+      await bundle(newScript, { entry: "entry.ts", format: "esm" });
+      await nameBuild(newScript);
       await runDeno("deno compile", [
         "compile",
         "--allow-all",
@@ -141,10 +161,18 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
         newScript,
       ]);
     } else {
+      const worker = join(folder, "worker.js");
       const device = join(folder, "device.js");
-      await bundle(device, { entry: "device_entry.ts", format: "cjs" });
+      await Promise.all([
+        bundle(newScript, { entry: "entry.ts", format: "cjs", replaced: WITHOUT_VCPUS }),
+        bundle(worker, { entry: "worker_entry.ts", format: "cjs" }),
+        bundle(device, { entry: "device_entry.ts", format: "cjs" }),
+      ]);
+      await nameBuild(worker);
       writeExecutable(newOutput, {
         script: await Deno.readTextFile(newScript),
+        worker: await Deno.readTextFile(worker),
+        earlyWorker: { argument: "run", name: "vcpu0" },
         others: { [DEVICE_PROCESS_FLAG]: await Deno.readTextFile(device) },
       });
     }

@@ -7,23 +7,45 @@
 import { addSegment } from "./elf.ts";
 import { makeLauncher } from "./launcher.ts";
 
+/** Where in the memfd a bundle begins, and its bytes. */
+type Place = readonly [number, number];
+
+/** The bundles' places. */
+interface Places {
+  readonly script: Place;
+  readonly worker: Place;
+  /** By the first argument that chooses them. */
+  readonly others: Readonly<Record<string, Place>>;
+}
+
+/** The global variable in which the program finds a worker that was started before it. */
+const EARLY_WORKER = "VMCTL_EARLY_WORKER";
+
 /**
  * The main module, also of every worker. It evaluates one of the bundles, which are scripts, because the
  * runtime parses each module a second time to find its imports, and once more where it has no cache
  * to note them in: that takes longer than all the rest of a start.
- *
- * @param main how many bytes the main bundle has
- * @param others bundles by the first argument that chooses them: where they begin, and their bytes
  */
-function mainModule(main: number, others: Record<string, readonly [number, number]>): string {
+function mainModule(
+  { script, worker, others }: Places,
+  early: ExecutableParts["earlyWorker"],
+): string {
   return `const [path, home, ...args] = Deno.args;
-if (!("WorkerGlobalScope" in globalThis)) {
+const isWorker = "WorkerGlobalScope" in globalThis;
+if (!isWorker) {
   if (home === "") Deno.env.delete("HOME");
   else Deno.env.set("HOME", home.slice(5));
 }
 Object.defineProperty(Deno, "args", { value: args });
+if (!isWorker && args[0] === ${JSON.stringify(early?.argument ?? null)}) {
+  globalThis.${EARLY_WORKER} = new Worker(Deno.mainModule, ${
+    JSON.stringify({ type: "module", name: early?.name })
+  });
+}
 const others = ${JSON.stringify(others)};
-const [at, bytes] = Object.hasOwn(others, args[0] ?? "") ? others[args[0]] : [0, ${main}];
+const [at, bytes] = isWorker
+  ? ${JSON.stringify(worker)}
+  : Object.hasOwn(others, args[0] ?? "") ? others[args[0]] : ${JSON.stringify(script)};
 const file = Deno.openSync(path);
 const script = new Uint8Array(bytes);
 file.seekSync(at, 0);
@@ -75,30 +97,46 @@ const RUNTIME_ENVIRONMENT = [
 /** What a developer has set for a runtime of their own is not meant for the one inside vmctl. */
 const DROPPED_PREFIXES = ["DENO_", "NODE_", "OTEL_", "HOME="];
 
+/** What goes into an executable. Scripts are CommonJS; they can load what is built into the runtime. */
+export interface ExecutableParts {
+  /** What runs; it can start workers with `Deno.mainModule`. */
+  readonly script: string;
+  /** What runs in workers, `script` where absent. */
+  readonly worker?: string;
+  /** Scripts that run instead, by the first argument that chooses them. */
+  readonly others?: Readonly<Record<string, string>>;
+  /**
+   * With this first argument, a worker of this name starts along with the program, which finds it as
+   * `globalThis.VMCTL_EARLY_WORKER`.
+   */
+  readonly earlyWorker?: { readonly argument: string; readonly name: string };
+  /** Path of the Deno program that goes in, by default the one that runs this. */
+  readonly runtime?: string;
+}
+
 /**
- * Writes an executable that runs `script`.
+ * Writes an executable.
  *
  * @param output Path of the file; must not be a running program.
- * @param options `script`: CommonJS; it can load what is built into the runtime, and start
- * workers of itself with `Deno.mainModule`. `others`: scripts that run instead of it, by the first
- * argument that chooses them. `runtime`: path of the Deno program that goes in, by default the one
- * that runs this.
  * @throws {ElfError} when `runtime` cannot be extended.
  */
-export function writeExecutable(
-  output: string,
-  options: { script: string; others?: Record<string, string>; runtime?: string },
-): void {
-  const encode = (script: string) => new TextEncoder().encode(SCRIPT_HEAD + script + SCRIPT_TAIL);
-  const main = encode(options.script);
-  const parts = [main];
-  const places: Record<string, readonly [number, number]> = {};
-  for (const [flag, script] of Object.entries(options.others ?? {})) {
-    const bytes = encode(script);
-    places[flag] = [parts.reduce((sum, part) => sum + part.length, 0), bytes.length];
+export function writeExecutable(output: string, options: ExecutableParts): void {
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  const put = (script: string): Place => {
+    const bytes = new TextEncoder().encode(SCRIPT_HEAD + script + SCRIPT_TAIL);
+    const at = length;
     parts.push(bytes);
-  }
-  const module = encodeURIComponent(mainModule(main.length, places));
+    length += bytes.length;
+    return [at, bytes.length];
+  };
+  const script = put(options.script);
+  const worker = options.worker === undefined ? script : put(options.worker);
+  const others = Object.fromEntries(
+    Object.entries(options.others ?? {}).map(([flag, text]) => [flag, put(text)]),
+  );
+  const main = mainModule({ script, worker, others }, options.earlyWorker);
+  const module = encodeURIComponent(main);
   const runtime = Deno.readFileSync(options.runtime ?? Deno.execPath());
   const patch = addSegment(runtime, (placement) =>
     makeLauncher(

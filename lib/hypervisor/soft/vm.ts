@@ -16,8 +16,8 @@ import type {
   VmHandle,
   VmOptions,
 } from "../types.ts";
+import { cpuLayout, createCpuMemory } from "./cpu/cpu_memory.ts";
 import { createTeamMemory, MAX_TEAM } from "./cpu/cpu_team.ts";
-import { cpuLayout, createCpuMemory } from "./cpu/processor.ts";
 import { Mailbox, S } from "./cpu/state.ts";
 import { type Tier, tierOfEnvironment } from "./cpu/translator/tier.ts";
 import { describeCounters, EngineCounters } from "./engine_stats.ts";

@@ -10,7 +10,8 @@ import { HypervisorError } from "../../errors.ts";
 import { EVENT_INIT, EVENT_NMI, EVENT_SIPI, MsrStatus, type SoftIrqChip } from "../irqchip/mod.ts";
 import type { SoftEvents } from "../events.ts";
 import { createTag, type Tag } from "../wasm/mod.ts";
-import { CodeCache, type CodePage, type CodeRegions, DecodeResult } from "./code_cache.ts";
+import { CodeCache, type CodePage, DecodeResult } from "./code_cache.ts";
+import { cpuLayout } from "./cpu_memory.ts";
 import { CpuTeam, teamLayout } from "./cpu_team.ts";
 import { HostResult, type Locked } from "./cx.ts";
 import { Decoder } from "./decoder.ts";
@@ -30,14 +31,12 @@ import {
   Access,
   CodeMode,
   Exit,
-  FIXED_END,
   Flag,
   FuelCost,
   ITLB,
   ITLB_ENTRIES,
   ITLB_ENTRY,
   Mailbox,
-  PAGE_MAP,
   pseudoOffset,
   Rec,
   S,
@@ -60,46 +59,12 @@ import { Translator } from "./translator/translator.ts";
 const FUEL = 6000;
 /** PAUSE instructions in that time that are a spin. */
 const SPINS = 64;
-/** Page maps and records kept, in bytes. */
-const MAPS_BYTES = 6144 * PAGE_MAP;
-const ARENA_BYTES = 96 << 20;
-
 /** What {@link Processor.run} came back with. */
 export enum RunResult {
   Interrupted,
   TripleFault,
   /** Waits for INIT/SIPI. */
   Waiting,
-}
-
-/** State memory of a vCPU: its layout follows from the size of RAM. */
-export interface CpuLayout {
-  readonly regions: CodeRegions;
-  readonly pages: number;
-}
-
-/** Lays out the state memory for `ramBytes` of guest RAM. */
-export function cpuLayout(ramBytes: number): CpuLayout {
-  const codeMarks = FIXED_END;
-  const codeIndex = codeMarks + (ramBytes / 4096) * 8;
-  const codeSums = align(codeIndex + (ramBytes / 4096) * 4);
-  const maps = align(codeSums + (ramBytes / 4096) * 8);
-  const mapsEnd = maps + MAPS_BYTES;
-  const arena = mapsEnd;
-  const arenaEnd = arena + ARENA_BYTES;
-  return {
-    regions: { codeMarks, codeIndex, codeSums, maps, mapsEnd, arena, arenaEnd },
-    pages: align(arenaEnd) / 65536,
-  };
-}
-
-function align(n: number): number {
-  return Math.ceil(n / 65536) * 65536;
-}
-
-/** Makes the state memory of a vCPU. */
-export function createCpuMemory(layout: CpuLayout): WebAssembly.Memory {
-  return new WebAssembly.Memory({ initial: layout.pages, maximum: layout.pages, shared: true });
 }
 
 let lastInterpreter: { key: string; interpreter: Interpreter } | undefined;

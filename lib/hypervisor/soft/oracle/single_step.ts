@@ -11,7 +11,7 @@ import { Decoder } from "../cpu/decoder.ts";
 import { type EngineExports, HostContext } from "../cpu/host_context.ts";
 import { compileInterpreter, emitInterpreter, HANDLER_SLOTS } from "../cpu/interpreter.ts";
 import type { Insn } from "../cpu/opcode.ts";
-import { cpuLayout, createCpuMemory } from "../cpu/processor.ts";
+import { cpuLayout, createCpuMemory } from "../cpu/cpu_memory.ts";
 import {
   ARITH_FLAGS,
   CodeMode,

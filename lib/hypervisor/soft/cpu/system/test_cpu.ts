@@ -11,7 +11,8 @@ import { GDT_SIZE_BYTES, PageTables, Pte, writeGdt } from "../../../conformance/
 import { SoftEvents } from "../../events.ts";
 import { SoftIrqChip } from "../../irqchip/mod.ts";
 import type { HostContext } from "../host_context.ts";
-import { cpuLayout, createCpuMemory, Processor } from "../processor.ts";
+import { cpuLayout, createCpuMemory } from "../cpu_memory.ts";
+import { Processor } from "../processor.ts";
 import {
   CodeMode,
   Exit,

@@ -1,0 +1,15 @@
+/**
+ * What takes the place of the software engine's vCPUs in the bundle of the program, which makes none: its
+ * workers do. They are more than a third of all text, and take as much of the time to read it.
+ *
+ * @module
+ */
+
+import { HypervisorError } from "../../lib/hypervisor/mod.ts";
+
+/** Cannot be made. */
+export class SoftVcpu {
+  constructor() {
+    throw new HypervisorError("only workers make vCPUs of the software engine");
+  }
+}
