@@ -6,7 +6,7 @@
 
 import { describeError, ExitStatus, Logger } from "../base/mod.ts";
 import type { BootEntry } from "../boot/mod.ts";
-import { eventfd, type Fd, signalEvent, takeEvent } from "../host/mod.ts";
+import { eventfd, type Fd, getpid, signalEvent, takeEvent, tgkill } from "../host/mod.ts";
 import type { Vm } from "../hypervisor/mod.ts";
 import type { VirtioPciHandle } from "../virtio/mod.ts";
 import { MachineError } from "./errors.ts";
@@ -21,6 +21,8 @@ const LEAVE_TIMEOUT_MS = 5000;
 const START_TIMEOUT_MS = 60_000;
 /** How long to wait before a vCPU that has not left is kicked again, in ms. */
 const KICK_AGAIN_MS = 100;
+/** How often to look whether the workers' threads are there, in ms. */
+const WATCH_MS = 2000;
 
 const log = new Logger("machine");
 
@@ -40,6 +42,8 @@ export interface VcpuTeamOptions {
   readonly moduleUrl?: string;
   /** How long all vCPUs may take to leave the guest, in ms. */
   readonly leaveTimeoutMs?: number;
+  /** How often to look whether the workers' threads are there, in ms. */
+  readonly watchMs?: number;
 }
 
 /** What the workers attach to, but for what the team itself knows. */
@@ -57,6 +61,8 @@ interface Member {
   readonly worker: Worker;
   started: boolean;
   gone: boolean;
+  /** Its thread was not there when it was last looked for. */
+  missing: boolean;
 }
 
 /** All vCPUs of a VM. */
@@ -67,6 +73,7 @@ export class VcpuTeam {
   readonly #wake: Fd;
   readonly #leaveTimeoutMs: number;
   readonly #allGone = Promise.withResolvers<void>();
+  readonly #threadTimer: ReturnType<typeof setInterval>;
   #vm: Vm | undefined;
   #booted = false;
 
@@ -83,6 +90,8 @@ export class VcpuTeam {
       const worker = id === 0 ? early : undefined;
       return this.#watch(worker ?? new Worker(url, { type: "module", name: `vcpu${id}` }), id);
     });
+    this.#threadTimer = setInterval(() => this.#lookForThreads(), options.watchMs ?? WATCH_MS);
+    Deno.unrefTimer(this.#threadTimer);
   }
 
   /** Readable while the vCPUs shall not wait for anything but the guest. */
@@ -135,6 +144,7 @@ export class VcpuTeam {
    * @returns whether all have ended, so that what they used can be released.
    */
   async stop(): Promise<boolean> {
+    clearInterval(this.#threadTimer);
     this.#leave(VcpuCommand.Stop);
     // One that only waits for messages hears of the end as of a boot.
     if (!this.#booted) this.#sendBoot(undefined, []);
@@ -161,7 +171,7 @@ export class VcpuTeam {
   }
 
   #watch(worker: Worker, id: number): Member {
-    const member: Member = { worker, started: false, gone: false };
+    const member: Member = { worker, started: false, gone: false, missing: false };
     worker.onmessage = (event: MessageEvent<VcpuMessage>) => {
       const message = event.data;
       if (message.type === "output-failed") {
@@ -186,6 +196,22 @@ export class VcpuTeam {
     this.#members.forEach((member, id) => {
       const boot: VcpuBoot = { entry: id === 0 ? entry : undefined, virtio };
       if (member.started) member.worker.postMessage(boot);
+    });
+  }
+
+  /** The runtime says nothing of a worker that ends without an error. */
+  #lookForThreads(): void {
+    this.#members.forEach((member, id) => {
+      const tid = this.#board.thread(id);
+      if (member.gone || tid === 0 || this.#board.phase(id) === VcpuPhase.Ended) return;
+      const missing = !tgkill(getpid(), tid, 0);
+      const lost = missing && member.missing;
+      // Once is not enough: what it said last may still be on its way.
+      member.missing = missing;
+      if (!lost) return;
+      this.#lose(member);
+      const why = `the worker of vCPU ${id} ended without saying why`;
+      this.#events.onOutcome({ status: ExitStatus.Crash, why });
     });
   }
 

@@ -9,11 +9,14 @@ import type { VcpuParts } from "./vcpu_team.ts";
 /** A worker that plays a vCPU: `body` runs at the boot message, with the board's words in `words`. */
 function workerModule(body: string): string {
   const board = new URL("./vcpu_board.ts", import.meta.url);
+  const host = new URL("../host/mod.ts", import.meta.url);
   const code = `
+    import { gettid } from ${JSON.stringify(host.href)};
     import { VcpuBoard, VcpuCommand, VcpuPhase } from ${JSON.stringify(board.href)};
     self.onmessage = ({ data: start }) => {
       const board = VcpuBoard.attach(start.board);
       const id = start.id;
+      board.setThread(id, gettid());
       self.onmessage = ({ data: boot }) => { ${body} };
     };`;
   return `data:text/javascript,${encodeURIComponent(code)}`;
@@ -46,6 +49,7 @@ function makeTeam(vcpuCount: number, moduleUrl: string, leaveTimeoutMs = PATIENC
     vcpuCount,
     moduleUrl,
     leaveTimeoutMs,
+    watchMs: 20,
     events: { onOutcome: (value) => outcome.resolve(value), onOutputFailed: () => {} },
   });
   const kicks: number[] = [];
@@ -103,6 +107,17 @@ Deno.test("VcpuTeam: a worker that throws ends the VM as a crash, and the others
   const { status, why } = await outcome;
   assert.equal(status, ExitStatus.Crash);
   assert.match(why, /vCPU 1 failed.*boom in the worker/);
+  assert.equal(await team.stop(), true);
+});
+
+Deno.test("VcpuTeam: a worker that ends without a word ends the VM as a crash", async () => {
+  const silent = `if (id === 1) { board.setPhase(id, VcpuPhase.Parked); self.close(); return; }`;
+  const { team, outcome } = makeTeam(2, workerModule(`${silent} ${OBEDIENT}`));
+  await team.boot(entry);
+  team.run();
+  const { status, why } = await outcome;
+  assert.equal(status, ExitStatus.Crash);
+  assert.match(why, /the worker of vCPU 1 ended without/);
   assert.equal(await team.stop(), true);
 });
 
