@@ -106,7 +106,7 @@ Deno.test({
 /** Runs `vmctl device block` to its end, which is to be soon. */
 async function refused(...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await runVmctl(["device", "block", ...args], {
-    timeoutMs: 20_000,
+    timeoutMs: 120_000,
   });
   assert.deepEqual([code, stdout], [1, ""], stderr);
   return stderr;

@@ -30,7 +30,7 @@ engineTest("boot: a stock Debian kernel runs a script and powers off", async (en
   const { kernel, options } = await parts(bench, {
     script: "uname -a\ncat /proc/cpuinfo\nfree -m\ncat /proc/interrupts\necho done",
   });
-  const result = await bench.run(kernel, [...options, "--params", "quiet"], { timeoutMs: 300_000 });
+  const result = await bench.run(kernel, [...options, "--params", "quiet"], { timeoutMs: 900_000 });
   assert.equal(result.code, 0, result.stderr + result.stdout);
   assert(result.stdout.includes(`Linux (none) ${guest.release} `), result.stdout);
   assert.match(result.stdout, /^processor\t: 0\r?$/m);
@@ -46,7 +46,7 @@ engineTest(
     const { kernel, options } = await parts(bench, { interactive: true });
     const result = await bench.run(kernel, [...options, "--params", "quiet"], {
       stdin: "uname -a; exit\n",
-      timeoutMs: 300_000,
+      timeoutMs: 900_000,
     });
     assert.equal(result.code, 0, result.stderr + result.stdout);
     assert(result.stdout.includes(`Linux guest ${guest.release} `), result.stdout);
@@ -67,8 +67,8 @@ engineTest(
     await vm.waitFor("42-answer");
     // Input that the guest reads at its own pace: more than its terminal buffers.
     const lines = 2000;
-    await vm.type("stty -echo; wc -c\r");
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await vm.type("stty -echo; echo count-$((1 + 1)); wc -c\r");
+    await vm.waitFor("count-2");
     for (let line = 0; line < lines; line++) await vm.type("0123456789abcde\r");
     await vm.type("\x04");
     await vm.waitFor(String(lines * 16));
@@ -106,7 +106,7 @@ engineTest(
     await new Promise((resolve) => setTimeout(resolve, 3000));
     assert.equal(vm.stdout.length, before);
     assert.equal(await bench.request("vm", "ResumeVm"), "Ok");
-    const result = await vm.end({ timeoutMs: 300_000 });
+    const result = await vm.end({ timeoutMs: 900_000 });
     assert.equal(result.code, 0, result.stderr);
     assert.match(result.stdout, /done/);
     assert.doesNotMatch(result.stdout, /soft lockup|rcu.*stall|clocksource.*unstable/i);
@@ -125,7 +125,7 @@ engineTest(REBOOT, async (engine) => {
     const { kernel, options } = await parts(bench, { script });
     const stats = bench.path("stats.json");
     const result = await bench.run(kernel, [...options, "--engine-stats", stats], {
-      timeoutMs: 300_000,
+      timeoutMs: 900_000,
     });
     assert.equal(result.code, 32, result.stderr + result.stdout.slice(-2000));
     const { engine: kind, vcpus } = JSON.parse(Deno.readTextFileSync(stats));
@@ -184,13 +184,13 @@ for (const cpus of [2, 4]) {
       const { kernel, options } = await parts(bench, { script: PARALLEL });
       const args = [...options, "--params", "quiet", "--cpus", String(cpus)];
       await using vm = await bench.start(kernel, [...args, "--name", "vm"]);
-      await vm.waitFor(/^processors/m, { timeoutMs: 200_000 });
+      await vm.waitFor(/^processors/m, { timeoutMs: 900_000 });
       // In the midst of it all stand still, now and then.
       for (let turn = 0; turn < 20; turn++) {
         assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
         assert.equal(await bench.request("vm", "ResumeVm"), "Ok");
       }
-      await vm.waitFor(/^end of it/m, { timeoutMs: 200_000 });
+      await vm.waitFor(/^end of it/m, { timeoutMs: 900_000 });
       const { code, stdout, stderr } = await vm.end();
       assert.equal(code, 0, stderr + stdout);
       const lines = stdout.split(/\r?\n/);

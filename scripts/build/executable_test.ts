@@ -79,7 +79,7 @@ class Probe implements Disposable {
 async function run(program: string, options: Deno.CommandOptions = {}): Promise<Said> {
   const { code, signal, stdout, stderr } = await new Deno.Command(program, {
     stdin: "null",
-    signal: AbortSignal.timeout(60_000),
+    signal: AbortSignal.timeout(600_000),
     ...options,
   }).output();
   const errors = new TextDecoder().decode(stderr);

@@ -21,7 +21,7 @@ const RINGS = 15 * MIB;
 /** Bytes of guest memory for each request. */
 const SLOT_BYTES = MIB / 4;
 const SLOTS = 48;
-const TIMEOUT_MS = 10_000;
+const TIMEOUT_MS = 120_000;
 
 /** A request to a disk. */
 export interface DiskRequest {

@@ -27,7 +27,7 @@ import type { BackendLink } from "../../lib/machine/virtio/device.ts";
 const RINGS = 0x1_0000;
 const REQUEST = 0x10_0000;
 const SIZE = 16;
-const PATIENCE_MS = 20_000;
+const PATIENCE_MS = 120_000;
 
 /** The parts. */
 export class FunctionRig implements AsyncDisposable {

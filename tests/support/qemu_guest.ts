@@ -15,7 +15,7 @@ import {
 } from "../../scripts/guest/mod.ts";
 import { hasProgram } from "../../lib/virtio/testing/programs.ts";
 
-const TIMEOUT_MS = 90_000;
+const TIMEOUT_MS = 600_000;
 const MODULES = [
   "virtio/virtio_ring",
   "virtio/virtio",

@@ -36,7 +36,7 @@ export interface RunResult {
   readonly stderr: string;
 }
 
-const DEFAULT_TIMEOUT_MS = 120_000;
+const DEFAULT_TIMEOUT_MS = 240_000;
 
 let binary: Promise<string> | undefined;
 

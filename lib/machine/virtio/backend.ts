@@ -22,7 +22,7 @@ import type { BackendLink, VirtioDevice } from "./device.ts";
 const log = new Logger("virtio");
 
 /** How long a launcher may take to say why a back end ended, in ms. */
-const REASON_TIMEOUT_MS = 1000;
+const REASON_TIMEOUT_MS = 5000;
 /** How long to try to reach a successor, in ms, and how long between two tries. */
 const REVIVE_TIMEOUT_MS = 10_000;
 const REVIVE_INTERVAL_MS = 100;

@@ -14,7 +14,7 @@ import {
 import { MIB } from "../../base/mod.ts";
 import { hasProgram, TestProgram } from "../testing/programs.ts";
 
-const TIMEOUT_MS = 90_000;
+const TIMEOUT_MS = 600_000;
 const DISK_BYTES = 8 * MIB;
 const MODULES = [
   "virtio/virtio_ring",
