@@ -318,10 +318,15 @@ function lowMemoryEnd(memory: GuestMemory): number {
 function describeStart(bytes: Uint8Array): string {
   const head = bytes.subarray(0, 64);
   if (bytes.length >= 4 && head[0] === 0x1f && head[1] === 0x8b) return "a gzip file";
+  const magic = String.fromCharCode(...head.subarray(0, 6));
+  if (/^07070[12]/.test(magic)) return "a cpio archive, as an initial RAM disk is";
+  if (magic.startsWith("QFI\xfb")) return "a qcow2 disk image";
   if (head[0] === 0x23 && head[1] === 0x21) return "a script";
   if (head.every((byte) => byte === 9 || byte === 10 || byte === 13 || byte >= 32 && byte < 127)) {
     return "a text file";
   }
   if (bytes.length < 0x268) return `a file of ${bytes.length} bytes without a header`;
+  // A bzImage has the mark of a boot sector, too, and was ruled out before.
+  if (bytes[510] === 0x55 && bytes[511] === 0xaa) return "a boot sector or a disk with one";
   return "a file without a known header";
 }

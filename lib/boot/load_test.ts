@@ -213,6 +213,13 @@ const BAD_KERNELS: readonly (readonly [string, Uint8Array, RegExp])[] = [
   ["zeros", new Uint8Array(100_000), /found a file without a known header/],
   ["a short file", Uint8Array.of(1, 2, 3), /found a file of 3 bytes without a header/],
   ["a gzip file", Uint8Array.of(0x1f, 0x8b, 8, 0), /found a gzip file/],
+  ["an archive", new TextEncoder().encode("070701".padEnd(1000, "0")), /found a cpio archive/],
+  ["a qcow2 disk", Uint8Array.of(0x51, 0x46, 0x49, 0xfb, 0, 0, 0, 3), /found a qcow2 disk image/],
+  [
+    "a disk with partitions",
+    new Uint8Array(100_000).fill(0x55, 510, 511).fill(0xaa, 511, 512),
+    /found a boot sector or a disk with one/,
+  ],
   [
     "an i386 bzImage",
     makeBzImage(new Uint8Array(10), { xloadflags: 0 }),

@@ -74,6 +74,22 @@ export function parseArguments(
   return new ArgumentParser(root, words, baseDir).parse();
 }
 
+/** Options of QEMU and older crosvm, and what there is here instead. */
+const COUNTERPARTS: Readonly<Record<string, string>> = {
+  append: "params",
+  "enable-kvm": "hypervisor",
+  accel: "hypervisor",
+  smp: "cpus",
+  disk: "block",
+  rwdisk: "block",
+  root: "block",
+  rwroot: "block",
+  drive: "block",
+  hda: "block",
+  chardev: "serial",
+  console: "serial",
+};
+
 class ArgumentParser {
   readonly #words: readonly string[];
   readonly #baseDir: string;
@@ -154,6 +170,11 @@ class ArgumentParser {
   /** `-m 512`, `-m512`, `-m=512`; letters of flags may stand together. */
   #short(word: string): void {
     const table = this.#table;
+    // QEMU's long options have one dash: read letter by letter, they would be something else.
+    const whole = word.slice(1).replace(/=.*/s, "");
+    if (whole.length > 1 && (this.#knows(`--${whole}`) || this.#counterpart(whole) !== undefined)) {
+      throw this.#unknownOption(`-${whole}`);
+    }
     for (let at = 1; at < word.length; at++) {
       const letter = word[at]!;
       const name = Object.keys(table).find((key) => table[key]!.short === letter);
@@ -220,11 +241,19 @@ class ArgumentParser {
   }
 
   #unknown(what: string, word: string, names: readonly string[]): UsageError {
-    const near = suggest(word, names);
+    const isOption = what === "option";
+    const near = (isOption ? this.#counterpart(word.replace(/^--?/, "")) : undefined) ??
+      suggest(isOption ? word.replace(/^-(?=[^-].)/, "--") : word, names);
     const hint = near === undefined
       ? what === "command" ? `; expected one of ${names.join(", ")}` : ""
       : `; did you mean "${near}"?`;
     return this.#usage(`unknown ${what} "${word}"${hint}`);
+  }
+
+  /** The option here that stands for one of another VMM's, with its dashes. */
+  #counterpart(name: string): string | undefined {
+    const own = Object.hasOwn(COUNTERPARTS, name) ? COUNTERPARTS[name]! : undefined;
+    return own !== undefined && this.#knows(`--${own}`) ? `--${own}` : undefined;
   }
 
   #usage(message: string): UsageError {

@@ -55,6 +55,26 @@ Deno.test("a value may begin with a dash, unless it is an option", () => {
   throws(() => parse("run", "-p", "-m"), UsageError);
 });
 
+Deno.test("options of QEMU and older crosvm are told what they are here", () => {
+  const cases: [string, string][] = [
+    ["-kernel", "--kernel"],
+    ["-initrd", "--initrd"],
+    ["-initrd=x", "--initrd"],
+    ["-append", "--params"],
+    ["-smp", "--cpus"],
+    ["-name", "--name"],
+    ["-help", "--help"],
+    ["-drive", "--block"],
+    ["--rwdisk", "--block"],
+    ["--disk=x", "--block"],
+  ];
+  for (const [given, meant] of cases) {
+    const message = `unknown option "${given.replace(/=.*/, "")}"; did you mean "${meant}"?`;
+    throws(() => parse("run", given, "x"), { message });
+  }
+  throws(() => parse("stop", "--disk", "x"), (error) => !String(error).includes("--block"));
+});
+
 Deno.test("any words parse or give a UsageError", () => {
   const word = fc.oneof(
     fc.constantFrom(
