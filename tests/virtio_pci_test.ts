@@ -41,7 +41,7 @@ engineTest(
       if (id === 9) assert(rig.config(at + 8, 4) + rig.config(at + 12, 4) <= 0x8000);
     }
     assert.deepEqual(found, [0x111, 1, 3, 4, 2, 5]);
-    assert.equal(rig.config(0x3d, 1), 0, "no INTx");
+    assert.equal(rig.config(0x3d, 1), 1, "INTA#");
 
     assert.equal(rig.load(rig.bar + 0x12, 2), 0xffff, "not decoded yet");
     rig.enable();

@@ -49,6 +49,10 @@ export const PCI_CONFIG_DATA_PORT = 0xcfc;
 export const PCI_MMIO_START = 0xc000_0000;
 /** Size of the 32-bit PCI memory window in bytes. It ends where ECAM begins. */
 export const PCI_MMIO_SIZE_BYTES = 0x2000_0000;
+/** First address of the 64-bit PCI memory window where RAM ends below it, else the next GiB behind RAM. */
+export const PCI_MMIO64_START = 0x8_0000_0000;
+/** Size of the 64-bit PCI memory window in bytes: with little RAM it ends where 36 bits of address do. */
+export const PCI_MMIO64_SIZE_BYTES = 0x8_0000_0000;
 /** First address of the window kept for ECAM (memory-mapped PCI configuration). */
 export const PCI_ECAM_START = 0xe000_0000;
 /** Size of the ECAM window in bytes: 256 buses. */

@@ -67,6 +67,25 @@ export const BLOCK = {
       help: "how files are read and written; io_uring where it is there by default",
       aliases: ["async_executor"],
     },
+    "pci-address": {
+      type: {
+        kind: "string",
+        pattern: /^(?:[0-9a-f]{1,4}:)?[0-9a-f]{1,2}:[0-9a-f]{1,2}\.[0-7]$/i,
+        expected: "[DOMAIN:]BUS:DEVICE.FUNCTION in hexadecimal, such as 00:05.0",
+      },
+      help: "place on the PCI bus, such as 00:05.0; the first that is free by default",
+      aliases: ["pci_address"],
+    },
+    "bootindex": {
+      type: { kind: "integer", min: 0, max: 65535 },
+      help:
+        "place in the order in which firmware tries disks; a kernel that is given is not looked for",
+    },
+    "multiple-workers": {
+      type: { kind: "boolean" },
+      help: "only false: one thread serves all queues, and the kernel many requests at once",
+      aliases: ["multiple_workers"],
+    },
     "packed-queue": {
       type: { kind: "boolean" },
       help: "only false: queues are split ones",

@@ -13,6 +13,8 @@ export type BlockOptions = DecodedRecord<typeof BLOCK["fields"]>;
 
 const DEFAULT_BLOCK_BYTES = 512;
 const DEFAULT_QUEUES = 16;
+/** On a bus. */
+const PCI_DEVICES = 32;
 
 /**
  * The disk that `options` describe, defaults filled in.
@@ -34,6 +36,10 @@ export function diskConfig(
   if (options["packed-queue"] === true) {
     problem("packed-queue", "expected false, got true: queues are split ones");
   }
+  if (options["multiple-workers"] === true) {
+    problem("multiple-workers", "expected false, got true: one thread serves all queues of a disk");
+  }
+  const address = options["pci-address"];
   return {
     path,
     readOnly: options.ro ?? false,
@@ -46,5 +52,21 @@ export function diskConfig(
     format: options.format ?? "probe",
     queueCount: options.queues ?? DEFAULT_QUEUES,
     executor: options["async-executor"] ?? "auto",
+    pciDevice: address === undefined
+      ? undefined
+      : pciDevice(address, (message) => problem("pci-address", message)),
+    bootIndex: options.bootindex,
   };
+}
+
+/** Number of the device at `address`, of which the grammar has seen to the form. */
+function pciDevice(address: string, problem: (message: string) => void): number {
+  const [func = 0, device = 0, bus = 0, domain = 0] = address.split(/[:.]/)
+    .map((part) => Number.parseInt(part, 16)).reverse();
+  if (domain !== 0 || bus !== 0) {
+    problem(`expected an address on bus 00, the only one, got ${address}`);
+  } else if (func !== 0) problem(`expected function 0, the only one of a device, got ${address}`);
+  else if (device === 0) problem(`expected another device than the host bridge, got ${address}`);
+  else if (device >= PCI_DEVICES) problem(`expected a device up to 1f, got ${address}`);
+  return device;
 }

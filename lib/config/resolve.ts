@@ -278,6 +278,12 @@ class Checker {
       if (disk.root && disks.some(({ root }) => root)) {
         problem("root", "another disk is the root already");
       }
+      if (disk.pciDevice !== undefined && disks.some((o) => o.pciDevice === disk.pciDevice)) {
+        problem("pci-address", `another disk is at ${options["pci-address"]} already`);
+      }
+      if (disk.bootIndex !== undefined && disks.some((o) => o.bootIndex === disk.bootIndex)) {
+        problem("bootindex", `another disk is number ${disk.bootIndex} already`);
+      }
       disks.push(disk);
     });
     return disks;

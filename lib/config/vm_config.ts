@@ -84,6 +84,10 @@ export interface DiskConfig {
   readonly queueCount: number;
   /** How the file is read and written: `uring` must be possible, `auto` takes it where it is. */
   readonly executor: "auto" | "uring" | "epoll";
+  /** Its number on PCI bus 0, 1 to 31; the first that is free where undefined. */
+  readonly pciDevice: number | undefined;
+  /** Its place in the order in which firmware tries disks. */
+  readonly bootIndex: number | undefined;
 }
 
 /** A port of the virtio console. */

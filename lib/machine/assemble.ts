@@ -126,9 +126,10 @@ function openImage(source: FileSource, stack: DisposableStack): BootImage {
 
 function cmdlineOf(
   boot: Extract<BootSource, { kind: "kernel" }>,
-  { serial, consoles, disks }: VmConfig,
+  config: VmConfig,
   tscKhz: number | undefined,
 ): string {
+  const { serial, consoles } = config;
   const consoleNames = [
     ...serial.filter((port) => port.console).map(({ num }) => `ttyS${num - 1}`),
     ...consoles.filter((port) => port.console).map(({ num }) => `hvc${num - 1}`),
@@ -139,7 +140,7 @@ function cmdlineOf(
     : [`earlycon=uart8250,io,0x${(early.num === 1 ? COM1_PORT : COM2_PORT).toString(16)}`];
   // Where the engine knows its TSC, the kernel need not measure it against another timer.
   const clockParams = tscKhz === undefined ? [] : [`tsc_early_khz=${tscKhz}`];
-  return buildCmdline([...earlyParams, ...clockParams, ...rootParams(disks), ...boot.params], {
+  return buildCmdline([...earlyParams, ...clockParams, ...rootParams(config), ...boot.params], {
     console: consoleNames[0],
   });
 }

@@ -1,10 +1,11 @@
 /**
- * The disk that the guest kernel finds its root file system on.
+ * Where disks are in the guest, and the one that its kernel finds its root file system on.
  *
  * @module
  */
 
-import type { DiskConfig } from "../config/mod.ts";
+import type { VmConfig } from "../config/mod.ts";
+import { pciNumbers } from "./virtio/places.ts";
 
 const LETTERS = 26;
 
@@ -17,9 +18,22 @@ export function diskName(index: number): string {
   return `vd${letters}`;
 }
 
+/** What names depend on. */
+export type DiskPlaces = Pick<VmConfig, "disks" | "vhostUser">;
+
+/** The names of the disks in their order: Linux counts those that it finds, from the first place on. */
+export function diskNames({ disks, vhostUser }: DiskPlaces): string[] {
+  const numbers = pciNumbers([...disks, ...vhostUser.map(() => ({}))]);
+  const found = numbers
+    .filter((_, index) => (vhostUser[index - disks.length]?.type ?? "block") === "block")
+    .sort((a, b) => a - b);
+  return disks.map((_, index) => diskName(found.indexOf(numbers[index]!)));
+}
+
 /** The kernel parameters by which it is told. */
-export function rootParams(disks: readonly DiskConfig[]): string[] {
-  const index = disks.findIndex(({ root }) => root);
-  const disk = disks[index];
-  return disk === undefined ? [] : [`root=/dev/${diskName(index)}`, disk.readOnly ? "ro" : "rw"];
+export function rootParams(places: DiskPlaces): string[] {
+  const index = places.disks.findIndex(({ root }) => root);
+  const disk = places.disks[index];
+  if (disk === undefined) return [];
+  return [`root=/dev/${diskNames(places)[index]}`, disk.readOnly ? "ro" : "rw"];
 }

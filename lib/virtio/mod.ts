@@ -34,7 +34,8 @@ export {
   type VhostUserFrontendOptions,
 } from "./vhost_user/frontend.ts";
 export { FrontendState, type InflightRecord, QueueEvents } from "./vhost_user/frontend_state.ts";
-export { type FunctionWiring, type PciSlot, VirtioPciFunction } from "./pci/guest_side.ts";
+export { type FunctionWiring, VirtioPciFunction } from "./pci/guest_side.ts";
+export type { PciSlot } from "./pci/slot.ts";
 export { VirtioPciHost, type VirtioPciOptions, type Wishes } from "./pci/host_side.ts";
 export { BAR_SIZE_BYTES, MAX_DEVICE_CONFIG_BYTES, MAX_QUEUES } from "./pci/layout.ts";
 export { vectorCountOf, type VirtioPciHandle } from "./pci/state.ts";

@@ -5,10 +5,15 @@
  * @module
  */
 
-import { alignUp } from "../../base/mod.ts";
+import { alignUp, GIB } from "../../base/mod.ts";
 import type { GuestMemory } from "../../memory/mod.ts";
 import { BootError } from "../errors.ts";
-import { ACPI_TABLES_ADDRESS, ACPI_TABLES_END } from "../platform_layout.ts";
+import {
+  ACPI_TABLES_ADDRESS,
+  ACPI_TABLES_END,
+  PCI_MMIO64_SIZE_BYTES,
+  PCI_MMIO64_START,
+} from "../platform_layout.ts";
 import { buildDsdt } from "./dsdt.ts";
 import { facs, fadt, madt, mcfg, rsdp, table, xsdt } from "./tables.ts";
 
@@ -46,8 +51,15 @@ export function buildAcpi(memory: GuestMemory, { cpuCount, ecam }: AcpiOptions):
     next = alignUp(address + bytes.length, ALIGNMENT);
     return address;
   };
+  const ends = memory.regions.map(({ guestAddress, sizeBytes }) => guestAddress + sizeBytes);
+  const pciMmio64 = {
+    start: alignUp(Math.max(PCI_MMIO64_START, ...ends), GIB),
+    sizeBytes: PCI_MMIO64_SIZE_BYTES,
+  };
   const facsAddress = place(facs());
-  const dsdtAddress = place(table("DSDT", { revision: 2, body: buildDsdt({ cpuCount }) }));
+  const dsdtAddress = place(
+    table("DSDT", { revision: 2, body: buildDsdt({ cpuCount, pciMmio64 }) }),
+  );
   const tables = [place(fadt({ facsAddress, dsdtAddress })), place(madt(cpuCount))];
   if (ecam) tables.push(place(mcfg()));
   memory.writeFrom(ACPI_TABLES_ADDRESS, rsdp(place(xsdt(tables))));

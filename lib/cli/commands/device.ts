@@ -52,6 +52,10 @@ function diskOf(options: BlockOptions | undefined): DiskConfig | undefined {
   const disk = diskConfig(options, (key, message) => {
     problems.push({ key: `--path ${key}`, message });
   });
+  for (const key of ["pci-address", "bootindex"] as const) {
+    if (options[key] === undefined) continue;
+    problems.push({ key: `--path ${key}`, message: "it is the VM's, of whoever uses this device" });
+  }
   if (problems.length > 0) throw new ConfigError(problems);
   return disk;
 }

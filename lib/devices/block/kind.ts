@@ -50,7 +50,8 @@ export const BLOCK_DEVICE: DeviceKind<DiskConfig> = {
 };
 
 function openBlock(disk: DiskConfig): OpenedDevice {
-  const { path, readOnly, lock, format, executor, ...presentation } = disk;
+  const { path, readOnly, lock, format, executor, ...others } = disk;
+  const { pciDevice: _pciDevice, bootIndex: _bootIndex, ...presentation } = others;
   using files = openDiskFiles(path, { readOnly, lock, format });
   const isQcow2 = files.list[0]?.format === "qcow2";
   const settings: BlockSettings = {

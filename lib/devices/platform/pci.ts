@@ -1,4 +1,6 @@
+import { PCI_INTX_GSIS } from "../../boot/mod.ts";
 import { SharedLock } from "../../memory/mod.ts";
+import type { IrqLine } from "./wiring.ts";
 
 /** Devices on the bus. */
 export const PCI_DEVICE_COUNT = 32;
@@ -11,7 +13,9 @@ const ADDRESS = 1;
 const PRESENT = 2;
 /** Words of windows that are in use. */
 const WINDOW_WORDS = 3;
-const WINDOWS = 4;
+/** For each interrupt line, the devices that assert it, as bits. */
+const LINES = 4;
+const WINDOWS = LINES + PCI_INTX_GSIS.length;
 
 /** Words of a window: which BAR it is, its size, and where it is decoded now, in pages; 0 is nowhere. */
 const WINDOW_OWNER = 0;
@@ -80,10 +84,15 @@ export class PciBus {
   readonly #w: Int32Array<SharedArrayBuffer>;
   readonly #bytes: Uint8Array<SharedArrayBuffer>;
   readonly #lock: SharedLock;
+  readonly #irq: IrqLine | undefined;
   readonly #handlers: (PciHandler | undefined)[] = [];
 
-  /** @param state {@link PCI_STATE_BYTES} shared bytes. */
-  constructor(state: DataView<SharedArrayBuffer>) {
+  /**
+   * @param state {@link PCI_STATE_BYTES} shared bytes
+   * @param irq drives the interrupt lines; there are none where it is absent
+   */
+  constructor(state: DataView<SharedArrayBuffer>, irq?: IrqLine) {
+    this.#irq = irq;
     this.#w = new Int32Array(state.buffer, state.byteOffset, HEADER_WORDS);
     this.#bytes = new Uint8Array(state.buffer, state.byteOffset, PCI_STATE_BYTES);
     this.#lock = new SharedLock(this.#w, LOCK);
@@ -130,10 +139,17 @@ export class PciBus {
   }
 
   /** What `device` itself has of the bus. */
-  slot(device: number): { readonly config: Uint8Array; barPage(index: number): number } {
+  slot(
+    device: number,
+  ): {
+    readonly config: Uint8Array;
+    barPage(index: number): number;
+    interrupt(level: boolean): void;
+  } {
     return {
       config: this.configSpace(device),
       barPage: (index) => this.barPage(device, index),
+      interrupt: (level) => this.#setInterrupt(device, level),
     };
   }
 
@@ -254,6 +270,21 @@ export class PciBus {
     this.#moveWindows(device);
     this.#lock.unlock();
     this.#handlers[device]?.configWritten?.(offset, size);
+  }
+
+  /** Asserts INTA# of `device`, or no longer; several devices share a line. */
+  #setInterrupt(device: number, level: boolean): void {
+    const line = device % PCI_INTX_GSIS.length;
+    this.#lock.lock();
+    try {
+      const before = this.#w[LINES + line] as number;
+      const after = level ? before | 1 << device : before & ~(1 << device);
+      this.#w[LINES + line] = after;
+      const changes = (before === 0) !== (after === 0);
+      if (changes) this.#irq?.(PCI_INTX_GSIS[line] as number, after !== 0);
+    } finally {
+      this.#lock.unlock();
+    }
   }
 
   get #windowsEnd(): number {

@@ -106,7 +106,7 @@ export class Platform implements VcpuIo {
       clock: this.#clock,
       onPowerOff: () => this.request(PlatformRequest.PowerOff),
     });
-    this.pci = new PciBus(carver.view(PCI_STATE_BYTES));
+    this.pci = new PciBus(carver.view(PCI_STATE_BYTES), irq);
     this.#debug = wiring.debug;
   }
 

@@ -7,7 +7,14 @@
 
 import { describeError, Logger } from "../../base/mod.ts";
 import type { Platform } from "../../devices/mod.ts";
-import { eventfd, type Fd, type Reactor, signalEvent } from "../../host/mod.ts";
+import {
+  eventfd,
+  type Fd,
+  PollEvent,
+  type Reactor,
+  signalEvent,
+  type Watch,
+} from "../../host/mod.ts";
 import type { Vm } from "../../hypervisor/mod.ts";
 import type { GuestMemory } from "../../memory/mod.ts";
 import {
@@ -81,6 +88,8 @@ export class AttachedDevice implements AsyncDisposable {
   /** Queues that run, as they were started. */
   readonly #running = new Map<number, QueueSetup>();
   readonly #deaths: number[] = [];
+  /** Of the queues' events, while the guest has an interrupt pin for them. */
+  #pinWatches: readonly Watch[] = [];
   #backend: Backend;
   #host: VirtioPciHost | undefined;
   #parts: { readonly memory: GuestMemory; readonly place: DevicePlace } | undefined;
@@ -129,6 +138,11 @@ export class AttachedDevice implements AsyncDisposable {
   /** Who it is. */
   get name(): string {
     return this.#options.device.name;
+  }
+
+  /** Of `VirtioDevice`. */
+  get pciDevice(): number | undefined {
+    return this.#options.device.pciDevice;
   }
 
   /** How many interrupts it has. */
@@ -205,6 +219,8 @@ export class AttachedDevice implements AsyncDisposable {
   /** Ends the back end. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ended = true;
+    for (const watch of this.#pinWatches) watch[Symbol.dispose]();
+    this.#pinWatches = [];
     this.#poke();
     await this.#backend[Symbol.asyncDispose]();
     await this.#turn;
@@ -217,9 +233,27 @@ export class AttachedDevice implements AsyncDisposable {
     while (!this.#ended) {
       const seen = Atomics.load(words, index);
       await this.#inTurn(() => this.#attend(host));
+      this.#watchForPin(host);
       const wait = Atomics.waitAsync(words, index, seen);
       if (wait.async) await wait.value;
     }
+  }
+
+  #watchForPin(host: VirtioPciHost): void {
+    const wanted = host.usesPin && !this.#ended;
+    if (wanted === (this.#pinWatches.length > 0)) return;
+    for (const watch of this.#pinWatches) watch[Symbol.dispose]();
+    const { frontend } = this.#backend;
+    const queues = wanted ? this.#backend.queueCount : 0;
+    this.#pinWatches = Array.from(
+      { length: queues },
+      (_, index) =>
+        this.#options.reactor.watch(frontend.queueEvents(index).call, PollEvent.In, () => {
+          host.interrupt();
+          // Messages are what the guest has from now on.
+          if (!host.usesPin) this.#watchForPin(host);
+        }),
+    );
   }
 
   async #attend(host: VirtioPciHost): Promise<void> {

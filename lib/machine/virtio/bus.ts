@@ -15,9 +15,8 @@ import { BAR_SIZE_BYTES, type VirtioPciHandle } from "../../virtio/mod.ts";
 import { MachineError } from "../errors.ts";
 import { AttachedDevice, type VirtioDeviceInfo } from "./attached_device.ts";
 import type { VirtioDevice } from "./device.ts";
+import { FIRST_PCI_DEVICE, pciNumbers } from "./places.ts";
 
-/** The first number behind the host bridge. */
-const FIRST_DEVICE = 1;
 /** GSIs below are pins of the I/O APIC. */
 const FIRST_MESSAGE_GSI = 24;
 
@@ -49,7 +48,7 @@ export class VirtioBus implements AsyncDisposable {
     devices: readonly VirtioDevice[],
     options: VirtioBusOptions,
   ): Promise<VirtioBus> {
-    const most = PCI_DEVICE_COUNT - FIRST_DEVICE;
+    const most = PCI_DEVICE_COUNT - FIRST_PCI_DEVICE;
     if (devices.length > most) {
       throw new MachineError(`expected up to ${most} virtio devices, got ${devices.length}`);
     }
@@ -69,8 +68,9 @@ export class VirtioBus implements AsyncDisposable {
     parts: { readonly vm: Vm; readonly memory: GuestMemory; readonly platform: Platform },
   ): VirtioPciHandle[] {
     let firstGsi = FIRST_MESSAGE_GSI;
+    const numbers = pciNumbers(this.#devices);
     return this.#devices.map((device, index) => {
-      const number = FIRST_DEVICE + index;
+      const number = numbers[index]!;
       const barAddress = PCI_MMIO_START + number * BAR_SIZE_BYTES;
       const handle = device.install({ number, barAddress, firstGsi }, parts);
       firstGsi += device.vectorCount;

@@ -36,6 +36,8 @@ export interface VirtioDevice {
   readonly queueCount?: number;
   /** Most descriptors of a queue, a power of two; 256 where absent. */
   readonly queueSize?: number;
+  /** Its number on the PCI bus; the first that is free where undefined. */
+  readonly pciDevice?: number | undefined;
   /**
    * Starts the back end, or connects to one that is there. All devices of a VM are launched before any
    * is waited for. Called again after the back end's death where devices are restarted.

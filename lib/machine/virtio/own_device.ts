@@ -27,6 +27,8 @@ export interface OwnDeviceOptions {
   readonly name: string;
   /** Type (of `DeviceType`). */
   readonly deviceType: number;
+  /** Of {@link VirtioDevice}. */
+  readonly pciDevice?: number | undefined;
   /** Name of its kind, such as `balloon`. */
   readonly kind: string;
   /** Opens what it needs, once. */
@@ -39,6 +41,7 @@ export interface OwnDeviceOptions {
 export class OwnDevice implements VirtioDevice, Disposable {
   readonly name: string;
   readonly deviceType: number;
+  readonly pciDevice: number | undefined;
   readonly #options: OwnDeviceOptions;
   readonly #tasks: (() => void)[] = [];
   #opened: OpenedDevice | undefined;
@@ -49,6 +52,7 @@ export class OwnDevice implements VirtioDevice, Disposable {
   constructor(options: OwnDeviceOptions) {
     this.name = options.name;
     this.deviceType = options.deviceType;
+    this.pciDevice = options.pciDevice;
     this.#options = options;
   }
 

@@ -14,7 +14,7 @@ import { openLowMemorySource } from "../balloon/sources.ts";
 import { type ConsolePorts, type ConsoleTerminal, openConsolePorts } from "../console_ports.ts";
 import { MachineError } from "../errors.ts";
 import type { DeviceLauncher } from "../launch/device_launcher.ts";
-import { diskName } from "../root_disk.ts";
+import { diskNames } from "../root_disk.ts";
 import { OwnDevice } from "./own_device.ts";
 
 const STDOUT = 1;
@@ -30,7 +30,7 @@ export interface OwnDevicesOptions {
 
 /** The devices, before and while they run. */
 export class OwnDevices implements Disposable {
-  /** Disks, `/dev/vda` first. */
+  /** Disks, in their order. */
   readonly disks: readonly OwnDevice[];
   /** Console, random bytes, balloon, as far as they are there. */
   readonly others: readonly OwnDevice[];
@@ -48,9 +48,11 @@ export class OwnDevices implements Disposable {
     const device = (
       about: Omit<ConstructorParameters<typeof OwnDevice>[0], "launcher" | "reactor">,
     ) => stack.use(new OwnDevice({ ...about, launcher, reactor }));
+    const names = diskNames(config);
     this.disks = config.disks.map((disk, index) =>
       device({
-        name: `block device ${diskName(index)}`,
+        name: `block device ${names[index]}`,
+        pciDevice: disk.pciDevice,
         deviceType: DeviceType.Block,
         kind: "block",
         open: () => openDisk(disk),

@@ -5,13 +5,12 @@
  */
 
 import { DeviceType } from "../features.ts";
-import { BarOffset, Common, NOTIFY_MULTIPLIER, Pci } from "./layout.ts";
+import { BarOffset, Common, NOTIFY_MULTIPLIER, Pci, PciStatus } from "./layout.ts";
 
 const VENDOR = 0x1af4;
 const FIRST_MODERN_DEVICE = 0x1040;
 const CAPABILITY_VENDOR = 0x09;
 const CAPABILITY_MSIX = 0x11;
-const STATUS_CAPABILITIES = 0x10;
 
 /** Types of virtio structures (virtio 1.2, 4.1.4). */
 const Structure = { Common: 1, Notify: 2, Isr: 3, Device: 4, PciAccess: 5 } as const;
@@ -42,7 +41,7 @@ export interface ConfigSpace {
   readonly writable: Uint8Array;
 }
 
-/** The configuration space of a modern virtio function without INTx. */
+/** The configuration space of a modern virtio function. */
 export function buildConfigSpace(options: ConfigSpaceOptions): ConfigSpace {
   const { deviceType, queueCount, vectorCount, deviceConfigBytes } = options;
   const config = new Uint8Array(Pci.Bytes);
@@ -50,13 +49,14 @@ export function buildConfigSpace(options: ConfigSpaceOptions): ConfigSpace {
   const view = new DataView(config.buffer);
   view.setUint16(0x00, VENDOR, true);
   view.setUint16(0x02, FIRST_MODERN_DEVICE + deviceType, true);
-  view.setUint16(0x06, STATUS_CAPABILITIES, true);
+  view.setUint16(Pci.Status, PciStatus.Capabilities, true);
   view.setUint8(0x08, 1); // Revision: not transitional.
   view.setUint16(0x0a, CLASSES[deviceType] ?? UNCLASSIFIED, true);
   view.setUint16(0x2c, VENDOR, true);
   view.setUint16(0x2e, FIRST_MODERN_DEVICE + deviceType, true);
-  // Interrupt line is the guest's to write; the pin stays 0: interrupts are messages.
-  writable[0x3c] = 0xff;
+  // The line is the guest's, to note what it is connected with.
+  writable[Pci.InterruptLine] = 0xff;
+  config[Pci.InterruptPin] = 1;
   writable[Pci.Command] = 0x06;
   writable[Pci.Command + 1] = 0x04;
 

@@ -15,25 +15,19 @@ import {
   BAR_SIZE_BYTES,
   BarOffset,
   Common,
+  Isr,
   NOTIFY_MULTIPLIER,
   Pci,
   PciCommand,
   Word,
 } from "./layout.ts";
 import { moveNotifications } from "./notifications.ts";
+import type { PciSlot } from "./slot.ts";
 import { TransportState, type VirtioPciHandle } from "./state.ts";
 
 /** How long a vCPU waits for the host side by default; whoever stops or suspends the VM waits as long. */
 const HOST_WAIT_MS = 100;
 const REGION_BYTES = 0x1000;
-
-/** What a function has of the bus that it is on. */
-export interface PciSlot {
-  /** Its configuration space, live. */
-  readonly config: Uint8Array;
-  /** Number of the 4 KiB page at which BAR `index` is decoded now, 0 where it is not. */
-  barPage(index: number): number;
-}
 
 /** What a function is connected to in one worker. */
 export interface FunctionWiring {
@@ -63,7 +57,7 @@ export class VirtioPciFunction {
     this.#state = new TransportState(handle);
     this.#vm = vm;
     this.#slot = slot;
-    this.#interrupts = new Interrupts(this.#state, vm, slot.config);
+    this.#interrupts = new Interrupts(this.#state, vm, slot);
     this.#common = new CommonConfig(this.#state, this.#interrupts);
   }
 
@@ -88,6 +82,8 @@ export class VirtioPciFunction {
       if (offset <= Pci.Command && end > Pci.Command) this.#commandWritten();
     } else if (offset < Pci.MsixCap + 4 && end > Pci.MsixControl) {
       this.#locked(() => this.#interrupts.update());
+      // Without messages it is the host side that looks after events.
+      this.#state.request();
     } else if (offset < Pci.AccessEnd && end > Pci.AccessData) {
       const length = this.#accessLength();
       for (let n = 0; n < length; n++) {
@@ -223,7 +219,8 @@ export class VirtioPciFunction {
     let isr = words[Word.Isr]!;
     words[Word.Isr] = 0;
     // Who has no messages looks here.
-    if (!this.#interrupts.enabled && this.#interrupts.takeUntold()) isr |= 1;
+    if (!this.#interrupts.enabled && this.#interrupts.takeUntold()) isr |= Isr.Queue;
+    this.#interrupts.updatePin();
     return isr;
   }
 

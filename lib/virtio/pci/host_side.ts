@@ -13,7 +13,7 @@ import type { QueueSetup } from "../vhost_user/frontend.ts";
 import { buildConfigSpace, type ConfigSpace } from "./config_space.ts";
 import { Interrupts } from "./interrupts.ts";
 import { Isr, Pci, PciCommand, QueueWord, Word } from "./layout.ts";
-import type { PciSlot } from "./guest_side.ts";
+import type { PciSlot } from "./slot.ts";
 import { TransportState, vectorCountOf, type VirtioPciHandle } from "./state.ts";
 
 const TWO_32 = 2 ** 32;
@@ -86,7 +86,7 @@ export class VirtioPciHost {
       vectorCount: vectorCountOf(queues.length),
       deviceConfigBytes: config.byteLength,
     });
-    this.#interrupts = new Interrupts(this.#state, vm, slot.config);
+    this.#interrupts = new Interrupts(this.#state, vm, slot);
     this.#slot = slot;
   }
 
@@ -131,6 +131,24 @@ export class VirtioPciHost {
   setHalted(halted: boolean): void {
     Atomics.store(this.#state.words, Word.Halted, Number(halted));
     this.#state.done();
+  }
+
+  /** Whether a driver runs that has no messages, so that {@link interrupt} is wanted for used buffers. */
+  get usesPin(): boolean {
+    return !this.#interrupts.enabled && Atomics.load(this.#state.words, Word.Active) !== 0;
+  }
+
+  /**
+   * Tells a driver without messages of the queues' events, by the ISR status (virtio 1.2, 4.1.4.5) and the
+   * pin. Where messages are enabled it leaves the events to them.
+   */
+  interrupt(): void {
+    const { lock, words } = this.#state;
+    lock.withLock(() => {
+      if (this.#interrupts.enabled || !this.#interrupts.takeUntold()) return;
+      words[Word.Isr] = words[Word.Isr]! | Isr.Queue;
+      this.#interrupts.updatePin();
+    });
   }
 
   /** The device is reset. */
@@ -178,7 +196,8 @@ export class VirtioPciHost {
     const { words, handle } = this.#state;
     words[Word.ConfigGeneration] = words[Word.ConfigGeneration]! + 1;
     words[Word.Isr] = words[Word.Isr]! | Isr.Config;
-    if ((words[Word.Status]! & DeviceStatus.DriverOk) !== 0) signalEvent(handle.configEvent);
+    if (!this.#interrupts.enabled) this.#interrupts.updatePin();
+    else if ((words[Word.Status]! & DeviceStatus.DriverOk) !== 0) signalEvent(handle.configEvent);
   }
 
   #takeConfig(): Wishes["config"] {

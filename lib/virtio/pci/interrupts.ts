@@ -3,15 +3,26 @@
  * to the GSIs of their vectors while the guest wants them, and stay signalled while it does not, which is
  * what the pending bits show. An interrupt thus passes through no thread of the VMM.
  *
- * There is no INTx: a function without a pin needs none, and every guest that knows modern virtio has
- * messages.
+ * A guest without messages has the interrupt pin, INTA#: asserted while the ISR status is not 0. The main
+ * thread then takes the queues' events, which is slower, and for those few.
  *
  * @module
  */
 
 import { isHostError, PollEvent, pollFd, takeEvent } from "../../host/mod.ts";
 import type { Vm } from "../../hypervisor/mod.ts";
-import { MsixControl, NO_VECTOR, Pci, PciCommand, QueueWord, VectorWord, Word } from "./layout.ts";
+import { DeviceStatus } from "../features.ts";
+import {
+  MsixControl,
+  NO_VECTOR,
+  Pci,
+  PciCommand,
+  PciStatus,
+  QueueWord,
+  VectorWord,
+  Word,
+} from "./layout.ts";
+import type { PciSlot } from "./slot.ts";
 import { type TransportState, vectorCountOf } from "./state.ts";
 
 /** What of an entry is the guest's to write. */
@@ -21,14 +32,16 @@ const WRITABLE = [~3, ~0, ~0, 1] as const;
 export class Interrupts {
   readonly #state: TransportState;
   readonly #vm: Vm;
+  readonly #slot: PciSlot;
   /** The function's PCI configuration space. */
   readonly #pci: Uint8Array;
   readonly #vectorCount: number;
 
-  constructor(state: TransportState, vm: Vm, pci: Uint8Array) {
+  constructor(state: TransportState, vm: Vm, slot: PciSlot) {
     this.#state = state;
     this.#vm = vm;
-    this.#pci = pci;
+    this.#slot = slot;
+    this.#pci = slot.config;
     this.#vectorCount = vectorCountOf(state.handle.queueCount);
   }
 
@@ -101,6 +114,21 @@ export class Interrupts {
       const live = on && vector < this.#vectorCount && this.#route(vector);
       this.#bind(source, live ? this.#state.handle.firstGsi + vector : 0);
     }
+    this.updatePin();
+  }
+
+  /** Asserts the pin, or no longer, as ISR status and registers say now (PCI Local Bus 3.0, 6.2.2 and 6.2.3). */
+  updatePin(): void {
+    const { words } = this.#state;
+    const { NoInterrupt } = PciCommand;
+    const wanted = words[Word.Isr] !== 0 && !this.enabled &&
+      (words[Word.Status]! & DeviceStatus.DriverOk) !== 0;
+    const before = this.#pci[Pci.Status]!;
+    this.#pci[Pci.Status] = wanted ? before | PciStatus.Interrupt : before & ~PciStatus.Interrupt;
+    const level = wanted && (this.#pci[Pci.Command + 1]! << 8 & NoInterrupt) === 0;
+    if ((words[Word.Asserted] !== 0) === level) return;
+    words[Word.Asserted] = Number(level);
+    this.#slot.interrupt(level);
   }
 
   get #control(): number {

@@ -54,6 +54,7 @@ export const Common = {
 /** Offsets of the PCI configuration space. */
 export const Pci = {
   Command: 0x04,
+  Status: 0x06,
   Bar0: 0x10,
   MsixCap: 0x40,
   MsixControl: 0x42,
@@ -67,11 +68,15 @@ export const Pci = {
   AccessLength: 0xa0,
   AccessData: 0xa4,
   AccessEnd: 0xa8,
+  InterruptLine: 0x3c,
+  InterruptPin: 0x3d,
   Bytes: 0x100,
 } as const;
 
 /** Bits of the command register. */
-export const PciCommand = { Memory: 2, BusMaster: 4 } as const;
+export const PciCommand = { Memory: 2, BusMaster: 4, NoInterrupt: 0x400 } as const;
+/** Bits of the status register. */
+export const PciStatus = { Interrupt: 8, Capabilities: 0x10 } as const;
 /** Bits of the MSI-X message control register. */
 export const MsixControl = { FunctionMask: 0x4000, Enable: 0x8000 } as const;
 /** Bits of the ISR status (virtio 1.2, 4.1.4.5). */
@@ -107,6 +112,8 @@ export const Word = {
   ConfigGsi: 17,
   /** Not 0 while the queues stand still because the function may not master the bus. */
   Halted: 18,
+  /** Not 0 while the interrupt pin is asserted. */
+  Asserted: 19,
   Count: 20,
 } as const;
 
