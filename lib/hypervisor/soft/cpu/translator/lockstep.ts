@@ -322,7 +322,7 @@ function listing(code: readonly Executed[]): string[] {
 }
 
 function hex(n: bigint): string {
-  return `0x${n.toString(16)}`;
+  return `0x${BigInt.asUintN(64, n).toString(16)}`;
 }
 
 function cut(value: bigint, size: number): bigint {
