@@ -60,9 +60,13 @@ const load = (name) => process.getBuiltinModule(name);
 const SCRIPT_HEAD = "(function (require, exports, module) {";
 const SCRIPT_TAIL = "\n})\n//# sourceURL=vmctl.js\n";
 
-/** Guest code multiplies wide, and counting calls for inlining costs more than that gives. */
+/**
+ * Guest code multiplies wide, modules of an earlier run say what is worth to be compiled at once, and
+ * counting calls for inlining costs more than that gives.
+ */
 export const WASM_FLAGS: readonly string[] = [
   "--experimental-wasm-wide-arithmetic",
+  "--experimental-wasm-compilation-hints",
   "--no-wasm-inlining",
 ];
 

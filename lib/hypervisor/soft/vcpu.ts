@@ -19,7 +19,7 @@ import { Processor, RunResult } from "./cpu/processor.ts";
 import { S, Seg, SegAttr, SegField, segOffset } from "./cpu/state.ts";
 import { TranslationStore } from "./cpu/translator/store.ts";
 import type { Tier } from "./cpu/translator/tier.ts";
-import { translatorVersion } from "./version.ts";
+import { storeOptions, type TranslationSettings } from "./translations.ts";
 import { loadFlags, readMsr, updateMode, writeMsr } from "./cpu/system/mod.ts";
 import { type EngineCounters, SLOW_PAGES } from "./engine_stats.ts";
 import type { SoftEvents } from "./events.ts";
@@ -56,16 +56,6 @@ const segments:
     ["tr", Seg.TR],
   ];
 
-/** What is kept of translated code. */
-export interface TranslationSettings {
-  /** Folder where it is kept for the next run; undefined for nowhere. */
-  readonly cacheFolder?: string | undefined;
-  /** How large its file may become, and what is kept of it in memory, in bytes. */
-  readonly cacheLimitBytes?: number | undefined;
-  /** About how much memory modules in use may take, in bytes; 256 MiB where it is absent. */
-  readonly codeLimitBytes?: number | undefined;
-}
-
 /** Parts of a {@link SoftVcpu}. */
 export interface SoftVcpuOptions {
   readonly id: number;
@@ -81,11 +71,6 @@ export interface SoftVcpuOptions {
   readonly counters: EngineCounters;
 }
 
-/** Locked instructions of several vCPUs are other ones than those of one. */
-function versionFor(options: SoftVcpuOptions): string {
-  return `${translatorVersion()}${options.team === undefined ? "" : "+"}`;
-}
-
 /** A software processor behind the engine interface. */
 export class SoftVcpu implements Vcpu {
   readonly id: number;
@@ -96,13 +81,11 @@ export class SoftVcpu implements Vcpu {
 
   constructor(options: SoftVcpuOptions) {
     this.id = options.id;
-    const { cacheFolder, cacheLimitBytes } = options.translations;
-    const version = cacheFolder === undefined ? "" : versionFor(options);
-    this.#store = new TranslationStore({
-      folder: cacheFolder,
-      version,
-      limitBytes: cacheLimitBytes,
-    });
+    const { folder, version, limitBytes } = storeOptions(
+      options.translations,
+      options.team !== undefined,
+    );
+    this.#store = new TranslationStore({ folder, version, limitBytes });
     this.#store.load();
     this.#processor = new Processor({
       id: options.id,
@@ -114,7 +97,7 @@ export class SoftVcpu implements Vcpu {
       tier: options.tier,
       ...(options.team === undefined ? {} : { team: options.team }),
       store: this.#store,
-      files: cacheFolder === undefined ? undefined : { folder: cacheFolder, version },
+      files: folder === undefined ? undefined : { folder, version },
       codeLimitBytes: options.translations.codeLimitBytes,
     });
     this.#processor.reset(options.id !== 0);

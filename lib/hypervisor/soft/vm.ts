@@ -23,7 +23,9 @@ import { type Tier, tierOfEnvironment } from "./cpu/translator/tier.ts";
 import { describeCounters, EngineCounters } from "./engine_stats.ts";
 import { SoftEvents, type SoftEventsHandle } from "./events.ts";
 import { SoftIrqChip, type SoftIrqChipHandle } from "./irqchip/mod.ts";
-import { SoftVcpu, type TranslationSettings } from "./vcpu.ts";
+import { Precompiler } from "./cpu/translator/precompiler.ts";
+import { storeOptions, type TranslationSettings } from "./translations.ts";
+import { SoftVcpu } from "./vcpu.ts";
 
 /** RAM that one 32-bit WebAssembly memory can hold, with a page to spare. */
 const MAX_MEMORY_BYTES = PCI_HOLE_START + 0x3fff_0000;
@@ -79,7 +81,8 @@ export class SoftHypervisor implements Hypervisor {
     const [tier, translations] = [this.#tier, this.#translations];
     const counters = EngineCounters.create(vcpuCount);
     const parts = { memory, cpus, ...team, chip, claimed, events, tier, translations, counters };
-    return new SoftVm(parts, true);
+    const precompiler = new Precompiler(() => storeOptions(translations, vcpuCount > 1));
+    return new SoftVm(parts, precompiler);
   }
 
   [Symbol.dispose](): void {
@@ -127,18 +130,19 @@ export function attachSoftVm(handle: VmHandle, memory: GuestMemory): Vm {
     tier: parts.tier,
     translations: parts.translations,
     counters: EngineCounters.attach(parts.counters),
-  }, false);
+  });
 }
 
 class SoftVm implements Vm {
   readonly kind = "soft";
   readonly vcpuCount: number;
   readonly #parts: Parts;
-  readonly #owner: boolean;
+  /** Only with whoever made the VM, whom what is beside it belongs to. */
+  readonly #precompiler: Precompiler | undefined;
 
-  constructor(parts: Parts, owner: boolean) {
+  constructor(parts: Parts, precompiler?: Precompiler) {
     this.#parts = parts;
-    this.#owner = owner;
+    this.#precompiler = precompiler;
     this.vcpuCount = parts.cpus.length;
     parts.chip.onWake = (cpu) => parts.events.wake(cpu);
   }
@@ -255,6 +259,8 @@ class SoftVm implements Vm {
   }
 
   [Symbol.dispose](): void {
-    if (this.#owner) this.#parts.events[Symbol.dispose]();
+    if (this.#precompiler === undefined) return;
+    this.#precompiler[Symbol.dispose]();
+    this.#parts.events[Symbol.dispose]();
   }
 }
