@@ -24,10 +24,10 @@ import {
 } from "./protocol.ts";
 import { runDirectory, socketsIn } from "./run_directory.ts";
 
-/** How long a VM may take to answer, in ms. */
-const DEFAULT_TIMEOUT_MS = 10_000;
+/** How long a VM may take to answer, in ms: longer than it waits for its vCPUs and devices. */
+const DEFAULT_TIMEOUT_MS = 40_000;
 /** How long each VM of a list may take, in ms. */
-const LIST_TIMEOUT_MS = 1_000;
+const LIST_TIMEOUT_MS = 5_000;
 /** How long to wait before another try when a VM has too many clients waiting, in ms. */
 const CONNECT_RETRY_MS = 20;
 

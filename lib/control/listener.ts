@@ -22,8 +22,11 @@ import { ControlError } from "./errors.ts";
 import { socketsIn } from "./run_directory.ts";
 
 const BACKLOG = 256;
-/** How long another start may hold the folder's lock, in ms. It does so for less than one. */
-const LOCK_TIMEOUT_MS = 5000;
+/**
+ * How long other starts may hold the folder's lock, in ms. Each does so for less than one, but on a busy
+ * host it may wait for a processor meanwhile.
+ */
+const LOCK_TIMEOUT_MS = 60_000;
 const LOCK_RETRY_MS = 10;
 
 /** A control socket that listens. Disposing closes it and removes its path. */

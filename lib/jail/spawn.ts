@@ -32,8 +32,8 @@ import { flags } from "./policy/constants.ts";
 import { wayOut } from "./refusal.ts";
 import { type Preparation, setupSteps } from "./setup_steps.ts";
 
-/** A jail is made within milliseconds, unless a file system hangs. */
-const SETUP_TIMEOUT_MS = 10_000;
+/** A jail is made within milliseconds, unless a file system hangs or the host is very busy. */
+const SETUP_TIMEOUT_MS = 60_000;
 
 /** New namespaces of all kinds that matter, and how the parent learns of the end. */
 const CLONE_FLAGS = [

@@ -16,7 +16,7 @@ import type { VcpuBoot, VcpuMessage, VcpuStart } from "./vcpu_messages.ts";
 import { takeEarlyWorker, workerModuleUrl } from "./worker_url.ts";
 
 /** How long all vCPUs may take to leave the guest, in ms. */
-const LEAVE_TIMEOUT_MS = 5000;
+const LEAVE_TIMEOUT_MS = 20_000;
 /** How long all workers may take to attach, in ms; compiling an engine on a busy host takes a while. */
 const START_TIMEOUT_MS = 60_000;
 /** How long to wait before a vCPU that has not left is kicked again, in ms. */

@@ -82,7 +82,14 @@ async function qemuLoads(qemu: string, guest: LinuxGuest, disk: string): Promise
     ...["-M", "pc,memory-backend=ram", "-accel", "tcg", "-no-reboot", "-nographic", "-nodefaults"],
     ...["-object", `memory-backend-memfd,id=ram,size=${GUEST_MEMORY_MIB}M,share=on`],
     ...["-m", `${GUEST_MEMORY_MIB}`, "-serial", "stdio"],
-    ...["-kernel", guest.kernel, "-initrd", guest.initrd, "-append", "console=ttyS0 quiet"],
+    ...[
+      "-kernel",
+      guest.kernel,
+      "-initrd",
+      guest.initrd,
+      "-append",
+      "console=ttyS0 quiet no_timer_check",
+    ],
     ...["-drive", `file=${disk},format=raw,if=none,id=disk`],
     ...["-device", "virtio-blk-pci,drive=disk"],
   ]);

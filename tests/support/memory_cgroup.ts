@@ -70,6 +70,12 @@ export class MemoryCgroup implements AsyncDisposable {
     return Number(Deno.readTextFileSync(join(this.path, this.#version.usage)));
   }
 
+  /** Bytes that it may still use. */
+  get roomBytes(): number {
+    const limit = Deno.readTextFileSync(join(this.path, this.#version.limit));
+    return Number(limit) - this.usageBytes;
+  }
+
   /** How many of its processes were killed because it was full. */
   get kills(): number {
     const text = Deno.readTextFileSync(join(this.path, this.#version.events));

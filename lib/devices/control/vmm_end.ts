@@ -26,8 +26,8 @@ import {
   type RequestOf,
 } from "./messages.ts";
 
-/** How long a device may take to answer, in ms. */
-const DEFAULT_TIMEOUT_MS = 5000;
+/** How long a device may take to answer, in ms; on a busy host it may wait for a processor. */
+const DEFAULT_TIMEOUT_MS = 20_000;
 /** Requests without an answer at once. */
 const MAX_PENDING = 256;
 /** Packets before other descriptors of the thread have their turn. */

@@ -28,10 +28,10 @@ import { ViolationWatch } from "./violation_watch.ts";
 
 /** Descriptors of the process. */
 const PLACE = { Error: 2, FrontEnd: 3, Control: 4, Filter: 5, Violation: 6, Resources: 7 } as const;
-/** A jail is made within milliseconds, unless a file system hangs. */
-const START_TIMEOUT_MS = 10_000;
+/** A jail is made within milliseconds, unless a file system hangs or the host is very busy. */
+const START_TIMEOUT_MS = 60_000;
 /** How long a device may take to write what it holds, once its front end has gone. */
-const END_TIMEOUT_MS = 10_000;
+const END_TIMEOUT_MS = 60_000;
 
 /** Settings of {@link launchJailed}. */
 export interface JailedLaunchOptions {

@@ -24,7 +24,7 @@ const log = new Logger("virtio");
 /** How long a launcher may take to say why a back end ended, in ms. */
 const REASON_TIMEOUT_MS = 5000;
 /** How long to try to reach a successor, in ms, and how long between two tries. */
-const REVIVE_TIMEOUT_MS = 10_000;
+const REVIVE_TIMEOUT_MS = 30_000;
 const REVIVE_INTERVAL_MS = 100;
 
 /** Features that a front end has no use for: those of older drivers, and what the machine does not do. */

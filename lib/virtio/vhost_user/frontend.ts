@@ -39,7 +39,8 @@ import {
 
 /** Messages have 8 bits for the index of a queue. */
 const MAX_QUEUES = 256;
-const DEFAULT_TIMEOUT_MS = 10_000;
+/** How long a back end may take to answer, in ms. One that has just been started loads its program. */
+const DEFAULT_TIMEOUT_MS = 60_000;
 /**
  * User addresses are guest addresses and this: they name the same memory, are never 0, and tell nothing
  * of where this process has it.
