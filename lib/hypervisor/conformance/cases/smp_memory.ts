@@ -148,6 +148,8 @@ const overlapTest: GuestTest = {
 
 /** Rounds of a litmus test, each on lines of its own. */
 const ROUNDS = 2000;
+/** How often a vCPU looks whether the other is there as well, in a round. */
+const PATIENCE = 200;
 const X = 0x20_0000;
 const Y = X + 64 * ROUNDS;
 const SEEN = [Y + 64 * ROUNDS, Y + 64 * ROUNDS + 16 * ROUNDS] as const;
@@ -209,11 +211,12 @@ function litmusTest(litmus: Litmus): GuestTest {
           const round = `round${id}`;
           if (id === 1) a.label("second");
           a.mov("r9d", SEEN[id] as number).label(round).xor("eax", "eax").xor("ecx", "ecx");
-          // Together every now and then: each waits for the other by plain stores and loads.
-          a.test("edi", 15).jcc("ne", `${round}go`);
-          a.mov(at(COUNTERS + 64 * id, { size: 4 }), "edi");
+          // Each waits for the other by plain stores and loads, so that they are here at the same time:
+          // a while in each round, for as long as it takes every now and then.
+          a.mov(at(COUNTERS + 64 * id, { size: 4 }), "edi").mov("edx", PATIENCE);
           a.label(`${round}wait`).cmp("edi", at(COUNTERS + 64 * (1 - id)));
-          a.jcc("b", `${round}wait`).label(`${round}go`);
+          a.jcc("ae", `${round}go`).test("edi", 15).jcc("e", `${round}wait`);
+          a.dec("edx").jcc("ne", `${round}wait`).label(`${round}go`);
           (id === 0 ? litmus.first : litmus.second)(a);
           a.mov(at("r9", { size: 4 }), "eax").mov(at("r9", { disp: 4, size: 4 }), "ecx");
           a.add("r9", 8).add("rbx", 64).add("rbp", 64).dec("edi").jcc("ne", round);
