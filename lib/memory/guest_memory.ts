@@ -59,7 +59,7 @@ export class GuestMemory implements Disposable {
   readonly wasmMemory: WebAssembly.Memory | undefined;
 
   readonly #rawFd: number;
-  readonly #owned: Disposable | undefined;
+  readonly #owned: DisposableStack | undefined;
   readonly #view: DataView;
   readonly #bytes: Uint8Array;
   // Bytes below and above the PCI hole; -1 once disposed, so that every access is outside.
@@ -67,7 +67,7 @@ export class GuestMemory implements Disposable {
   #high: number;
   #disposed = false;
 
-  private constructor(handle: GuestMemoryHandle, buffer: ArrayBufferLike, owned?: Disposable) {
+  private constructor(handle: GuestMemoryHandle, buffer: ArrayBufferLike, owned?: DisposableStack) {
     this.sizeBytes = handle.sizeBytes;
     this.#low = lowMemoryBytes(handle.sizeBytes);
     this.#high = handle.sizeBytes - this.#low;
@@ -252,6 +252,17 @@ export class GuestMemory implements Disposable {
     const begin = Math.ceil(at / PAGE_SIZE) * PAGE_SIZE;
     const end = Math.floor((at + length) / PAGE_SIZE) * PAGE_SIZE;
     if (end > begin) punchHole(this.fd, begin, end - begin);
+  }
+
+  /**
+   * Maps all of it over `buffer`, that of a shared `WebAssembly.Memory`, from `offset` on as well: the
+   * same bytes are there then, in the memfd's order, until this object is disposed.
+   *
+   * @throws {HostError} when the bounds are not those of pages inside of the buffer.
+   */
+  mapInto(buffer: SharedArrayBuffer, offset: number): void {
+    mmapFixedOver(buffer, offset, this.sizeBytes, this.fd, 0);
+    this.#owned?.defer(() => unmapFixedOver(buffer, offset, this.sizeBytes));
   }
 
   /** Bytes that the host holds for this memory. */

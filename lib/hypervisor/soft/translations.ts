@@ -4,6 +4,7 @@
  * @module
  */
 
+import { cpuLayout, holdsRam } from "./cpu/cpu_memory.ts";
 import type { StoreOptions } from "./cpu/translator/store.ts";
 import { translatorVersion } from "./version.ts";
 
@@ -17,9 +18,18 @@ export interface TranslationSettings {
   readonly codeLimitBytes?: number | undefined;
 }
 
-/** Where translations are kept; locked instructions of several vCPUs are other ones than those of one. */
-export function storeOptions(settings: TranslationSettings, several: boolean): StoreOptions {
+/**
+ * Where translations are kept. Locked instructions of several vCPUs are other ones than those of one, and
+ * RAM that does not lie in the state memory is another memory.
+ */
+export function storeOptions(
+  settings: TranslationSettings,
+  of: { several: boolean; ramBytes: number },
+): StoreOptions {
   const { cacheFolder: folder, cacheLimitBytes: limitBytes } = settings;
-  const version = folder === undefined ? "" : `${translatorVersion()}${several ? "+" : ""}`;
+  const kind = `${of.several ? "+" : ""}${
+    holdsRam(cpuLayout(of.ramBytes), of.ramBytes) ? "" : "-"
+  }`;
+  const version = folder === undefined ? "" : `${translatorVersion()}${kind}`;
   return { folder, version, limitBytes };
 }

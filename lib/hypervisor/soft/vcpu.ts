@@ -80,10 +80,11 @@ export class SoftVcpu implements Vcpu {
   readonly #exit: VcpuExit = { reason: ExitReason.Interrupted, detail: "" };
 
   constructor(options: SoftVcpuOptions) {
+    const { map } = options;
     this.id = options.id;
     const { folder, version, limitBytes } = storeOptions(
       options.translations,
-      options.team !== undefined,
+      { several: options.team !== undefined, ramBytes: map.lowBytes + map.highBytes },
     );
     this.#store = new TranslationStore({ folder, version, limitBytes });
     this.#store.load();

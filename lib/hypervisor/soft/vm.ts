@@ -68,7 +68,7 @@ export class SoftHypervisor implements Hypervisor {
       throw new HypervisorError("the software engine needs guest memory with backing wasm");
     }
     const layout = cpuLayout(memory.sizeBytes);
-    const cpus = Array.from({ length: options.vcpuCount }, () => createCpuMemory(layout));
+    const cpus = Array.from({ length: options.vcpuCount }, () => createCpuMemory(layout, memory));
     const mailboxes = cpus.map((cpu) => ({
       words: new Int32Array(cpu.buffer),
       index: S.mailbox >>> 2,
@@ -81,7 +81,8 @@ export class SoftHypervisor implements Hypervisor {
     const [tier, translations] = [this.#tier, this.#translations];
     const counters = EngineCounters.create(vcpuCount);
     const parts = { memory, cpus, ...team, chip, claimed, events, tier, translations, counters };
-    const precompiler = new Precompiler(() => storeOptions(translations, vcpuCount > 1));
+    const of = { several: vcpuCount > 1, ramBytes: memory.sizeBytes };
+    const precompiler = new Precompiler(() => storeOptions(translations, of));
     return new SoftVm(parts, precompiler);
   }
 

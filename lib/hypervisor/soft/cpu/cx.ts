@@ -47,7 +47,6 @@ import {
   CPU,
   FlagKind,
   FuelCost,
-  RAM,
   Rec,
   RECORD,
   regOffset,
@@ -77,6 +76,8 @@ export interface Runtime {
   readonly handlerType: number;
   /** Named further helpers (softfloat and the like), by the module that registers them. */
   readonly helpers: Map<string, FuncRef>;
+  /** Index of the memory that the TLB's addends are for: that of this.runtime.ram, or of the state with RAM in it. */
+  readonly ram: number;
   /** True where other vCPUs run too: locked instructions and fences are what they are called. */
   readonly smp: boolean;
 }
@@ -127,7 +128,7 @@ export enum HostResult {
 export interface CachedPage {
   /** i64: the linear page, or no address at all. */
   readonly tag: Expr;
-  /** i32: offset in RAM minus linear address. */
+  /** i32: offset in Runtime.ram minus linear address. */
   readonly addend: Expr;
   /** i32: address of the TLB's entry. */
   readonly entry?: Local;
@@ -318,7 +319,7 @@ export class Cx {
     const v = this.f.let(value);
     this.f.ifLikely(
       ne(ram, i32(-1)),
-      () => this.f.storeSized(size, RAM, ram, v),
+      () => this.f.storeSized(size, this.runtime.ram, ram, v),
       () => this.storeSlowly(address, v, size),
     );
   }
@@ -352,7 +353,7 @@ export class Cx {
       this.#isIn(page, address, size),
       () => {
         f.set(ram, add(page.addend, wrap(address)));
-        f.set(value, loadSized(size, RAM, ram));
+        f.set(value, loadSized(size, this.runtime.ram, ram));
       },
       () => {
         this.beforeSlow();
@@ -391,7 +392,10 @@ export class Cx {
       // Misaligned addresses match no tag.
       eq(and(address, ~0xfffn | BigInt(size - 1)), load.i64(CPU, entry, TlbField.write)),
       () => {
-        const at = { mem: RAM, address: add(load.i32(CPU, entry, TlbField.addend), wrap(address)) };
+        const at = {
+          mem: this.runtime.ram,
+          address: add(load.i32(CPU, entry, TlbField.addend), wrap(address)),
+        };
         const args = kind === Locked.cmpxchg ? [expected, operand] : [operand];
         f.set(old, atomicRmw(lockedOpcode(kind), size, at, ...args));
       },
@@ -554,7 +558,7 @@ export class Cx {
       () =>
         f.set(
           value,
-          loadSized(size, RAM, add(page.addend, wrap(address))),
+          loadSized(size, this.runtime.ram, add(page.addend, wrap(address))),
         ),
       () => {
         this.beforeSlow();
@@ -575,7 +579,7 @@ export class Cx {
     const page = this.cachedPage(address, "write");
     f.ifLikely(
       this.#isIn(page, address, size),
-      () => f.storeSized(size, RAM, add(page.addend, wrap(address)), v),
+      () => f.storeSized(size, this.runtime.ram, add(page.addend, wrap(address)), v),
       () => {
         this.storeSlowly(address, v, size);
         page.missed();
@@ -583,7 +587,7 @@ export class Cx {
     );
   }
 
-  /** Offset in RAM of linear `address` where the TLB has its page for that access, else -1 (i32). */
+  /** Offset in Runtime.ram of linear `address` where the TLB has its page for that access, else -1 (i32). */
   ramOf(address: Local, access: "read" | "write"): Expr {
     const page = this.cachedPage(address, access);
     return cond(
@@ -600,7 +604,7 @@ export class Cx {
     const value = f.local(ValType.V128);
     f.ifLikely(
       this.#isIn(page, address, 16),
-      () => f.set(value, load.v128(RAM, add(page.addend, wrap(address)))),
+      () => f.set(value, load.v128(this.runtime.ram, add(page.addend, wrap(address)))),
       () => {
         this.beforeSlow();
         const low = f.let(call(this.slow(this.runtime.loadSlow, 8), address, this.rec));
@@ -621,7 +625,7 @@ export class Cx {
     const page = this.cachedPage(address, "write");
     f.ifLikely(
       this.#isIn(page, address, 16),
-      () => f.storeV128(RAM, add(page.addend, wrap(address)), v),
+      () => f.storeV128(this.runtime.ram, add(page.addend, wrap(address)), v),
       () => {
         this.beforeSlow();
         f.call(this.runtime.probeWrite, address, i32(16), this.recordFor(address));

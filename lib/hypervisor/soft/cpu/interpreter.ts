@@ -37,7 +37,7 @@ import { buildLocked } from "./locked.ts";
 import { buildMmu, type Imports, type MemoryMap } from "./mmu.ts";
 import type { InterpreterImage } from "./interpreter_image.ts";
 import { type Insn, insn } from "./opcode.ts";
-import { CPU, Exit, ITLB, ITLB_ENTRIES, Rec, S, SegAttr, SegField, Vector } from "./state.ts";
+import { CPU, Exit, ITLB, ITLB_ENTRIES, RAM, Rec, S, SegAttr, SegField, Vector } from "./state.ts";
 
 const { I32, I64, F64 } = ValType;
 
@@ -77,6 +77,7 @@ export interface RuntimeExports {
   readonly probeWrite: RuntimeExport;
   readonly jump: RuntimeExport;
   readonly raise: RuntimeExport;
+  readonly ram: number;
   readonly smp: boolean;
   readonly helpers: ReadonlyMap<string, RuntimeExport>;
 }
@@ -118,6 +119,7 @@ export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
   module.importMemory("e", "cpu", memoryOf(options.cpuPages));
   module.importMemory("e", "ram", memoryOf(options.ramPages));
   const smp = options.map.shared !== undefined;
+  const ram = options.map.ramBase > 0 ? CPU : RAM;
   if (options.map.shared !== undefined) {
     module.importMemory("e", "vm", memoryOf(options.map.shared.pages));
   }
@@ -143,7 +145,7 @@ export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
   buildStack(module, helpers, mmu);
   const deliver = buildDelivery(module, { mmu, map: options.map, helpers });
   const jump = buildControl(module, helpers, { handlerType, mmu, map: options.map });
-  const runtime: Runtime = { ...mmu, jump, host: imports.host, handlerType, helpers, smp };
+  const runtime: Runtime = { ...mmu, jump, host: imports.host, handlerType, helpers, ram, smp };
   if (smp) buildLocked(module, helpers, { mmu, imports, map: options.map });
   options.extend(module, runtime);
 
@@ -227,6 +229,7 @@ function exportRuntime(module: ModuleBuilder, runtime: Runtime): RuntimeExports 
     probeWrite: one("probeWrite", runtime.probeWrite),
     jump: one("jump", runtime.jump),
     raise: one("raise", runtime.raise),
+    ram: runtime.ram,
     smp: runtime.smp,
     helpers: new Map(
       [...runtime.helpers].map(([name, func]) => [name, one(`helper:${name}`, func)]),

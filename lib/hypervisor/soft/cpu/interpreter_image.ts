@@ -60,6 +60,7 @@ interface PlainRuntime {
   readonly probeWrite: RuntimeExport;
   readonly jump: RuntimeExport;
   readonly raise: RuntimeExport;
+  readonly ram: number;
   readonly smp: boolean;
   readonly helpers: readonly (readonly [string, RuntimeExport])[];
 }

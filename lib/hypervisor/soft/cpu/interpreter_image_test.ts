@@ -26,6 +26,7 @@ function image(seed: number): InterpreterImage {
       probeWrite: one("probeWrite"),
       jump: one("jump"),
       raise: one("raise"),
+      ram: 0,
       smp: false,
       helpers: new Map([["help", one("helper:help")]]),
     },

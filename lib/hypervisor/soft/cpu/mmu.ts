@@ -84,6 +84,8 @@ export interface MemoryMap {
   readonly lowBytes: number;
   /** Bytes of RAM from 4 GiB; in the RAM memory they follow the low ones. */
   readonly highBytes: number;
+  /** Where RAM lies in the state memory as well, see createCpuMemory; 0 where it does not. */
+  readonly ramBase: number;
   /** State offset of the code marks: an i64 a RAM page, a bit for every 64 bytes with decoded code. */
   readonly codeMarks: number;
   /** State offset of checksums of decoded code: an i64 a RAM page. */
@@ -197,7 +199,7 @@ export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap
   const ramOffset = buildRamOffset(module, map);
   const walk = buildWalk(module, { raise, ramOffset });
   const fill = buildFill(module, { walk, ramOffset, map });
-  const translate = buildTranslate(module, fill);
+  const translate = buildTranslate(module, fill, map);
   const stackPage = buildStackPage(module);
   const probeWrite = buildProbe(module, translate);
   const checked = buildChecked(module, { raise, dataAccess: imports.dataAccess });
@@ -537,7 +539,7 @@ function buildFill(
   set64(f, S.tlbFills, add(state64(S.tlbFills), 1));
   f.store64(CPU, entry, page, TlbField.read);
   f.store64(CPU, entry, extU(ramPage), TlbField.physical);
-  f.store32(CPU, entry, sub(ramPage, wrap(page)), TlbField.addend);
+  f.store32(CPU, entry, sub(add(ramPage, parts.map.ramBase | 0), wrap(page)), TlbField.addend);
   const writable = and(state32(S.walkFlags), WalkFlag.writable);
   enterWritable(f, parts.map, { entry, page, ram, writable });
   f.if(
@@ -550,7 +552,7 @@ function buildFill(
 }
 
 /** `(linear, access) -> ram`: through the TLB, filled where needed; -1 and `S.walkPhysical` for devices. */
-function buildTranslate(module: ModuleBuilder, fill: FuncRef): FuncRef {
+function buildTranslate(module: ModuleBuilder, fill: FuncRef, map: MemoryMap): FuncRef {
   const f = module.func([I64, I32], [I32]);
   const linear = f.param(0);
   const access = f.param(1);
@@ -565,7 +567,7 @@ function buildTranslate(module: ModuleBuilder, fill: FuncRef): FuncRef {
         load.i64(CPU, entry, TlbField.read),
       ),
     ),
-    () => f.return(add(load.i32(CPU, entry, TlbField.addend), wrap(linear))),
+    () => f.return(sub(add(load.i32(CPU, entry, TlbField.addend), wrap(linear)), map.ramBase | 0)),
   );
   f.return(call(fill, linear, access));
   f.unreachable();

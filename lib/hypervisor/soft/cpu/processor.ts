@@ -178,11 +178,14 @@ export class Processor {
     const layout = cpuLayout(ramBytes);
     const { codeMarks, codeIndex, codeSums } = layout.regions;
     const { map } = options;
+    const cpuPages = memory.buffer.byteLength / 65536;
+    const ramBase = cpuPages > layout.pages ? layout.pages * 65536 : 0;
+    const marks = { codeMarks, codeIndex, codeSums };
     this.#map = options.team === undefined
-      ? { ...map, codeMarks, codeIndex, codeSums }
-      : { ...map, codeMarks, codeIndex, codeSums, shared: teamLayout(ramBytes) };
+      ? { ...map, ramBase, ...marks }
+      : { ...map, ramBase, ...marks, shared: teamLayout(ramBytes) };
     if (options.team !== undefined) {
-      this.#team = joinTeam(options.team, { id, ramBytes, cpuPages: layout.pages });
+      this.#team = joinTeam(options.team, { id, ramBytes, cpuPages });
       this.#locks = new SplitLocks({ team: this.#team, ram, cpu: memory });
     }
     this.#chip = chip;
@@ -195,7 +198,7 @@ export class Processor {
     this.#mmioData = new DataView(memory.buffer, S.mmioData, 8);
     this.#ioWrite = { size: 0, data: this.#mmioData };
     this.interpreter = interpreterFor(this.#map, {
-      cpuPages: layout.pages,
+      cpuPages,
       ramPages: ram.buffer.byteLength / 65536,
       files: options.files,
     });

@@ -219,8 +219,8 @@ export const Reg = {
 
 /**
  * Data TLB: three tables of TLB_ENTRIES entries: user, supervisor, supervisor with AC set (SMAP off).
- * An entry: i64 tag for reads, i64 tag for writes, i64 physical page, i32 addend (offset in RAM minus
- * linear address, modulo 2^32), i32 unused. A tag is the linear page; low bits set never match.
+ * An entry: i64 tag for reads, i64 tag for writes, i64 physical page, i32 addend (offset in
+ * Runtime.ram minus linear address, modulo 2^32), i32 unused. A tag is the linear page; low bits set never match.
  */
 export const TLB_ENTRIES = 512;
 export const TLB_ENTRY = 32;

@@ -68,7 +68,7 @@ export class InterpreterStep implements SingleStep {
     this.cpu = new HostContext(memory, { id: 0, tag });
     const options = {
       rows,
-      map: { lowBytes: RAM_BYTES, highBytes: 0, ...layout.regions },
+      map: { lowBytes: RAM_BYTES, highBytes: 0, ramBase: 0, ...layout.regions },
       cpuPages: layout.pages,
       ramPages,
       extend: registerHelpers,

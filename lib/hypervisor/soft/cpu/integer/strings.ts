@@ -33,7 +33,7 @@ import {
 } from "../../wasm/mod.ts";
 import type { Cx } from "../cx.ts";
 import { Extra, type Insn, insn, type Semantics } from "../opcode.ts";
-import { CPU, Exit, Flag, RAM, Rec, Reg, S } from "../state.ts";
+import { CPU, Exit, Flag, Rec, Reg, S } from "../state.ts";
 import { Host } from "../host_calls.ts";
 
 /** Registers and masks of a string instruction. */
@@ -172,7 +172,7 @@ function movs(size: number): Semantics {
           ),
         );
         f.if(bulk, () => {
-          f.memoryCopy(RAM, RAM, d, s, wrap(bytes));
+          f.memoryCopy(c.runtime.ram, c.runtime.ram, d, s, wrap(bytes));
           advance(c, fr, { reg: Reg.rsi, delta: bytes });
           advance(c, fr, { reg: Reg.rdi, delta: bytes });
           f.set(done, elements);
@@ -206,7 +206,7 @@ function stos(size: number): Semantics {
           and(eq(fr.delta, i64(size)), ne(d, i32(-1))),
         );
         f.if(bulk, () => {
-          f.memoryFill(RAM, d, wrap(value), wrap(bytes));
+          f.memoryFill(c.runtime.ram, d, wrap(value), wrap(bytes));
           advance(c, fr, { reg: Reg.rdi, delta: bytes });
           f.set(done, elements);
         }, () => {

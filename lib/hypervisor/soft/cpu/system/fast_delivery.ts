@@ -250,7 +250,7 @@ function buildFind(module: ModuleBuilder, mmu: Mmu, map: MemoryMap): FuncRef {
   );
   f.if(
     eq(page, tag),
-    () => f.return(add(load.i32(CPU, entry, TlbField.addend), wrap(linear))),
+    () => f.return(sub(add(load.i32(CPU, entry, TlbField.addend), wrap(linear)), map.ramBase | 0)),
   );
   const physical = f.let(call(mmu.walk, linear, or(access, Access.quiet)));
   f.if(eq(physical, i64(-1n)), () => f.return(i32(-1)));
@@ -259,7 +259,7 @@ function buildFind(module: ModuleBuilder, mmu: Mmu, map: MemoryMap): FuncRef {
   const ramPage = f.let(and(ram, ~0xfff));
   f.store64(CPU, entry, page, TlbField.read);
   f.store64(CPU, entry, extU(ramPage), TlbField.physical);
-  f.store32(CPU, entry, sub(ramPage, wrap(page)), TlbField.addend);
+  f.store32(CPU, entry, sub(add(ramPage, map.ramBase | 0), wrap(page)), TlbField.addend);
   const writable = and(state32(S.walkFlags), WalkFlag.writable);
   enterWritable(f, map, { entry, page, ram, writable });
   f.if(

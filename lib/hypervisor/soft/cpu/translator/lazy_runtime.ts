@@ -51,6 +51,10 @@ export class LazyRuntime implements Runtime {
     this.handlerType = module.typeIndex({ params: [ValType.I32], results: [ValType.I32] });
   }
 
+  get ram(): number {
+    return this.#exported.ram;
+  }
+
   get smp(): boolean {
     return this.#exported.smp;
   }
