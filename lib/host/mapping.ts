@@ -4,7 +4,7 @@
  * @module
  */
 
-import { check, HostError } from "./errno.ts";
+import { check, HostError, isHostError } from "./errno.ts";
 import { type FdLike, rawFd } from "./fd.ts";
 import { addressOf, bindLibc, lastErrno } from "./libc.ts";
 
@@ -18,6 +18,7 @@ const libcAdvice = bindLibc({
   madvise: { parameters: ["pointer", "usize", "i32"], result: "i32" },
 });
 
+const PROT_NONE = 0;
 const PROT_READ = 1;
 const PROT_WRITE = 2;
 const MAP_SHARED = 1;
@@ -25,6 +26,7 @@ const MAP_PRIVATE = 2;
 const MAP_FIXED = 0x10;
 const MAP_ANONYMOUS = 0x20;
 const MAP_NORESERVE = 0x4000;
+const MAP_FIXED_NOREPLACE = 0x10_0000;
 const MAP_FAILED = 0xffff_ffff_ffff_ffffn;
 
 /** Advice of {@link madvise} (madvise(2)). */
@@ -94,6 +96,33 @@ export function mmap(length: number, options: MmapOptions = {}): Mapping {
   const address = mapAt(null, length, { protection, flags, raw, offset });
   return new Mapping(address, length);
 }
+
+/** Takes `length` bytes of addresses, which cannot be accessed, until {@link munmap} of any of them. */
+export function reserveAddresses(length: number): bigint {
+  return mapAt(null, length, RESERVATION);
+}
+
+/** Takes the `length` bytes of addresses at `address` so; false where anything is mapped there. */
+export function reserveAt(address: bigint, length: number): boolean {
+  const flags = RESERVATION.flags | MAP_FIXED_NOREPLACE;
+  try {
+    const got = mapAt(address, length, { ...RESERVATION, flags });
+    if (got === address) return true;
+    // Kernels before 4.17 do not know the flag and take the address as a hint.
+    munmap(got, length);
+    return false;
+  } catch (error) {
+    if (isHostError(error, "EEXIST")) return false;
+    throw error;
+  }
+}
+
+const RESERVATION = {
+  protection: PROT_NONE,
+  flags: MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+  raw: -1,
+  offset: 0,
+} as const;
 
 /** Unmaps memory by address; for what was not mapped by {@link mmap} of this worker. */
 export function munmap(address: bigint, length: number): void {

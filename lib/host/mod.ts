@@ -79,6 +79,8 @@ export {
   mmapFixedOver,
   type MmapOptions,
   munmap,
+  reserveAddresses,
+  reserveAt,
   unmapFixedOver,
   viewMemory,
 } from "./mapping.ts";

@@ -23,6 +23,7 @@ import {
   viewMemory,
 } from "../host/mod.ts";
 import { GuestMemoryError, outside } from "./errors.ts";
+import { createGuardedMemory } from "./guarded_memory.ts";
 import {
   HIGH_RAM_START,
   lowMemoryBytes,
@@ -313,12 +314,7 @@ function mapAlone(mapping: Mapping): Mapped {
 
 function mapIntoWasm(fd: Fd, sizeBytes: number, stack: DisposableStack): Mapped {
   const pages = sizeBytes / WASM_PAGE_SIZE;
-  let wasmMemory: WebAssembly.Memory;
-  try {
-    wasmMemory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
-  } catch (cause) {
-    throw new GuestMemoryError(`guest memory: no address space for ${sizeBytes} bytes`, { cause });
-  }
+  const wasmMemory = createGuardedMemory(pages);
   const { buffer } = wasmMemory;
   mmapFixedOver(buffer, 0, sizeBytes, fd, 0);
   stack.defer(() => unmapFixedOver(buffer, 0, sizeBytes));

@@ -19,5 +19,6 @@ export {
   validateMemorySize,
   WASM_PAGE_SIZE,
 } from "./layout.ts";
+export { createGuardedMemory } from "./guarded_memory.ts";
 export { SharedLock } from "./shared_lock.ts";
 export { memoryFence, SharedCarver } from "./shared_state.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { GuestMemory } from "../../../memory/mod.ts";
+import { createGuardedMemory, type GuestMemory } from "../../../memory/mod.ts";
 import type { CodeRegions } from "./code_cache.ts";
 import { FIXED_END, PAGE_MAP } from "./state.ts";
 
@@ -51,7 +51,7 @@ export function holdsRam(layout: CpuLayout, ramBytes: number): boolean {
 export function createCpuMemory(layout: CpuLayout, ram?: GuestMemory): WebAssembly.Memory {
   const holds = ram !== undefined && holdsRam(layout, ram.sizeBytes);
   const pages = layout.pages + (holds ? ram.sizeBytes / 65536 : 0);
-  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  const memory = createGuardedMemory(pages);
   const { buffer } = memory;
   if (holds) ram.mapInto(buffer as SharedArrayBuffer, layout.pages * 65536);
   return memory;

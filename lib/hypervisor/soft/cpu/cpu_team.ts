@@ -16,7 +16,7 @@
  * @module
  */
 
-import { SharedLock } from "../../../memory/mod.ts";
+import { createGuardedMemory, SharedLock } from "../../../memory/mod.ts";
 import { Mailbox, S } from "./state.ts";
 
 /** Most vCPUs: a bit each in a word. */
@@ -61,7 +61,7 @@ export function teamLayout(ramBytes: number): { marks: number; pages: number } {
 /** Makes the shared memory. */
 export function createTeamMemory(ramBytes: number): WebAssembly.Memory {
   const { pages } = teamLayout(ramBytes);
-  return new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+  return createGuardedMemory(pages);
 }
 
 /** The team as one of its vCPUs sees it. */

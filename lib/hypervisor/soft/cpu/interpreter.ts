@@ -115,7 +115,7 @@ const sizeIndex: readonly number[] = [0, -1, 1, -1, 2, -1, -1, -1, 3];
 /** Generates the interpreter. */
 export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
   const module = new ModuleBuilder();
-  const memoryOf = (pages: number) => ({ minPages: pages, maxPages: pages, shared: true });
+  const memoryOf = (pages: number) => ({ minPages: pages, maxPages: 65536, shared: true });
   module.importMemory("e", "cpu", memoryOf(options.cpuPages));
   module.importMemory("e", "ram", memoryOf(options.ramPages));
   const smp = options.map.shared !== undefined;

@@ -727,7 +727,7 @@ function buildStore(module: ModuleBuilder, parts: SlowParts): FuncRef {
 /** A module that exports `protectPage(ram)` for the TLBs in the state memory that it imports as `e.cpu`. */
 export function protectModule(cpuPages: number): WebAssembly.Module {
   const module = new ModuleBuilder();
-  module.importMemory("e", "cpu", { minPages: cpuPages, maxPages: cpuPages, shared: true });
+  module.importMemory("e", "cpu", { minPages: cpuPages, maxPages: 65536, shared: true });
   buildProtect(module);
   return new WebAssembly.Module(module.finish());
 }
