@@ -172,6 +172,13 @@ export class Qcow2Image implements DiskImage {
     this.#writer?.flush();
   }
 
+  /** Begins a flush, which making the file durable ends; false where there is nothing to do. */
+  beginFlush(): boolean {
+    if (this.#writer === undefined) return false;
+    this.#writer.prepareFlush();
+    return this.#file.beginSync();
+  }
+
   discard(offset: number, lengthBytes: number): void {
     checkWritable(this, offset, lengthBytes);
     if (!this.#sparse) return;

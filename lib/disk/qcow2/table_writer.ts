@@ -86,9 +86,14 @@ export class TableWriter implements MapWriter {
 
   /** Makes everything durable. */
   flush(): void {
+    this.prepareFlush();
+    this.#file.sync();
+  }
+
+  /** Does what a flush needs, so that only the file is to be made durable. */
+  prepareFlush(): void {
     if (this.damage !== undefined) throw this.damage;
     this.#commit();
-    this.#file.sync();
   }
 
   /** Drops what the entry of `guest` refers to, which is about to be replaced. */

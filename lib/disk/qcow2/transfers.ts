@@ -1,7 +1,7 @@
 /**
- * Reads of qcow2 images by other means than the image's.
+ * Reads and flushes of qcow2 images by other means than the image's.
  *
- * Only reads: a write under way to a cluster that is freed and used anew would end up in another place of
+ * No writes: one under way to a cluster that is freed and used anew would end up in another place of
  * the disk. What is read from such a cluster is only wrong for a guest that frees what it reads.
  *
  * @module
@@ -15,7 +15,7 @@ import type { Qcow2Image } from "./qcow2_image.ts";
 /** Finds what reads find in the image's file, or in those that it is based on. */
 export class Qcow2Transfers implements DiskTransfers {
   readonly direct: boolean;
-  readonly syncs = false;
+  readonly syncs = true;
   readonly #image: Qcow2Image;
   readonly #file: ImageFile;
   readonly #backing: DiskImage | undefined;
@@ -51,8 +51,11 @@ export class Qcow2Transfers implements DiskTransfers {
   beginWrite(): void {}
 
   beginSync(): boolean {
-    return false;
+    this.#fd = this.#file.rawFd;
+    return this.#image.beginFlush();
   }
 
-  endSync(): void {}
+  endSync(errno: number): void {
+    this.#file.endSync(errno);
+  }
 }

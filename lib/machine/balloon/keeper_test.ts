@@ -226,6 +226,83 @@ function pressureCanTrigger(): boolean {
   }
 }
 
+/** Where control groups of version 2 are made, and what is limited in them. */
+function cgroup2(): { readonly root: string; readonly controllers: readonly string[] } | string {
+  const mounts = Deno.readTextFileSync("/proc/mounts").split("\n").map((line) => line.split(" "));
+  const root = mounts.find(([, , type]) => type === "cgroup2")?.[1];
+  if (root === undefined) return "no control groups of version 2 are mounted";
+  const probe = join(root, `vmctl-probe-${Deno.pid}`);
+  try {
+    Deno.mkdirSync(probe);
+    Deno.removeSync(probe);
+    const file = join(root, "cgroup.subtree_control");
+    return { root, controllers: Deno.readTextFileSync(file).trim().split(" ") };
+  } catch {
+    return `no group can be made in ${root}`;
+  }
+}
+
+const groups = cgroup2();
+const noMemory = typeof groups === "string"
+  ? groups
+  : groups.controllers.includes("memory")
+  ? undefined
+  : "memory is not theirs here: it belongs to those of version 1, or was not handed down";
+
+/** Runs `body` with a new group of version 2. */
+function inGroup(body: (folder: string) => void): void {
+  assert(typeof groups === "object");
+  const folder = join(groups.root, `vmctl-test-${Deno.pid}-${crypto.randomUUID().slice(0, 8)}`);
+  Deno.mkdirSync(folder);
+  try {
+    body(folder);
+  } finally {
+    Deno.removeSync(folder);
+  }
+}
+
+const skippedFor = (reason: string | undefined) =>
+  reason === undefined ? "" : ` (skipped: ${reason})`;
+const noGroups = typeof groups === "string" ? groups : undefined;
+
+Deno.test({
+  name: `the kernel takes the trigger of a control group of version 2${skippedFor(noGroups)}`,
+  ignore: noGroups !== undefined,
+  fn() {
+    inGroup((folder) => {
+      using reactor = new Reactor();
+      const pressure = join(folder, "memory.pressure");
+      const places: LowMemoryPlaces = {
+        device: "/nowhere",
+        deviceFacts: "/nowhere",
+        pressure,
+        memoryInfo: "/proc/meminfo",
+      };
+      using source = openLowMemorySource({ reactor, choice: "pressure", places });
+      assert.equal(source.description, pressure);
+      source.listen(() => {});
+      source.pause();
+    });
+  },
+});
+
+Deno.test({
+  name: `the memory of a control group of version 2 counts${skippedFor(noMemory)}`,
+  ignore: noMemory !== undefined,
+  fn() {
+    inGroup((folder) => {
+      using reactor = new Reactor();
+      Deno.writeTextFileSync(join(folder, "memory.max"), String(64 * MIB));
+      using source = openLowMemorySource({ reactor, choice: "auto", cgroup: folder });
+      const { availableMib, marginMib } = source.meter();
+      assert(availableMib > 0 && availableMib <= 64, `${availableMib} MiB`);
+      assert(marginMib > 0 && marginMib < 64, `${marginMib} MiB`);
+      Deno.writeTextFileSync(join(folder, "memory.max"), "max");
+      assert(source.meter().availableMib > 64);
+    });
+  },
+});
+
 Deno.test({
   name: `the kernel takes the trigger of memory pressure${
     canTrigger ? "" : " (skipped: no /proc/pressure/memory that may be written)"
