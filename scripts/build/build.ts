@@ -100,17 +100,12 @@ export async function bundle(
   ]);
 }
 
-/**
- * Lets scripts of the program say which one it is, by what is in the first of them; at the end, so that
- * source maps' lines stay right.
- */
-async function nameBuild(...scripts: readonly string[]): Promise<void> {
-  const texts = await Promise.all(scripts.map((script) => Deno.readTextFile(script)));
-  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(texts[0]));
-  const name = JSON.stringify(new Uint8Array(digest).toHex().slice(0, 32));
-  for (const [i, script] of scripts.entries()) {
-    await Deno.writeTextFile(script, `${texts[i]}\n;globalThis.VMCTL_BUILD=${name};\n`);
-  }
+/** Lets the program say which one it is; at the end, so that the source map's lines stay right. */
+async function nameBuild(script: string): Promise<void> {
+  const text = await Deno.readTextFile(script);
+  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+  const name = new Uint8Array(digest).toHex().slice(0, 32);
+  await Deno.writeTextFile(script, `${text}\n;globalThis.VMCTL_BUILD=${JSON.stringify(name)};\n`);
 }
 
 async function removeIfThere(path: string): Promise<void> {
@@ -173,7 +168,7 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
         bundle(worker, { entry: "worker_entry.ts", format: "cjs" }),
         bundle(device, { entry: "device_entry.ts", format: "cjs" }),
       ]);
-      await nameBuild(worker, newScript);
+      await nameBuild(worker);
       writeExecutable(newOutput, {
         script: await Deno.readTextFile(newScript),
         worker: await Deno.readTextFile(worker),

@@ -61,13 +61,11 @@ const SCRIPT_HEAD = "(function (require, exports, module) {";
 const SCRIPT_TAIL = "\n})\n//# sourceURL=vmctl.js\n";
 
 /**
- * Guest code multiplies wide, modules of an earlier run say what is worth to be compiled at once,
- * counting calls for inlining costs more than that gives, and what accesses could reach is guarded (see
- * memory/guarded_memory.ts), so they are not checked in code.
+ * Guest code multiplies wide, counting calls for inlining costs more than that gives, and what accesses
+ * could reach is guarded (see memory/guarded_memory.ts), so they are not checked in code.
  */
 export const WASM_FLAGS: readonly string[] = [
   "--experimental-wasm-wide-arithmetic",
-  "--experimental-wasm-compilation-hints",
   "--no-wasm-inlining",
   "--no-wasm-bounds-checks",
 ];

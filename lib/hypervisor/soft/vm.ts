@@ -23,8 +23,7 @@ import { type Tier, tierOfEnvironment } from "./cpu/translator/tier.ts";
 import { describeCounters, EngineCounters } from "./engine_stats.ts";
 import { SoftEvents, type SoftEventsHandle } from "./events.ts";
 import { SoftIrqChip, type SoftIrqChipHandle } from "./irqchip/mod.ts";
-import { Precompiler } from "./cpu/translator/precompiler.ts";
-import { storeOptions, type TranslationSettings } from "./translations.ts";
+import type { TranslationSettings } from "./translations.ts";
 import { SoftVcpu } from "./vcpu.ts";
 
 /** RAM that one 32-bit WebAssembly memory can hold, with a page to spare. */
@@ -81,9 +80,7 @@ export class SoftHypervisor implements Hypervisor {
     const [tier, translations] = [this.#tier, this.#translations];
     const counters = EngineCounters.create(vcpuCount);
     const parts = { memory, cpus, ...team, chip, claimed, events, tier, translations, counters };
-    const of = { several: vcpuCount > 1, ramBytes: memory.sizeBytes };
-    const precompiler = new Precompiler(() => storeOptions(translations, of));
-    return new SoftVm(parts, precompiler);
+    return new SoftVm(parts, true);
   }
 
   [Symbol.dispose](): void {
@@ -131,19 +128,18 @@ export function attachSoftVm(handle: VmHandle, memory: GuestMemory): Vm {
     tier: parts.tier,
     translations: parts.translations,
     counters: EngineCounters.attach(parts.counters),
-  });
+  }, false);
 }
 
 class SoftVm implements Vm {
   readonly kind = "soft";
   readonly vcpuCount: number;
   readonly #parts: Parts;
-  /** Only with whoever made the VM, whom what is beside it belongs to. */
-  readonly #precompiler: Precompiler | undefined;
+  readonly #owner: boolean;
 
-  constructor(parts: Parts, precompiler?: Precompiler) {
+  constructor(parts: Parts, owner: boolean) {
     this.#parts = parts;
-    this.#precompiler = precompiler;
+    this.#owner = owner;
     this.vcpuCount = parts.cpus.length;
     parts.chip.onWake = (cpu) => parts.events.wake(cpu);
   }
@@ -260,8 +256,6 @@ class SoftVm implements Vm {
   }
 
   [Symbol.dispose](): void {
-    if (this.#precompiler === undefined) return;
-    this.#precompiler[Symbol.dispose]();
-    this.#parts.events[Symbol.dispose]();
+    if (this.#owner) this.#parts.events[Symbol.dispose]();
   }
 }

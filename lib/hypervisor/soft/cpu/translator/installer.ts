@@ -123,14 +123,6 @@ export class Installer {
     return this.#bySlot.get(this.#u16[record >>> 1] as number)?.live.unit;
   }
 
-  /** Notes that the guest was seen in the region in `record`'s place, where there is one. */
-  sample(page: CodePage, record: number): void {
-    if (record === 0 || !page.regions.has(record)) return;
-    const installed = this.#bySlot.get(this.#u16[record >>> 1] as number);
-    if (installed === undefined) return;
-    this.#options.store?.sample(installed.live.unit, installed.region);
-  }
-
   /** True where `record` is an entry of a region that no other is to have the code of. */
   isLarge(record: number): boolean {
     if (record === 0) return false;

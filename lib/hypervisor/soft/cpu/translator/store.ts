@@ -9,7 +9,6 @@
 
 import { join } from "node:path";
 import { readOwnFile, removeOldFiles, replaceFile } from "../../cache_files.ts";
-import { HINTED_REGIONS, type UnitHeat, withHints } from "./hints.ts";
 import { readUnit, type UnitHeader, unitHeaders, writeUnits } from "./store_format.ts";
 import type { Unit, UnitPart } from "./unit.ts";
 
@@ -20,26 +19,6 @@ const KEPT_VERSIONS = 3;
 /** Units that are kept for a page. */
 const MAX_A_PAGE = 24;
 const PREFIX = "translations-";
-
-/** Samples of a run that make a region worth to be optimized before the next one. */
-const HOT_SAMPLES = 3;
-/** Of units that the last run had no use for. */
-const COLD: UnitHeat = { warm: 0, hot: 0 };
-
-/** The units of the file in `folder`, those that most time went to first. */
-export function readStore(options: StoreOptions): UnitHeader[] {
-  const { folder, version } = options;
-  if (folder === undefined) return [];
-  const path = join(folder, `${PREFIX}${version}`);
-  const file = readOwnFile(path, 2 * (options.limitBytes ?? DEFAULT_LIMIT_BYTES));
-  return file === undefined ? [] : unitHeaders(file, version);
-}
-
-/** The unit behind `header`, its module with hints of what was seen of it; undefined as in `readUnit`. */
-export function openUnit(header: UnitHeader): Unit | undefined {
-  const unit = readUnit(header);
-  return unit && { ...unit, bytes: withHints(unit.bytes, header.heat) };
-}
 
 /** Where and how to keep. */
 export interface StoreOptions {
@@ -79,8 +58,6 @@ export class TranslationStore {
   readonly #kept = new Set<Kept>();
   readonly #byPage = new Map<number, Set<Kept>>();
   readonly #bySum = new Map<number, Set<Kept>>();
-  /** Samples of the regions of units. */
-  readonly #samples = new WeakMap<Unit, Uint32Array>();
   #bytes = 0;
   #unsaved = 0;
 
@@ -99,39 +76,23 @@ export class TranslationStore {
     return this.#unsaved;
   }
 
+  get #path(): string | undefined {
+    const { folder, version } = this.#options;
+    return folder === undefined ? undefined : join(folder, `${PREFIX}${version}`);
+  }
+
   /** Reads the file, where there is one. */
   load(): void {
-    for (const header of readStore(this.#options)) {
+    for (const header of this.#readFile()) {
       this.#keep({ unit: undefined, header, used: false, bad: false, bytes: header.byteLength });
       this.stats.loadedUnits++;
     }
   }
 
-  /** Notes that region number `region` of `unit` was seen running. */
-  sample(unit: Unit, region: number): void {
-    if (region >= HINTED_REGIONS) return;
-    let counts = this.#samples.get(unit);
-    if (counts === undefined) {
-      counts = new Uint32Array(Math.min(unit.regions.length, HINTED_REGIONS));
-      this.#samples.set(unit, counts);
-    }
-    counts[region] = (counts[region] ?? 0) + 1;
-  }
-
-  /** Samples of all regions of `kept`. */
-  #samplesOf({ unit }: Kept): number {
-    const counts = unit === undefined ? undefined : this.#samples.get(unit);
-    return counts?.reduce((sum, count) => sum + count, 0) ?? 0;
-  }
-
-  #heatOf({ unit }: Kept): UnitHeat {
-    let [warm, hot] = [0, 0];
-    const counts = unit === undefined ? undefined : this.#samples.get(unit);
-    counts?.forEach((count, region) => {
-      if (count > 0) warm |= 1 << region;
-      if (count >= HOT_SAMPLES) hot |= 1 << region;
-    });
-    return { warm, hot };
+  #readFile(): UnitHeader[] {
+    const path = this.#path;
+    const file = path === undefined ? undefined : readOwnFile(path, 2 * this.#limit);
+    return file === undefined ? [] : unitHeaders(file, this.#options.version);
   }
 
   /** Adds a new unit. */
@@ -196,7 +157,7 @@ export class TranslationStore {
 
   #open(kept: Kept): Unit | undefined {
     if (kept.unit !== undefined || kept.bad || kept.header === undefined) return kept.unit;
-    kept.unit = openUnit(kept.header);
+    kept.unit = readUnit(kept.header);
     if (kept.unit === undefined) {
       kept.bad = true;
       this.stats.badUnits++;
@@ -224,7 +185,6 @@ export class TranslationStore {
     if (folder === undefined || this.#unsaved === 0) return;
     const mine = new Set<number>();
     const chosen: (Unit | UnitHeader)[] = [];
-    const heat = new Map<Unit | UnitHeader, UnitHeat>();
     let room = this.#limit;
     const choose = (entry: Unit | UnitHeader, bytes: number) => {
       if (bytes > room) return;
@@ -232,23 +192,18 @@ export class TranslationStore {
       chosen.push(entry);
     };
     // What was of use goes first, then what others wrote meanwhile, at last what was not.
-    const kept = [...this.#kept].map((kept) => ({ kept, samples: this.#samplesOf(kept) }));
-    for (const { kept: each } of kept.sort((a, b) => b.samples - a.samples)) {
-      if (each.header !== undefined) mine.add(each.header.check);
-      const entry = each.header ?? each.unit;
-      if (!each.used || each.bad || entry === undefined) continue;
-      heat.set(entry, this.#heatOf(each));
-      choose(entry, each.bytes);
+    for (const kept of this.#kept) {
+      if (kept.header !== undefined) mine.add(kept.header.check);
+      const entry = kept.header ?? kept.unit;
+      if (kept.used && !kept.bad && entry !== undefined) choose(entry, kept.bytes);
     }
-    for (const header of readStore(this.#options)) {
+    for (const header of this.#readFile()) {
       if (!mine.has(header.check)) choose(header, header.byteLength);
     }
     for (const kept of this.#kept) {
-      if (kept.used || kept.header === undefined) continue;
-      heat.set(kept.header, COLD);
-      choose(kept.header, kept.bytes);
+      if (!kept.used && kept.header !== undefined) choose(kept.header, kept.bytes);
     }
-    if (!replaceFile(folder, `${PREFIX}${version}`, writeUnits(chosen, version, heat))) return;
+    if (!replaceFile(folder, `${PREFIX}${version}`, writeUnits(chosen, version))) return;
     this.stats.savedUnits = chosen.length;
     this.#unsaved = 0;
     removeOldFiles(folder, { prefix: PREFIX, keep: KEPT_VERSIONS });

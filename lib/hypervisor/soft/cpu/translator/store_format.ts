@@ -3,7 +3,7 @@
  * All numbers are 32-bit little-endian words; everything is padded to words.
  *
  *     head   magic, magic, version (32 bytes of ASCII)
- *     unit   MARK, words of the body, sum of the body (2 words), warm, hot (bits, see hints.ts), body
+ *     unit   MARK, words of the body, sum (2 words), body
  *     body   number of pages, pages (page number, sum in 2 words), number of regions, regions, bytes of
  *            the module, module
  *     region number of parts, parts
@@ -13,14 +13,13 @@
  * @module
  */
 
-import type { UnitHeat } from "./hints.ts";
 import { type CodeRange, sumWords, type Unit, type UnitPart, type UnitRegion } from "./unit.ts";
 
 const MAGIC = [0x74636d76, 0x31746c72] as const;
 const MARK = 0x74696e75;
 const VERSION_BYTES = 32;
 const HEAD_WORDS = 2 + VERSION_BYTES / 4;
-const UNIT_HEAD_WORDS = 6;
+const UNIT_HEAD_WORDS = 4;
 const PAGE_BYTES = 4096;
 const MAX_PAGES = 1 << 16;
 const TWO_32 = 0x1_0000_0000;
@@ -37,8 +36,6 @@ export interface UnitHeader {
   readonly check: number;
   /** Page numbers and sums of the pages that its regions are made from. */
   readonly pages: readonly (readonly [number, number])[];
-  /** What was seen of its regions; no sum covers it, as it decides nothing but when they are compiled. */
-  readonly heat: UnitHeat;
 }
 
 /** The units of a file of `version`; none where it is of another, and those in front of any nonsense. */
@@ -62,8 +59,7 @@ export function unitHeaders(file: Uint8Array<ArrayBuffer>, version: string): Uni
       pages.push([get(page), get(page + 1) + get(page + 2) * TWO_32]);
     }
     const check = get(at + 2) + get(at + 3) * TWO_32;
-    const heat = { warm: get(at + 4), hot: get(at + 5) };
-    headers.push({ words, at, byteLength: 4 * (UNIT_HEAD_WORDS + count), check, pages, heat });
+    headers.push({ words, at, byteLength: 4 * (UNIT_HEAD_WORDS + count), check, pages });
     at = body + count;
   }
   return headers;
@@ -205,26 +201,17 @@ class Writer {
   }
 }
 
-/**
- * The contents of a file with `units`; those of another file are copied as they are, but for what `heat`
- * says of them.
- */
+/** The contents of a file with `units`; those of another file are copied as they are. */
 export function writeUnits(
   units: readonly (Unit | UnitHeader)[],
   version: string,
-  heat?: ReadonlyMap<Unit | UnitHeader, UnitHeat>,
 ): Uint8Array<ArrayBuffer> {
   const writer = new Writer();
   writer.words(headWords(version));
   for (const unit of units) {
-    const at = writer.length;
     if ("words" in unit) {
       writer.words(unit.words.subarray(unit.at, unit.at + unit.byteLength / 4));
     } else writeUnit(writer, unit);
-    const seen = heat?.get(unit);
-    if (seen === undefined) continue;
-    writer.set(at + 4, seen.warm);
-    writer.set(at + 5, seen.hot);
   }
   return writer.finish();
 }

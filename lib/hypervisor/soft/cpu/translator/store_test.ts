@@ -2,8 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import fc from "fast-check";
 import { readUnit, unitHeaders, writeUnits } from "./store_format.ts";
-import { Precompiler } from "./precompiler.ts";
-import { openUnit, readStore, TranslationStore } from "./store.ts";
+import { TranslationStore } from "./store.ts";
 import type { Unit } from "./unit.ts";
 
 const VERSION = "0123456789abcdef0123456789abcdef";
@@ -167,46 +166,4 @@ Deno.test("a folder that cannot be is no error", () => {
   const store = filled(folder, [unitAt(1)]);
   store.save();
   assert.equal(store.unsaved, 1);
-});
-
-Deno.test("what ran is noted for the next run, in the order of time that went to it", () => {
-  inFolder((folder) => {
-    const heats = () =>
-      readStore({ folder, version: VERSION }).map(({ pages, heat }) => [pages[0]?.[0], heat]);
-    const units = [unitAt(1), unitAt(2), unitAt(3)] as const;
-    const first = filled(folder, units);
-    for (let i = 0; i < 100; i++) first.sample(units[2], 0);
-    first.sample(units[1], 0);
-    first.save();
-    const none = { warm: 0, hot: 0 };
-    assert.deepEqual(heats(), [
-      [3, { warm: 1, hot: 1 }],
-      [2, { warm: 1, hot: 0 }],
-      [1, none],
-    ]);
-    // The next one has other work.
-    const second = filled(folder, [unitAt(4)]);
-    const [found] = second.candidates(2, -1);
-    found?.use();
-    if (found !== undefined) second.sample(found.unit, 0);
-    second.save();
-    assert.deepEqual(heats(), [[2, { warm: 1, hot: 0 }], [4, none], [3, none], [1, none]]);
-  });
-});
-
-Deno.test("units of nonsense are compiled by nobody, and stop nobody", async () => {
-  const folder = Deno.makeTempDirSync();
-  try {
-    const noise = unitAt(1);
-    const store = filled(folder, [noise]);
-    store.sample(noise, 0);
-    store.save();
-    const headers = readStore({ folder, version: VERSION });
-    assert.deepEqual(headers.map((header) => openUnit(header)?.bytes), [noise.bytes]);
-    using precompiler = new Precompiler(() => ({ folder, version: VERSION }));
-    await precompiler.done;
-    assert.equal(precompiler.modules, 0);
-  } finally {
-    Deno.removeSync(folder, { recursive: true });
-  }
 });

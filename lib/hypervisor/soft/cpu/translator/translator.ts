@@ -102,7 +102,6 @@ export class Translator {
   /** Notes that the guest was seen at `rip`, in `page`; translates where that is hot. */
   sample(page: CodePage, rip: bigint): void {
     const offset = Number(rip & 0xfffn);
-    this.installer.sample(page, this.#recordOf(page, offset));
     const count = (page.heat.get(offset) ?? 0) + 1;
     page.heat.set(offset, count);
     // Where code is changed again and again, what is made of it must be worth it.
