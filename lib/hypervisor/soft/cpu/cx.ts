@@ -137,6 +137,8 @@ export interface CachedPage {
    * where its begin is in the page, too.
    */
   readonly own: boolean;
+  /** True where accesses are expected to be aligned, so that misaligned ones need not be found in it. */
+  readonly aligned?: boolean;
   /** Called behind an access that was not in the page. */
   missed(): void;
 }
@@ -537,6 +539,9 @@ export class Cx {
 
   /** True (i32) where all `size` bytes at `address` are in `page`. */
   #isIn(page: CachedPage, address: Local, size: number): Expr {
+    if (page.aligned === true && size <= 8) {
+      return eq(and(address, ~0xfffn | BigInt(size - 1)), page.tag);
+    }
     const end = eq(this.#pageOf(address, size), page.tag);
     return page.own || size === 1 ? end : and(end, eq(this.#pageOf(address, 1), page.tag));
   }

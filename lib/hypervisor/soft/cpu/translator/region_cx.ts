@@ -433,6 +433,7 @@ export class RegionCx extends Cx {
       tag: stackTag,
       addend: stackAddend,
       own: false,
+      aligned: true,
       missed: () => {
         const { f } = this;
         // Negative where the TLB has no such page to write.
