@@ -59,6 +59,7 @@ import {
   SegAttr,
   SegField,
   segOffset,
+  TlbNotes,
   Vector,
   WalkFlag,
 } from "./state.ts";
@@ -472,7 +473,9 @@ export function buildControl(
       );
       f.store64(CPU, entry, or(and(linear, ~0xfffn), extU(tag)));
       f.store32(CPU, entry, pageMap, 8);
-      f.store32(CPU, entry, and(state32(S.walkFlags), WalkFlag.global), 12);
+      const global = f.let(and(state32(S.walkFlags), WalkFlag.global));
+      f.store32(CPU, entry, global, 12);
+      f.if(eqz(global), () => f.store32(CPU, i32(0), i32(1), TlbNotes.code));
     });
     f.return(pageMap);
     f.unreachable();

@@ -22,6 +22,7 @@ import {
   gtU,
   i32,
   i64,
+  leU,
   load,
   loadSized,
   ltS,
@@ -71,6 +72,7 @@ import {
   TLB_SUPER_AC,
   TLB_USER,
   TlbField,
+  TlbNotes,
   Vector,
   VM,
   WalkFlag,
@@ -123,6 +125,18 @@ export function enterWritable(
   // Who decodes code sets the mark first and then takes tags away, so one of the two sees the other.
   f.fence();
   f.if(ne(marks, i64(0)), () => f.store64(CPU, at.entry, i64(-1n), TlbField.write));
+}
+
+/** Notes that `entry` of the supervisor's TLB was filled by the last walk, where it is not global. */
+export function noteEntry(f: FuncBuilder, entry: Expr): void {
+  f.if(eqz(and(state32(S.walkFlags), WalkFlag.global)), () => {
+    const count = f.let(state32(TlbNotes.count));
+    f.if(
+      ltU(count, i32(TlbNotes.most)),
+      () => f.store32(CPU, shl(count, 2), entry, TlbNotes.entries),
+    );
+    f.if(leU(count, i32(TlbNotes.most)), () => set32(f, TlbNotes.count, add(count, 1)));
+  });
 }
 
 /** Behind a store of `size` bytes at `ram`: takes decoded code away that it hit. */
@@ -458,8 +472,7 @@ function buildWalk(
     ),
   );
   f.if(gtU(level, i32(1)), () => {
-    const range = shl(i64(1), and(shrU(linear, 39), 63));
-    set64(f, S.largePages, or(state64(S.largePages), range));
+    set64(f, S.largePages, or(state64(S.largePages), rangeOf(linear)));
   });
   const offsetMask = f.let(sub(shl(i64(1), shift), 1));
   const pageBase = f.local(
@@ -505,6 +518,11 @@ function mulLevel(level: Expr, bits: Expr): Expr {
   return mul(extU(level), bits);
 }
 
+/** Bit of `S.largePages` for the 512 GiB around `linear`. User and kernel addresses share none. */
+function rangeOf(linear: Expr): Expr {
+  return shl(i64(1), or(and(shrU(linear, 39), 31), and(shrU(linear, 42), 32)));
+}
+
 function xorOnes(a: Expr): Expr {
   return xor(a, i64(-1n));
 }
@@ -542,9 +560,12 @@ function buildFill(
   f.store32(CPU, entry, sub(add(ramPage, parts.map.ramBase | 0), wrap(page)), TlbField.addend);
   const writable = and(state32(S.walkFlags), WalkFlag.writable);
   enterWritable(f, parts.map, { entry, page, ram, writable });
+  const table = f.let(state32(S.tlbBase));
   f.if(
-    and(eq(state32(S.tlbBase), i32(TLB_SUPER)), eqz(and(state32(S.walkFlags), WalkFlag.global))),
-    () => set32(f, S.nonGlobal, i32(1)),
+    eq(table, i32(TLB_SUPER)),
+    () => noteEntry(f, entry),
+    () =>
+      f.store32(CPU, cond(eq(table, i32(TLB_USER)), i32(TlbNotes.user), i32(TlbNotes.ac)), i32(1)),
   );
   f.return(ram);
   f.unreachable();
@@ -805,7 +826,7 @@ function buildFlush(module: ModuleBuilder): void {
   const table = TLB_ENTRIES * TLB_ENTRY;
   const all = module.func([]);
   all.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(3 * table));
-  set32(all, S.nonGlobal, i32(0));
+  set32(all, TlbNotes.count, i32(0));
   set64(all, S.largePages, i64(0));
   module.exportFunc("flushTlb", all);
   const reset = module.func([]);
@@ -813,21 +834,41 @@ function buildFlush(module: ModuleBuilder): void {
   module.exportFunc("resetTlb", reset);
 
   // What a load of CR3 flushes. User pages are in the other tables, whatever says that they are global.
+  // Kernels that patch themselves load CR3 twice for each patch, so it matters what is not searched.
   const local = module.func([]);
-  local.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(table));
-  local.memoryFill(CPU, i32(TLB_SUPER_AC), i32(0xff), i32(table));
-  local.if(state32(S.nonGlobal), () => {
-    local.memoryFill(CPU, i32(TLB_SUPER), i32(0xff), i32(table));
-    set32(local, S.nonGlobal, i32(0));
-  });
-  const code = local.local(I32, i32(ITLB));
-  local.loop((next) => {
+  for (const [note, base] of [[TlbNotes.user, TLB_USER], [TlbNotes.ac, TLB_SUPER_AC]] as const) {
+    local.if(state32(note), () => {
+      local.memoryFill(CPU, i32(base), i32(0xff), i32(table));
+      set32(local, note, i32(0));
+    });
+  }
+  const left = local.local(I32, state32(TlbNotes.count));
+  local.if(left, () => {
+    set32(local, TlbNotes.count, i32(0));
     local.if(
-      eqz(load.i32(CPU, code, 12)),
-      () => local.store64(CPU, code, i64(-1n)),
+      gtU(left, i32(TlbNotes.most)),
+      () => local.memoryFill(CPU, i32(TLB_SUPER), i32(0xff), i32(table)),
+      () =>
+        local.loop((next) => {
+          local.set(left, sub(left, 1));
+          const entry = local.let(load.i32(CPU, shl(left, 2), TlbNotes.entries));
+          local.store64(CPU, entry, i64(-1n), TlbField.read);
+          local.store64(CPU, entry, i64(-1n), TlbField.write);
+          local.brIf(next, left);
+        }),
     );
-    local.set(code, add(code, ITLB_ENTRY));
-    local.brIf(next, ltU(code, i32(ITLB_END)));
+  });
+  local.if(state32(TlbNotes.code), () => {
+    set32(local, TlbNotes.code, i32(0));
+    const code = local.local(I32, i32(ITLB));
+    local.loop((next) => {
+      local.if(
+        eqz(load.i32(CPU, code, 12)),
+        () => local.store64(CPU, code, i64(-1n)),
+      );
+      local.set(code, add(code, ITLB_ENTRY));
+      local.brIf(next, ltU(code, i32(ITLB_END)));
+    });
   });
   module.exportFunc("flushLocal", local);
 
@@ -835,7 +876,7 @@ function buildFlush(module: ModuleBuilder): void {
   const linear = one.param(0);
   one.if(
     ne(
-      and(state64(S.largePages), shl(i64(1), and(shrU(linear, 39), 63))),
+      and(state64(S.largePages), rangeOf(linear)),
       i64(0),
     ),
     () => one.return(i32(0)),

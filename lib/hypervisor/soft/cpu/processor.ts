@@ -44,6 +44,7 @@ import {
   Seg,
   SegField,
   segOffset,
+  TlbNotes,
   Vector,
   WalkFlag,
 } from "./state.ts";
@@ -793,7 +794,9 @@ export class Processor {
     const entry = ITLB + index * ITLB_ENTRY;
     this.cpu.set64(entry, (linear & ~0xfffn) | BigInt(codeTag));
     this.cpu.set32(entry + 8, page.map);
-    this.cpu.set32(entry + 12, this.cpu.get32(S.walkFlags) & WalkFlag.global);
+    const global = this.cpu.get32(S.walkFlags) & WalkFlag.global;
+    this.cpu.set32(entry + 12, global);
+    if (global === 0) this.cpu.set32(TlbNotes.code, 1);
   }
 
   /** An access while data breakpoints are armed (Intel SDM vol. 3, 18.2.4). */

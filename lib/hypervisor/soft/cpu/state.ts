@@ -176,9 +176,7 @@ export const S = {
   checks: 0x30c,
   /** i32: 1 from the delivery of an NMI to the next IRET. */
   nmiBlocked: 0x310,
-  /** i32: 1 where the supervisor's TLB holds a page that is not global. */
-  nonGlobal: 0x314,
-  /** i64: bit n: a TLB may hold 4 KiB pieces of a large page in a 512 GiB range with n = bits 39 to 44. */
+  /** i64: a TLB may hold 4 KiB pieces of a large page in a 512 GiB range with this bit; see mmu.ts. */
   largePages: 0x318,
   /** i32: PAUSE instructions since the runtime looked at it, where there are several vCPUs. */
   pauses: 0x320,
@@ -190,6 +188,24 @@ export const S = {
   tlbFills: 0x7f8,
   /** First byte behind the fixed state. */
   end: 0x800,
+} as const;
+
+/**
+ * What loads of CR3 have to forget, apart from the state above, as it goes with the TLBs' contents. All
+ * are i32; where nothing is noted, nothing is searched.
+ */
+export const TlbNotes = {
+  /** 1 where the user's TLB was filled. */
+  user: 0x800,
+  /** 1 where that of the supervisor with AC set was. */
+  ac: 0x804,
+  /** 1 where the instruction TLB holds a page that is not global. */
+  code: 0x808,
+  /** How often a page that is not global was entered in the supervisor's TLB. */
+  count: 0x80c,
+  /** Addresses of the first `most` of those entries. */
+  entries: 0x810,
+  most: 32,
 } as const;
 
 /** 256 dwords: remainders of bytes for CRC32; made at its first use. */

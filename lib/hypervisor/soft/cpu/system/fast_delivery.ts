@@ -35,7 +35,7 @@ import {
   ValType,
   wrap,
 } from "../../wasm/mod.ts";
-import { enterWritable, type MemoryMap, type Mmu } from "../mmu.ts";
+import { enterWritable, type MemoryMap, type Mmu, noteEntry } from "../mmu.ts";
 import {
   Access,
   CodeMode,
@@ -262,10 +262,7 @@ function buildFind(module: ModuleBuilder, mmu: Mmu, map: MemoryMap): FuncRef {
   f.store32(CPU, entry, sub(add(ramPage, map.ramBase | 0), wrap(page)), TlbField.addend);
   const writable = and(state32(S.walkFlags), WalkFlag.writable);
   enterWritable(f, map, { entry, page, ram, writable });
-  f.if(
-    eqz(and(state32(S.walkFlags), WalkFlag.global)),
-    () => f.store32(CPU, i32(0), i32(1), S.nonGlobal),
-  );
+  noteEntry(f, entry);
   f.if(
     and(access, ne(load.i64(CPU, entry, TlbField.write), page)),
     () => f.return(i32(-1)),

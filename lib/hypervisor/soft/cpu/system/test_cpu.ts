@@ -24,6 +24,7 @@ import {
   S,
   Seg,
   SegAttr,
+  TlbNotes,
 } from "../state.ts";
 import { setSegment } from "./access.ts";
 import { loadFlags, updateMode } from "./mode.ts";
@@ -142,6 +143,7 @@ export class TestCpu implements Disposable {
       cpu.set64(entry, (linear & ~0xfffn) | BigInt(cpu.get32(S.codeTag)));
       cpu.set32(entry + 8, page.map);
       cpu.set32(entry + 12, 0);
+      cpu.set32(TlbNotes.code, 1);
     }
     throw new Error(`the code at ${rip} was never decoded`);
   }
@@ -183,7 +185,6 @@ const transient = new Set<number>(
     S.faultRipSet,
     S.exit,
     S.mmioData,
-    S.nonGlobal,
     S.largePages,
   ].map((at) => at & ~7),
 );

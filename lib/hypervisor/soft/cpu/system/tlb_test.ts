@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { CODE, FREE } from "../../../conformance/layout.ts";
 import { Pte } from "../../../conformance/tables.ts";
-import { Exit, Reg, S } from "../state.ts";
+import { Exit, Reg, S, TlbNotes } from "../state.ts";
 import { TestCpu } from "./test_cpu.ts";
 
 const PAGE = 0x4000_0000;
@@ -50,6 +50,24 @@ Deno.test("a load of CR3 forgets pages, but not global ones", () => {
     assert.equal(load(t, PAGE), left);
     invlpg(t, PAGE + 0xfff);
     assert.equal(load(t, PAGE), 2);
+  }
+});
+
+Deno.test("a load of CR3 forgets any number of pages, and global ones stay", () => {
+  for (const count of [1, TlbNotes.most, TlbNotes.most + 1, 100]) {
+    using t = machine();
+    const global = PAGE - 0x1000;
+    const pages = Array.from({ length: count }, (_, n) => PAGE + 0x1000 * n);
+    t.tables.map(global, FREE, { flags: PLAIN | Pte.Global });
+    for (const page of pages) t.tables.map(page, FREE, { flags: PLAIN });
+    assert.equal(load(t, global), 1);
+    for (const page of pages) assert.equal(load(t, page), 1);
+    t.tables.map(global, FREE + 0x20_0000, { flags: PLAIN | Pte.Global });
+    for (const page of pages) t.tables.map(page, FREE + 0x20_0000, { flags: PLAIN });
+    loadCr3(t);
+    for (const page of pages) assert.equal(load(t, page), 2);
+    // The whole table goes where there were too many to be noted.
+    assert.equal(load(t, global), count <= TlbNotes.most ? 1 : 2);
   }
 });
 
