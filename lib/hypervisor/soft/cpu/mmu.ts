@@ -66,10 +66,12 @@ import {
   Seg,
   segOffset,
   STACK_ADDRESS,
+  TLB_CHECKED,
   TLB_ENTRIES,
   TLB_ENTRY,
   TLB_SUPER,
   TLB_SUPER_AC,
+  TLB_TABLE,
   TLB_USER,
   TlbField,
   TlbNotes,
@@ -127,16 +129,14 @@ export function enterWritable(
   f.if(ne(marks, i64(0)), () => f.store64(CPU, at.entry, i64(-1n), TlbField.write));
 }
 
-/** Notes that `entry` of the supervisor's TLB was filled by the last walk, where it is not global. */
+/** Notes that `entry` of a TLB was filled with what a load of CR3 takes away. */
 export function noteEntry(f: FuncBuilder, entry: Expr): void {
-  f.if(eqz(and(state32(S.walkFlags), WalkFlag.global)), () => {
-    const count = f.let(state32(TlbNotes.count));
-    f.if(
-      ltU(count, i32(TlbNotes.most)),
-      () => f.store32(CPU, shl(count, 2), entry, TlbNotes.entries),
-    );
-    f.if(leU(count, i32(TlbNotes.most)), () => set32(f, TlbNotes.count, add(count, 1)));
-  });
+  const count = f.let(state32(TlbNotes.count));
+  f.if(
+    ltU(count, i32(TlbNotes.most)),
+    () => f.store32(CPU, shl(count, 2), entry, TlbNotes.entries),
+  );
+  f.if(leU(count, i32(TlbNotes.most)), () => set32(f, TlbNotes.count, add(count, 1)));
 }
 
 /** Behind a store of `size` bytes at `ram`: takes decoded code away that it hit. */
@@ -555,18 +555,21 @@ function buildFill(
   const page = f.let(and(linear, ~0xfffn));
   const ramPage = f.let(and(ram, ~0xfff));
   set64(f, S.tlbFills, add(state64(S.tlbFills), 1));
+  const table = f.let(state32(S.tlbBase));
+  f.if(
+    or(ne(table, i32(TLB_SUPER)), eqz(and(state32(S.walkFlags), WalkFlag.global))),
+    () => noteEntry(f, entry),
+  );
+  // Before the tag: who takes tags away looks at it.
+  f.if(ne(table, i32(TLB_SUPER)), () => {
+    const note = select(eq(table, i32(TLB_USER)), i32(TlbNotes.user), i32(TlbNotes.ac));
+    f.store32(CPU, note, i32(1));
+  });
   f.store64(CPU, entry, page, TlbField.read);
   f.store64(CPU, entry, extU(ramPage), TlbField.physical);
   f.store32(CPU, entry, sub(add(ramPage, parts.map.ramBase | 0), wrap(page)), TlbField.addend);
   const writable = and(state32(S.walkFlags), WalkFlag.writable);
   enterWritable(f, parts.map, { entry, page, ram, writable });
-  const table = f.let(state32(S.tlbBase));
-  f.if(
-    eq(table, i32(TLB_SUPER)),
-    () => noteEntry(f, entry),
-    () =>
-      f.store32(CPU, cond(eq(table, i32(TLB_USER)), i32(TlbNotes.user), i32(TlbNotes.ac)), i32(1)),
-  );
   f.return(ram);
   f.unreachable();
   return f;
@@ -757,15 +760,21 @@ export function protectModule(cpuPages: number): WebAssembly.Module {
 function buildProtect(module: ModuleBuilder): void {
   const f = module.func([I32]);
   const page = f.let(extU(and(f.param(0), ~0xfff)));
-  const entry = f.local(I32, i32(TLB_USER));
-  f.loop((next) => {
-    f.if(
-      eq(load.i64(CPU, entry, TlbField.physical), page),
-      () => f.store64(CPU, entry, i64(-1n), TlbField.write),
-    );
-    f.set(entry, add(entry, TLB_ENTRY));
-    f.brIf(next, ltU(entry, i32(TLB_USER + 3 * TLB_ENTRIES * TLB_ENTRY)));
-  });
+  const entry = f.local(I32);
+  const protect = (base: number) => {
+    f.set(entry, i32(base));
+    f.loop((next) => {
+      f.if(
+        eq(load.i64(CPU, entry, TlbField.physical), page),
+        () => f.store64(CPU, entry, i64(-1n), TlbField.write),
+      );
+      f.set(entry, add(entry, TLB_ENTRY));
+      f.brIf(next, ltU(entry, i32(base + TLB_TABLE)));
+    });
+  };
+  f.if(state32(TlbNotes.user), () => protect(TLB_USER));
+  f.if(state32(TlbNotes.ac), () => protect(TLB_SUPER_AC));
+  protect(TLB_SUPER);
   module.exportFunc("protectPage", f);
 }
 
@@ -823,40 +832,43 @@ function buildCodeSum(module: ModuleBuilder, map: MemoryMap): FuncRef {
  * `flushPage(linear) -> i32` (data and code; 0 where a large page may be there: flush all).
  */
 function buildFlush(module: ModuleBuilder): void {
-  const table = TLB_ENTRIES * TLB_ENTRY;
+  const empty = (f: FuncBuilder, base: number) =>
+    f.memoryFill(CPU, i32(base), i32(0xff), i32(TLB_TABLE));
+  const emptyAll = (f: FuncBuilder) => {
+    for (const [note, base] of [[TlbNotes.user, TLB_USER], [TlbNotes.ac, TLB_SUPER_AC]] as const) {
+      f.if(state32(note), () => {
+        empty(f, base);
+        set32(f, note, i32(0));
+      });
+    }
+    empty(f, TLB_SUPER);
+    set32(f, TlbNotes.count, i32(0));
+  };
   const all = module.func([]);
-  all.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(3 * table));
-  set32(all, TlbNotes.count, i32(0));
+  emptyAll(all);
   set64(all, S.largePages, i64(0));
   module.exportFunc("flushTlb", all);
   const reset = module.func([]);
-  reset.memoryFill(CPU, i32(TLB_USER), i32(0xff), i32(4 * table));
+  for (const base of [TLB_USER, TLB_SUPER, TLB_SUPER_AC, TLB_CHECKED]) empty(reset, base);
   module.exportFunc("resetTlb", reset);
 
   // What a load of CR3 flushes. User pages are in the other tables, whatever says that they are global.
   // Kernels that patch themselves load CR3 twice for each patch, so it matters what is not searched.
   const local = module.func([]);
-  for (const [note, base] of [[TlbNotes.user, TLB_USER], [TlbNotes.ac, TLB_SUPER_AC]] as const) {
-    local.if(state32(note), () => {
-      local.memoryFill(CPU, i32(base), i32(0xff), i32(table));
-      set32(local, note, i32(0));
-    });
-  }
   const left = local.local(I32, state32(TlbNotes.count));
+  local.if(gtU(left, i32(TlbNotes.most)), () => {
+    emptyAll(local);
+    local.set(left, i32(0));
+  });
   local.if(left, () => {
     set32(local, TlbNotes.count, i32(0));
-    local.if(
-      gtU(left, i32(TlbNotes.most)),
-      () => local.memoryFill(CPU, i32(TLB_SUPER), i32(0xff), i32(table)),
-      () =>
-        local.loop((next) => {
-          local.set(left, sub(left, 1));
-          const entry = local.let(load.i32(CPU, shl(left, 2), TlbNotes.entries));
-          local.store64(CPU, entry, i64(-1n), TlbField.read);
-          local.store64(CPU, entry, i64(-1n), TlbField.write);
-          local.brIf(next, left);
-        }),
-    );
+    local.loop((next) => {
+      local.set(left, sub(left, 1));
+      const entry = local.let(load.i32(CPU, shl(left, 2), TlbNotes.entries));
+      local.store64(CPU, entry, i64(-1n), TlbField.read);
+      local.store64(CPU, entry, i64(-1n), TlbField.write);
+      local.brIf(next, left);
+    });
   });
   local.if(state32(TlbNotes.code), () => {
     set32(local, TlbNotes.code, i32(0));

@@ -191,21 +191,20 @@ export const S = {
 } as const;
 
 /**
- * What loads of CR3 have to forget, apart from the state above, as it goes with the TLBs' contents. All
- * are i32; where nothing is noted, nothing is searched.
+ * What the TLBs hold, so that flushes need not search where nothing is; apart from the state above, as
+ * it goes with their contents. All are i32.
  */
 export const TlbNotes = {
-  /** 1 where the user's TLB was filled. */
+  /** 1 where the user's TLB was filled, and that of the supervisor with AC set. */
   user: 0x800,
-  /** 1 where that of the supervisor with AC set was. */
   ac: 0x804,
   /** 1 where the instruction TLB holds a page that is not global. */
   code: 0x808,
-  /** How often a page that is not global was entered in the supervisor's TLB. */
+  /** How often an entry was filled that a load of CR3 takes away; it stays at one more than `most`. */
   count: 0x80c,
   /** Addresses of the first `most` of those entries. */
   entries: 0x810,
-  most: 32,
+  most: 400,
 } as const;
 
 /** 256 dwords: remainders of bytes for CRC32; made at its first use. */
@@ -238,7 +237,7 @@ export const Reg = {
  * An entry: i64 tag for reads, i64 tag for writes, i64 physical page, i32 addend (offset in
  * Runtime.ram minus linear address, modulo 2^32), i32 unused. A tag is the linear page; low bits set never match.
  */
-export const TLB_ENTRIES = 512;
+export const TLB_ENTRIES = 2048;
 export const TLB_ENTRY = 32;
 export const TLB_TABLE = TLB_ENTRIES * TLB_ENTRY;
 export const TLB_USER = 0x1_0000;
@@ -273,7 +272,7 @@ export const CodeMode = {
 /** Where single instructions are decoded to be run apart: 8 records. */
 export const SCRATCH_RECORDS = ITLB_END;
 /** First byte behind the tables of fixed size, a multiple of 64 KiB. */
-export const FIXED_END = 0x3_0000;
+export const FIXED_END = 0x6_0000;
 
 /** Kinds of access that a page walk is asked for. */
 export const Access = {

@@ -140,7 +140,7 @@ export class InterpreterStep implements SingleStep {
     cpu.set64(S.cr4, 0x6_20n | 0x20n);
     cpu.set64(S.efer, 0xd01n);
     updateMode(cpu);
-    this.#exports.flushTlb();
+    this.#exports.resetTlb();
     cpu.set64(S.rip, IP);
     cpu.set64(S.ripBase, IP);
   }

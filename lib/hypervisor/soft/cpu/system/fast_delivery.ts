@@ -262,7 +262,7 @@ function buildFind(module: ModuleBuilder, mmu: Mmu, map: MemoryMap): FuncRef {
   f.store32(CPU, entry, sub(add(ramPage, map.ramBase | 0), wrap(page)), TlbField.addend);
   const writable = and(state32(S.walkFlags), WalkFlag.writable);
   enterWritable(f, map, { entry, page, ram, writable });
-  noteEntry(f, entry);
+  f.if(eqz(and(state32(S.walkFlags), WalkFlag.global)), () => noteEntry(f, entry));
   f.if(
     and(access, ne(load.i64(CPU, entry, TlbField.write), page)),
     () => f.return(i32(-1)),
