@@ -94,6 +94,9 @@ export class CodeCache {
   readonly #snapshot = new Uint8Array(4096);
   /** Bytes of an instruction across pages. */
   readonly #crossing = new Uint8Array(MAX_INSTRUCTION + 1);
+  /** What {@link CodeCache.#write} writes for: said ahead, as it runs for every instruction. */
+  #mode = 0;
+  #page: CodePage | undefined;
   #mapTop: number;
   #arenaTop: number;
   /** Decoded instructions, invalidated pages, flushes: for statistics. */
@@ -262,26 +265,31 @@ export class CodeCache {
     const start = this.#arenaTop;
     const special = this.#interpreter.special;
     const marks = (this.#regions.codeMarks >>> 3) + page.ram / 4096;
-    const hadCode = this.#u64[marks] !== 0n;
-    let mark = this.#u64[marks] as bigint;
+    // Without 64-bit numbers, which are slow: this is done for every instruction.
+    let low = this.#i32[2 * marks] as number;
+    let high = this.#i32[2 * marks + 1] as number;
     let record = start;
     let at = offset;
     // Others may write while this reads, so it reads a copy and compares it when they would be noticed.
     const shared = this.#team !== undefined;
     const [bytes, base] = shared ? [this.#snapshot, 0] : [this.#ram, page.ram];
     if (shared) this.#copy(page.ram, offset);
-    const end = base + 4096;
+    const hadCode = (low | high) !== 0;
+    const map = page.map >>> 2;
+    this.#decoder.open(bytes, { end: base + 4096, mode: page.mode });
+    this.#mode = page.mode;
+    this.#page = page;
     for (let n = 0;; n++) {
       if (at >= 4096 || n === RUN) {
         record = this.#special(record, { handler: special.goTo, offset: at });
         break;
       }
-      const known = this.#i32[(page.map >>> 2) + at] as number;
+      const known = this.#i32[map + at] as number;
       if (known !== 0) {
         record = this.#special(record, { handler: special.goTo, offset: at, link: known });
         break;
       }
-      const status = this.#decoder.decode(bytes, base + at, { end, mode: page.mode });
+      const status = this.#decoder.decode(base + at);
       if (status === DecodeStatus.Truncated) {
         if (n === 0) return DecodeResult.Crosses;
         record = this.#special(record, { handler: special.goTo, offset: at });
@@ -292,7 +300,7 @@ export class CodeCache {
       let ends = true;
       if (status === DecodeStatus.Ok) {
         length = this.#decoder.length;
-        record = this.#write(record, { offset: at, mode: page.mode, page });
+        record = this.#write(record, at);
         ends = (this.#decoder.insn.traits & Trait.end) !== 0;
       } else {
         record = this.#special(record, {
@@ -300,12 +308,12 @@ export class CodeCache {
           offset: at,
         });
       }
-      this.#i32[(page.map >>> 2) + at] = first;
-      mark |= 1n << BigInt(at >>> 6);
-      mark |= 1n << BigInt(Math.min(at + length - 1, 4095) >>> 6);
+      this.#i32[map + at] = first;
       // What an invalid instruction's bytes were decides too.
-      if (status !== DecodeStatus.Ok) {
-        mark |= 1n << BigInt(Math.min(at + 15, 4095) >>> 6);
+      const last = status === DecodeStatus.Ok ? at + length - 1 : Math.min(at + 15, 4095);
+      for (let line = at >>> 6; line <= last >>> 6; line++) {
+        if (line < 32) low |= 1 << line;
+        else high |= 1 << (line - 32);
       }
       this.decoded++;
       at += length;
@@ -313,8 +321,11 @@ export class CodeCache {
     }
     this.#arenaTop = record;
     page.ranges.push(start, record);
-    this.#team?.mark(page.ram / 4096, mark);
-    this.#u64[marks] = mark;
+    if (this.#team !== undefined) {
+      this.#team.mark(page.ram / 4096, (BigInt(high >>> 0) << 32n) | BigInt(low >>> 0));
+    }
+    this.#i32[2 * marks] = low;
+    this.#i32[2 * marks + 1] = high;
     if (!hadCode) this.#protect(page.ram);
     this.#seal(page.ram);
     if (shared && !this.#unchanged(page.ram, offset)) this.invalidate(page.ram / 4096);
@@ -363,9 +374,12 @@ export class CodeCache {
       this.#i32[(page.map >>> 2) + offset] = guard;
     }
     let record = this.#special(guard, { handler: special.crossing, offset, link: next.map });
-    const status = this.#decoder.decode(bytes, 0, { end: bytes.length, mode: page.mode });
+    this.#decoder.open(bytes, { end: bytes.length, mode: page.mode });
+    const status = this.#decoder.decode(0);
     if (status === DecodeStatus.Ok) {
-      record = this.#write(record, { offset, mode: page.mode, page: undefined });
+      this.#mode = page.mode;
+      this.#page = undefined;
+      record = this.#write(record, offset);
       this.#special(record, { handler: special.goTo, offset: offset + this.#decoder.length });
     } else {
       const handler = status === DecodeStatus.Invalid ? special.invalid : special.tooLong;
@@ -404,10 +418,8 @@ export class CodeCache {
   ): DecodeResult {
     const special = this.#interpreter.special;
     const { offset } = options;
-    const status = this.#decoder.decode(bytes, options.at, {
-      end: options.end,
-      mode: options.mode,
-    });
+    this.#decoder.open(bytes, options);
+    const status = this.#decoder.decode(options.at);
     if (status === DecodeStatus.Truncated) return DecodeResult.Crosses;
     if (status !== DecodeStatus.Ok) {
       this.#special(SCRATCH_RECORDS, {
@@ -416,7 +428,9 @@ export class CodeCache {
       });
       return DecodeResult.Ready;
     }
-    const record = this.#write(SCRATCH_RECORDS, { offset, mode: options.mode, page: undefined });
+    this.#mode = options.mode;
+    this.#page = undefined;
+    const record = this.#write(SCRATCH_RECORDS, offset);
     this.#special(record, {
       handler: options.stop ? special.stop : special.goTo,
       offset: offset + this.#decoder.length,
@@ -437,16 +451,17 @@ export class CodeCache {
     return at + RECORD;
   }
 
-  /** Writes the records of the decoded instruction; returns the address behind them. */
-  #write(
-    at: number,
-    how: { offset: number; mode: number; page: CodePage | undefined },
-  ): number {
+  /**
+   * Writes the records of the decoded instruction at page offset `offset`, of `#page` and in `#mode`;
+   * returns the address behind them.
+   */
+  #write(at: number, offset: number): number {
     const d = this.#decoder;
     const insn = d.insn;
+    const mode = this.#mode;
     const special = this.#interpreter.special;
-    const next = how.offset + d.length;
-    const long = (how.mode & CodeMode.sizeMask) === CodeMode.bits64;
+    const next = offset + d.length;
+    const long = (mode & CodeMode.sizeMask) === CodeMode.bits64;
     let base = d.base;
     let index = d.index;
     let scale = d.scale;
@@ -466,14 +481,14 @@ export class CodeCache {
       const lea = (insn.traits & Trait.lea) !== 0;
       // FS and GS are never part of what the mode calls flat.
       const checked = !lea && !long &&
-        ((how.mode & CodeMode.segmented) !== 0 || d.segment >= Seg.FS || d.segment === Seg.CS);
+        ((mode & CodeMode.segmented) !== 0 || d.segment >= Seg.FS || d.segment === Seg.CS);
       this.#special(at, {
         handler: kind === AddressKind.Wide
           ? special.addressWide
           : checked
           ? special.addressChecked
           : special.addressMasked,
-        offset: how.offset,
+        offset,
       });
       const h = at >>> 1;
       this.#u16[h + (Rec.next >>> 1)] = next;
@@ -501,34 +516,34 @@ export class CodeCache {
       disp = 0;
       at += RECORD;
     }
-    const slot = this.#interpreter.slot(insn, d.size, d);
-    this.#special(at, { handler: slot >= 0 ? slot : special.invalid, offset: how.offset });
-    const h = at >>> 1;
-    this.#u16[h + (Rec.next >>> 1)] = next;
-    this.#u16[h + (Rec.a >>> 1)] = d.a;
-    this.#u16[h + (Rec.b >>> 1)] = d.b;
-    this.#u16[h + (Rec.base >>> 1)] = base;
-    this.#u16[h + (Rec.index >>> 1)] = index;
     const onStack = d.mem ? d.stackOperand : (insn.traits & Trait.stack) !== 0;
-    this.#u8[at + Rec.scale] = scale | (onStack ? STACK_ADDRESS : 0);
-    this.#u8[at + Rec.extra] = d.extra;
-    this.#i32[(at + Rec.disp) >>> 2] = disp;
     const stringSeg = (insn.traits & Trait.az) !== 0 &&
       (!long || d.segment === Seg.FS || d.segment === Seg.GS);
-    this.#u16[h + (Rec.seg >>> 1)] = stringSeg
+    const seg = stringSeg
       ? segOffset(d.segment)
       : (insn.traits & Trait.stack) !== 0
       ? segOffset(Seg.SS)
       : S.zero;
-    this.#i32[(at + Rec.imm) >>> 2] = d.immLow;
-    const isBranch = (insn.traits & Trait.branch) !== 0;
-    if (!isBranch) this.#i32[(at + Rec.imm + 4) >>> 2] = d.immHigh;
-    else if (how.page !== undefined && (long || d.size === 4)) {
+    const slot = this.#interpreter.slot(insn, d.size, d);
+    let high = d.immHigh;
+    if ((insn.traits & Trait.branch) !== 0) {
+      high = 0;
       const target = next + d.immLow;
-      if (target >= 0 && target < 4096) {
-        this.#i32[(at + Rec.link) >>> 2] = this.#i32[(how.page.map >>> 2) + target] as number;
+      if (this.#page !== undefined && (long || d.size === 4) && target >= 0 && target < 4096) {
+        high = this.#i32[(this.#page.map >>> 2) + target] as number;
       }
     }
+    // The fields of Rec, four bytes at a time.
+    const w = at >>> 2;
+    const words = this.#i32;
+    words[w] = slot >= 0 ? slot : special.invalid;
+    words[w + 1] = offset | (next << 16);
+    words[w + 2] = d.a | (d.b << 16);
+    words[w + 3] = base | (index << 16);
+    words[w + 4] = seg | ((scale | (onStack ? STACK_ADDRESS : 0)) << 16) | (d.extra << 24);
+    words[w + 5] = disp;
+    words[w + 6] = d.immLow;
+    words[w + 7] = high;
     return at + RECORD;
   }
 }

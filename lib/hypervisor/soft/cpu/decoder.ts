@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Extra, type Insn, segWords, sizeOf, Trait } from "./opcode.ts";
+import { Extra, type Insn, type OperandSpec, segWords, sizeOf, Trait } from "./opcode.ts";
 import { CodeMode, Reg, regOffset, S, Seg, segOffset } from "./state.ts";
 
 /** What decoding one instruction came to. */
@@ -84,14 +84,27 @@ export class Decoder {
     }
   }
 
+  #code: Uint8Array = new Uint8Array();
+  #end = 0;
+  #sizeMode = 0;
+
   /**
-   * Decodes the instruction at `code[at]`.
+   * Says where {@link decode} finds instructions. It runs for every instruction once, mostly before it is
+   * compiled well, so that what calls would allocate is said ahead.
    * @param code Bytes; those behind `end` are not looked at.
-   * @param mode CodeMode size bits.
+   * @param options `mode`: CodeMode size bits.
    */
-  decode(code: Uint8Array, at: number, options: { end: number; mode: number }): DecodeStatus {
-    const { end } = options;
-    const sizeMode = options.mode & CodeMode.sizeMask;
+  open(code: Uint8Array, options: { end: number; mode: number }): void {
+    this.#code = code;
+    this.#end = options.end;
+    this.#sizeMode = options.mode & CodeMode.sizeMask;
+  }
+
+  /** Decodes the instruction at byte `at` of what was opened. */
+  decode(at: number): DecodeStatus {
+    const code = this.#code;
+    const end = this.#end;
+    const sizeMode = this.#sizeMode;
     const long = sizeMode === CodeMode.bits64;
     let p = at;
     let opsizePrefix = false;
@@ -168,14 +181,11 @@ export class Decoder {
       modrm = code[p++] as number;
     }
     const mod = modrm >>> 6;
-    const insn = pick(group, {
-      rep,
-      opsizePrefix,
-      modrm,
-      long,
-      rexW: (rex >>> 3) & 1,
-      rexB: rex & 1,
-    });
+    const insn = pick(
+      group,
+      modrm | (rex << 8) | (rep << 16) | (opsizePrefix ? Asked.opsize : 0) |
+        (long ? Asked.long : 0),
+    );
     if (insn === undefined) return DecodeStatus.Invalid;
     const { traits } = insn;
 
@@ -267,11 +277,15 @@ export class Decoder {
 
     // Other operands.
     let immediates = 0;
-    for (const operand of insn.operands) {
+    const { operands } = insn;
+    for (let i = 0; i < operands.length; i++) {
+      const operand = operands[i] as OperandSpec;
       const bytes = sizeOf(operand.size, size);
+      // Without REX, byte registers 4 to 7 are AH, CH, DH, BH.
+      const old = bytes === 1 && rex === 0;
       switch (operand.kind) {
         case "G":
-          this.a = generalSlot(((modrm >>> 3) & 7) | ((rex & 4) << 1), { bytes, rex });
+          this.a = generalSlot(((modrm >>> 3) & 7) | ((rex & 4) << 1), old);
           break;
         case "V":
           this.a = S.xmm + 16 * (((modrm >>> 3) & 7) | ((rex & 4) << 1));
@@ -286,11 +300,11 @@ export class Decoder {
           break;
         }
         case "Z":
-          this.a = generalSlot((byte & 7) | ((rex & 1) << 3), { bytes, rex });
+          this.a = generalSlot((byte & 7) | ((rex & 1) << 3), old);
           break;
         case "E":
         case "R":
-          if (!this.mem) this.b = generalSlot((modrm & 7) | ((rex & 1) << 3), { bytes, rex });
+          if (!this.mem) this.b = generalSlot((modrm & 7) | ((rex & 1) << 3), old);
           break;
         case "W":
         case "U":
@@ -321,7 +335,9 @@ export class Decoder {
             ? size
             : bytes;
           if (p + n > end) return this.#short(p + n, at);
-          this.#immediate(code, p, { n, far: operand.size === "p", second: immediates > 0 });
+          if (immediates > 0) this.#secondImmediate(p);
+          else if (operand.size === "p") this.#farPointer(p, n);
+          else this.#immediate(p, n);
           immediates++;
           p += n;
           break;
@@ -396,25 +412,22 @@ export class Decoder {
     return p - at > MAX_INSTRUCTION ? DecodeStatus.TooLong : DecodeStatus.Truncated;
   }
 
-  #immediate(
-    code: Uint8Array,
-    p: number,
-    how: { n: number; far: boolean; second: boolean },
-  ): void {
-    const { n } = how;
-    if (how.second) {
-      this.immLow = (this.immLow & 0xffff) | ((code[p] as number) << 16);
-      this.immHigh = 0;
-      return;
-    }
-    if (how.far) {
-      const offset = n - 2;
-      this.immLow = offset === 2
-        ? (code[p] as number) | ((code[p + 1] as number) << 8)
-        : read32(code, p);
-      this.immHigh = (code[p + offset] as number) | ((code[p + offset + 1] as number) << 8);
-      return;
-    }
+  #secondImmediate(p: number): void {
+    this.immLow = (this.immLow & 0xffff) | ((this.#code[p] as number) << 16);
+    this.immHigh = 0;
+  }
+
+  #farPointer(p: number, n: number): void {
+    const code = this.#code;
+    const offset = n - 2;
+    this.immLow = offset === 2
+      ? (code[p] as number) | ((code[p + 1] as number) << 8)
+      : read32(code, p);
+    this.immHigh = (code[p + offset] as number) | ((code[p + offset + 1] as number) << 8);
+  }
+
+  #immediate(p: number, n: number): void {
+    const code = this.#code;
     switch (n) {
       case 1:
         this.immLow = ((code[p] as number) << 24) >> 24;
@@ -438,46 +451,48 @@ function read32(code: Uint8Array, p: number): number {
     ((code[p + 3] as number) << 24);
 }
 
-/** Slot of a general register; without REX, byte registers 4 to 7 are AH, CH, DH, BH. */
-function generalSlot(n: number, how: { bytes: number; rex: number }): number {
-  if (how.bytes === 1 && how.rex === 0 && n >= 4 && n < 8) return regOffset(n - 4) + 1;
+/** Slot of a general register; where `old`, 4 to 7 are the second bytes of 0 to 3. */
+function generalSlot(n: number, old: boolean): number {
+  if (old && n >= 4 && n < 8) return regOffset(n - 4) + 1;
   return regOffset(n);
 }
 
-function pick(
-  group: Group,
-  at: {
-    rep: number;
-    opsizePrefix: boolean;
-    modrm: number;
-    long: boolean;
-    rexW: number;
-    rexB: number;
-  },
-): Insn | undefined {
-  const mod = at.modrm >>> 6;
-  for (const row of group.rows) {
+/** What {@link pick} is asked with: the ModRM byte, REX, F2 or F3, and these bits. */
+const Asked = {
+  rexB: 1 << 8,
+  rexWShift: 11,
+  repShift: 16,
+  opsize: 1 << 24,
+  long: 1 << 25,
+} as const;
+
+function pick(group: Group, asked: number): Insn | undefined {
+  const mod = (asked >>> 6) & 3;
+  const rep = (asked >>> Asked.repShift) & 0xff;
+  const { rows } = group;
+  for (let i = 0; i < rows.length; i++) {
+    const row = rows[i] as Insn;
     switch (row.prefix) {
       case "np":
-        if (at.rep !== 0 || at.opsizePrefix) continue;
+        if (rep !== 0 || (asked & Asked.opsize) !== 0) continue;
         break;
       case "66":
-        if (at.rep !== 0 || !at.opsizePrefix) continue;
+        if (rep !== 0 || (asked & Asked.opsize) === 0) continue;
         break;
       case "f3":
-        if (at.rep !== 0xf3) continue;
+        if (rep !== 0xf3) continue;
         break;
       case "f2":
-        if (at.rep !== 0xf2) continue;
+        if (rep !== 0xf2) continue;
         break;
     }
-    if (row.digit !== undefined && row.digit !== ((at.modrm >>> 3) & 7)) continue;
+    if (row.digit !== undefined && row.digit !== ((asked >>> 3) & 7)) continue;
     if (row.form === "mem" && mod === 3) continue;
     if (row.form === "reg" && mod !== 3) continue;
-    if (row.rm !== undefined && row.rm !== (at.modrm & 7)) continue;
-    if (row.rexW !== undefined && row.rexW !== at.rexW) continue;
-    if (at.rexB !== 0 && (row.traits & Trait.nob) !== 0) continue;
-    if ((row.traits & (at.long ? Trait.i64 : Trait.o64)) !== 0) continue;
+    if (row.rm !== undefined && row.rm !== (asked & 7)) continue;
+    if (row.rexW !== undefined && row.rexW !== ((asked >>> Asked.rexWShift) & 1)) continue;
+    if ((asked & Asked.rexB) !== 0 && (row.traits & Trait.nob) !== 0) continue;
+    if ((row.traits & ((asked & Asked.long) !== 0 ? Trait.i64 : Trait.o64)) !== 0) continue;
     return row;
   }
   return undefined;

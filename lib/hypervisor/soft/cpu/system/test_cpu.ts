@@ -96,7 +96,7 @@ export class TestCpu implements Disposable {
     cpu.setReg(Reg.rsp, BigInt(STACK));
     cpu.set64(S.rip, BigInt(CODE));
     loadFlags(cpu, 2n);
-    cpu.exports.flushTlb();
+    cpu.exports.resetTlb();
     cpu.flushCode();
   }
 
