@@ -24,7 +24,7 @@ class Place implements AsyncDisposable {
   }
 
   /** Arguments that run the guest. */
-  guest({ kind }: TestEngine): string[] {
+  guest(kind: TestEngine["kind"]): string[] {
     return ["run", "--mem", "64", "--hypervisor", kind, this.kernel];
   }
 
@@ -73,13 +73,29 @@ Deno.test("the executable runs with an empty environment and no home", async () 
 engineTest("a copy of the executable in an empty environment runs a guest", async (engine) => {
   await using place = await Place.create();
   const output = await runCommand(place.program, {
-    args: place.guest(engine),
+    args: place.guest(engine.kind),
     clearEnv: true,
     cwd: "/",
   });
   assert.equal(output, "it runs\n");
   const left = [...Deno.readDirSync(place.folder)].map(({ name }) => name).sort();
   assert.deepEqual(left, ["hello.elf", "vmctl"]);
+});
+
+Deno.test("the executable brings its interpreter along, and keeps none on disk", async () => {
+  await using place = await Place.create();
+  const cache = join(place.folder, "cache");
+  const kept = join(cache, "vmctl", "translations");
+  await Deno.mkdir(kept, { recursive: true });
+  const output = await runCommand(place.program, {
+    args: place.guest("soft"),
+    clearEnv: true,
+    env: { XDG_CACHE_HOME: cache },
+    cwd: "/",
+  });
+  assert.equal(output, "it runs\n");
+  const names = [...Deno.readDirSync(kept)].map(({ name }) => name);
+  assert.deepEqual(names.filter((name) => name.startsWith("interpreter-")), []);
 });
 
 const noNamespaces = namespaceProblem();
@@ -99,7 +115,7 @@ exec "$0" "$@"`;
     const output = await runCommand("unshare", {
       args: [
         ...["--user", "--map-root-user", "--mount", "--net"],
-        ...["/bin/sh", "-c", script, place.program, ...place.guest(engine)],
+        ...["/bin/sh", "-c", script, place.program, ...place.guest(engine.kind)],
       ],
       env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
       clearEnv: true,
@@ -118,7 +134,7 @@ engineTest(
     await Deno.mkdir(runDirectory);
     await Deno.chown(runDirectory, NOBODY, NOBODY);
     const output = await runCommand(place.program, {
-      args: place.guest(engine),
+      args: place.guest(engine.kind),
       uid: NOBODY,
       gid: NOBODY,
       clearEnv: true,
@@ -142,7 +158,7 @@ engineTest("sixteen start at once", async (engine) => {
   const outputs = await Promise.all(
     Array.from(
       { length: 16 },
-      () => runCommand(place.program, { args: place.guest(engine), clearEnv: true }),
+      () => runCommand(place.program, { args: place.guest(engine.kind), clearEnv: true }),
     ),
   );
   assert.deepEqual(outputs, outputs.map(() => "it runs\n"));

@@ -7,7 +7,7 @@
 import { fileURLToPath } from "node:url";
 import { join } from "node:path";
 import { DEVICE_PROCESS_FLAG } from "../../lib/devices/mod.ts";
-import { writeExecutable } from "./executable.ts";
+import { WASM_FLAGS, writeExecutable } from "./executable.ts";
 
 /** The checkout. */
 export const ROOT: string = fileURLToPath(new URL("../../", import.meta.url));
@@ -108,6 +108,15 @@ async function nameBuild(script: string): Promise<void> {
   await Deno.writeTextFile(script, `${text}\n;globalThis.VMCTL_BUILD=${JSON.stringify(name)};\n`);
 }
 
+/** The files of `folder` by their names. */
+async function readAll(folder: string): Promise<Record<string, Uint8Array>> {
+  const files: Record<string, Uint8Array> = {};
+  for await (const { name } of Deno.readDir(folder)) {
+    files[name] = await Deno.readFile(join(folder, name));
+  }
+  return files;
+}
+
 async function removeIfThere(path: string): Promise<void> {
   try {
     await Deno.remove(path, { recursive: true });
@@ -169,9 +178,15 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
         bundle(device, { entry: "device_entry.ts", format: "cjs" }),
       ]);
       await nameBuild(worker);
+      const images = join(folder, "images");
+      await runDeno("making the interpreters", [
+        ...["run", "--allow-all", "--no-check", `--v8-flags=${WASM_FLAGS.join(",")}`],
+        ...["scripts/build/interpreters.ts", images],
+      ]);
       writeExecutable(newOutput, {
         script: await Deno.readTextFile(newScript),
         worker: await Deno.readTextFile(worker),
+        data: await readAll(images),
         earlyWorker: { argument: "run", name: "vcpu0" },
         others: { [DEVICE_PROCESS_FLAG]: await Deno.readTextFile(device) },
       });

@@ -16,7 +16,12 @@ interface Places {
   readonly worker: Place;
   /** By the first argument that chooses them. */
   readonly others: Readonly<Record<string, Place>>;
+  /** Data, by names. */
+  readonly data: Readonly<Record<string, Place>>;
 }
+
+/** The global function that gives data by its name. */
+const PART = "VMCTL_PART";
 
 /** The global variable in which the program finds a worker that was started before it. */
 const EARLY_WORKER = "VMCTL_EARLY_WORKER";
@@ -27,7 +32,7 @@ const EARLY_WORKER = "VMCTL_EARLY_WORKER";
  * to note them in: that takes longer than all the rest of a start.
  */
 function mainModule(
-  { script, worker, others }: Places,
+  { script, worker, others, data }: Places,
   early: ExecutableParts["earlyWorker"],
 ): string {
   return `const [path, home, ...args] = Deno.args;
@@ -43,14 +48,19 @@ if (!isWorker && args[0] === ${JSON.stringify(early?.argument ?? null)}) {
   });
 }
 const others = ${JSON.stringify(others)};
-const [at, bytes] = isWorker
+const read = ([at, bytes]) => {
+  const part = new Uint8Array(bytes);
+  const file = Deno.openSync(path);
+  file.seekSync(at, 0);
+  for (let done = 0; done < bytes;) done += file.readSync(part.subarray(done)) ?? bytes;
+  file.close();
+  return part;
+};
+const data = ${JSON.stringify(data)};
+globalThis.${PART} = (name) => Object.hasOwn(data, name) ? read(data[name]) : undefined;
+const script = read(isWorker
   ? ${JSON.stringify(worker)}
-  : Object.hasOwn(others, args[0] ?? "") ? others[args[0]] : ${JSON.stringify(script)};
-const file = Deno.openSync(path);
-const script = new Uint8Array(bytes);
-file.seekSync(at, 0);
-for (let done = 0; done < bytes;) done += file.readSync(script.subarray(done)) ?? bytes;
-file.close();
+  : Object.hasOwn(others, args[0] ?? "") ? others[args[0]] : ${JSON.stringify(script)});
 const load = (name) => process.getBuiltinModule(name);
 (0, eval)(new TextDecoder().decode(script))(load, {}, {});
 `;
@@ -109,6 +119,8 @@ export interface ExecutableParts {
   readonly worker?: string;
   /** Scripts that run instead, by the first argument that chooses them. */
   readonly others?: Readonly<Record<string, string>>;
+  /** Data that the scripts get from `globalThis.VMCTL_PART(name)`. */
+  readonly data?: Readonly<Record<string, Uint8Array>>;
   /**
    * With this first argument, a worker of this name starts along with the program, which finds it as
    * `globalThis.VMCTL_EARLY_WORKER`.
@@ -127,19 +139,24 @@ export interface ExecutableParts {
 export function writeExecutable(output: string, options: ExecutableParts): void {
   const parts: Uint8Array[] = [];
   let length = 0;
-  const put = (script: string): Place => {
-    const bytes = new TextEncoder().encode(SCRIPT_HEAD + script + SCRIPT_TAIL);
+  const put = (bytes: Uint8Array): Place => {
     const at = length;
     parts.push(bytes);
     length += bytes.length;
     return [at, bytes.length];
   };
-  const script = put(options.script);
-  const worker = options.worker === undefined ? script : put(options.worker);
-  const others = Object.fromEntries(
-    Object.entries(options.others ?? {}).map(([flag, text]) => [flag, put(text)]),
+  const putAll = (parts: Readonly<Record<string, Uint8Array>>) =>
+    Object.fromEntries(Object.entries(parts).map(([name, bytes]) => [name, put(bytes)]));
+  const encode = (script: string) => new TextEncoder().encode(SCRIPT_HEAD + script + SCRIPT_TAIL);
+  const script = put(encode(options.script));
+  const worker = options.worker === undefined ? script : put(encode(options.worker));
+  const others = putAll(
+    Object.fromEntries(
+      Object.entries(options.others ?? {}).map(([flag, text]) => [flag, encode(text)]),
+    ),
   );
-  const main = mainModule({ script, worker, others }, options.earlyWorker);
+  const data = putAll(options.data ?? {});
+  const main = mainModule({ script, worker, others, data }, options.earlyWorker);
   const module = encodeURIComponent(main);
   const runtime = Deno.readFileSync(options.runtime ?? Deno.execPath());
   const patch = addSegment(runtime, (placement) =>

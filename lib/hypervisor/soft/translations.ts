@@ -28,7 +28,7 @@ export function storeOptions(
 ): StoreOptions {
   const { cacheFolder: folder, cacheLimitBytes: limitBytes } = settings;
   const kind = `${of.several ? "+" : ""}${
-    holdsRam(cpuLayout(of.ramBytes), of.ramBytes) ? "" : "-"
+    holdsRam(cpuLayout(), of.ramBytes) ? "" : "-"
   }`;
   const version = folder === undefined ? "" : `${translatorVersion()}${kind}`;
   return { folder, version, limitBytes };

@@ -14,8 +14,7 @@ import {
   type VcpuExit,
   type VcpuIo,
 } from "../types.ts";
-import type { MemoryMap } from "./cpu/mmu.ts";
-import { Processor, RunResult } from "./cpu/processor.ts";
+import { Processor, type RamMap, RunResult } from "./cpu/processor.ts";
 import { S, Seg, SegAttr, SegField, segOffset } from "./cpu/state.ts";
 import { TranslationStore } from "./cpu/translator/store.ts";
 import type { Tier } from "./cpu/translator/tier.ts";
@@ -61,7 +60,7 @@ export interface SoftVcpuOptions {
   readonly id: number;
   readonly state: WebAssembly.Memory;
   readonly ram: WebAssembly.Memory;
-  readonly map: Pick<MemoryMap, "lowBytes" | "highBytes">;
+  readonly map: RamMap;
   readonly chip: SoftIrqChip;
   readonly events: SoftEvents;
   readonly tier: Tier;

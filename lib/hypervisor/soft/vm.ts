@@ -66,7 +66,7 @@ export class SoftHypervisor implements Hypervisor {
     if (memory.wasmMemory === undefined) {
       throw new HypervisorError("the software engine needs guest memory with backing wasm");
     }
-    const layout = cpuLayout(memory.sizeBytes);
+    const layout = cpuLayout();
     const cpus = Array.from({ length: options.vcpuCount }, () => createCpuMemory(layout, memory));
     const mailboxes = cpus.map((cpu) => ({
       words: new Int32Array(cpu.buffer),
@@ -76,7 +76,7 @@ export class SoftHypervisor implements Hypervisor {
     const chip = SoftIrqChip.create({ mailboxes });
     const claimed = new Int32Array(new SharedArrayBuffer(4 * options.vcpuCount));
     const events = SoftEvents.create();
-    const team = vcpuCount > 1 ? { team: createTeamMemory(memory.sizeBytes) } : {};
+    const team = vcpuCount > 1 ? { team: createTeamMemory() } : {};
     const [tier, translations] = [this.#tier, this.#translations];
     const counters = EngineCounters.create(vcpuCount);
     const parts = { memory, cpus, ...team, chip, claimed, events, tier, translations, counters };

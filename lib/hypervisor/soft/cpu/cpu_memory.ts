@@ -14,18 +14,21 @@ const ARENA_BYTES = 96 << 20;
 /** 64 KiB pages of a WebAssembly memory at most. */
 const MAX_PAGES = 65536;
 
-/** State memory of a vCPU: its layout follows from the size of RAM. */
+/** Pages of RAM that there may be. What is kept of each takes no memory where it is not used. */
+export const MAX_RAM_PAGES = 1 << 20;
+
+/** State memory of a vCPU: the same for each size of RAM, so that one interpreter does for all. */
 export interface CpuLayout {
   readonly regions: CodeRegions;
   readonly pages: number;
 }
 
-/** Lays out the state memory for `ramBytes` of guest RAM. */
-export function cpuLayout(ramBytes: number): CpuLayout {
+/** Lays out the state memory. */
+export function cpuLayout(): CpuLayout {
   const codeMarks = FIXED_END;
-  const codeIndex = codeMarks + (ramBytes / 4096) * 8;
-  const codeSums = align(codeIndex + (ramBytes / 4096) * 4);
-  const maps = align(codeSums + (ramBytes / 4096) * 8);
+  const codeIndex = codeMarks + MAX_RAM_PAGES * 8;
+  const codeSums = align(codeIndex + MAX_RAM_PAGES * 4);
+  const maps = align(codeSums + MAX_RAM_PAGES * 8);
   const mapsEnd = maps + MAPS_BYTES;
   const arena = mapsEnd;
   const arenaEnd = arena + ARENA_BYTES;

@@ -17,6 +17,7 @@
  */
 
 import { createGuardedMemory, SharedLock } from "../../../memory/mod.ts";
+import { MAX_RAM_PAGES } from "./cpu_memory.ts";
 import { Mailbox, S } from "./state.ts";
 
 /** Most vCPUs: a bit each in a word. */
@@ -51,16 +52,15 @@ const Where = {
 /** How long to wait before a vCPU is asked again to come out of generated code, in ms. */
 const ASK_AGAIN_MS = 1;
 
-/** Where things lie in the shared memory of a VM with `ramBytes` of RAM. */
-export function teamLayout(ramBytes: number): { marks: number; pages: number } {
-  const ramPages = ramBytes / 4096;
-  const marks = Math.ceil((OWNERS + ramPages) / 2) * 8;
-  return { marks, pages: Math.ceil((marks + 8 * ramPages) / 65536) };
+/** Where things lie in the memory that the vCPUs of a VM share. */
+export function teamLayout(): { marks: number; pages: number } {
+  const marks = Math.ceil((OWNERS + MAX_RAM_PAGES) / 2) * 8;
+  return { marks, pages: Math.ceil((marks + 8 * MAX_RAM_PAGES) / 65536) };
 }
 
 /** Makes the shared memory. */
-export function createTeamMemory(ramBytes: number): WebAssembly.Memory {
-  const { pages } = teamLayout(ramBytes);
+export function createTeamMemory(): WebAssembly.Memory {
+  const { pages } = teamLayout();
   return createGuardedMemory(pages);
 }
 
@@ -86,14 +86,13 @@ export class CpuTeam {
    */
   constructor(memory: WebAssembly.Memory, options: {
     id: number;
-    ramBytes: number;
     cpus: readonly WebAssembly.Memory[];
     protect: readonly ((ram: number) => void)[];
   }) {
     this.memory = memory;
     this.#words = new Int32Array(memory.buffer);
-    const { marks } = teamLayout(options.ramBytes);
-    this.#marks = new BigUint64Array(memory.buffer, marks, options.ramBytes / 4096);
+    const { marks } = teamLayout();
+    this.#marks = new BigUint64Array(memory.buffer, marks, MAX_RAM_PAGES);
     this.#lock = new SharedLock(this.#words, CODE_LOCK);
     this.#id = options.id;
     this.#own = member(options.id);

@@ -29,6 +29,8 @@ import {
   wrap,
 } from "../wasm/mod.ts";
 import { callIndex } from "../wasm/mod.ts";
+import { cpuLayout } from "./cpu_memory.ts";
+import { teamLayout } from "./cpu_team.ts";
 import { Cx, type Runtime } from "./cx.ts";
 import { buildArithmetic, buildControl, buildStack } from "./helpers.ts";
 import type { HandlerInfo } from "./host_context.ts";
@@ -95,14 +97,13 @@ export interface Interpreter {
   readonly special: SpecialHandlers;
 }
 
-/** Memory limits of the module's imports. */
+/** What an interpreter is made of. */
 export interface InterpreterOptions {
   readonly rows: readonly Insn[];
-  readonly map: MemoryMap;
-  /** 64 KiB pages of the CPU memory. */
-  readonly cpuPages: number;
-  /** 64 KiB pages of the RAM memory: as its WebAssembly.Memory was made. */
-  readonly ramPages: number;
+  /** For a processor among several. */
+  readonly smp: boolean;
+  /** For state memory that holds RAM, too. */
+  readonly holdsRam: boolean;
   /** Adds further helpers before the handlers. */
   readonly extend: (module: ModuleBuilder, runtime: Runtime) => void;
 }
@@ -116,13 +117,17 @@ const sizeIndex: readonly number[] = [0, -1, 1, -1, 2, -1, -1, -1, 3];
 export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
   const module = new ModuleBuilder();
   const memoryOf = (pages: number) => ({ minPages: pages, maxPages: 65536, shared: true });
-  module.importMemory("e", "cpu", memoryOf(options.cpuPages));
-  module.importMemory("e", "ram", memoryOf(options.ramPages));
-  const smp = options.map.shared !== undefined;
-  const ram = options.map.ramBase > 0 ? CPU : RAM;
-  if (options.map.shared !== undefined) {
-    module.importMemory("e", "vm", memoryOf(options.map.shared.pages));
-  }
+  const { smp } = options;
+  const { pages, regions } = cpuLayout();
+  const map: MemoryMap = {
+    ...regions,
+    ramBase: options.holdsRam ? pages * 65536 : 0,
+    ...(smp ? { shared: teamLayout() } : {}),
+  };
+  const ram = options.holdsRam ? CPU : RAM;
+  module.importMemory("e", "cpu", memoryOf(pages));
+  module.importMemory("e", "ram", memoryOf(1));
+  if (map.shared !== undefined) module.importMemory("e", "vm", memoryOf(map.shared.pages));
   const imports: Imports = {
     host: module.importFunc("e", "host", { params: [I32, I32], results: [I32] }),
     mmioLoad: module.importFunc("e", "mmioLoad", { params: [F64, I32], results: [] }),
@@ -139,14 +144,14 @@ export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
   module.importTable("e", "table", HANDLER_SLOTS);
   const handlerType = module.typeIndex({ params: [I32], results: [I32] });
   const helpers = new Map<string, FuncRef>();
-  const mmu = buildMmu(module, imports, options.map);
+  const mmu = buildMmu(module, imports, map);
   helpers.set("stackPage", mmu.stackPage);
   buildArithmetic(module, helpers);
   buildStack(module, helpers, mmu);
-  const deliver = buildDelivery(module, { mmu, map: options.map, helpers });
-  const jump = buildControl(module, helpers, { handlerType, mmu, map: options.map });
+  const deliver = buildDelivery(module, { mmu, map, helpers });
+  const jump = buildControl(module, helpers, { handlerType, mmu, map });
   const runtime: Runtime = { ...mmu, jump, host: imports.host, handlerType, helpers, ram, smp };
-  if (smp) buildLocked(module, helpers, { mmu, imports, map: options.map });
+  if (smp) buildLocked(module, helpers, { mmu, imports, map });
   options.extend(module, runtime);
 
   const special = buildSpecial(module, runtime);

@@ -1,12 +1,13 @@
 /**
  * The interpreter's module as bytes with what is to be known of it, and the file that keeps it, since
- * emitting it takes most of a start.
+ * emitting it takes most of a start. The executable brings it along.
  *
  * @module
  */
 
 import { join } from "node:path";
 import { readOwnFile, removeOldFiles, replaceFile } from "../cache_files.ts";
+import { hasWideArithmetic } from "../wasm/mod.ts";
 import type { RuntimeExport, RuntimeExports, SpecialHandlers } from "./interpreter.ts";
 import { sumWords } from "./translator/unit.ts";
 
@@ -48,6 +49,31 @@ export function imageFor(
     removeOldFiles(folder, { prefix: PREFIX, keep: KEEP });
   }
   return image;
+}
+
+/** Function in which the executable gives its parts by their names, see scripts/build. */
+const PARTS = "VMCTL_PART";
+
+/** Which of the interpreters. */
+export interface InterpreterKind {
+  /** For a processor among several. */
+  readonly smp: boolean;
+  /** For state memory that holds RAM, too. */
+  readonly holdsRam: boolean;
+}
+
+/** Name of the part that is the image, of those made with the same features of WebAssembly. */
+export function imagePart({ smp, holdsRam }: InterpreterKind): string {
+  return `image-${hasWideArithmetic ? "w" : ""}${smp ? "smp" : "1"}${holdsRam ? "-ram" : ""}`;
+}
+
+/** The image that the executable brings along; undefined where the program is not built. */
+export function embeddedImage(kind: InterpreterKind): InterpreterImage | undefined {
+  const parts: unknown = Reflect.get(globalThis, PARTS);
+  const bytes: unknown = typeof parts === "function" ? parts(imagePart(kind)) : undefined;
+  return bytes instanceof Uint8Array && bytes.buffer instanceof ArrayBuffer
+    ? decodeImage(bytes as Uint8Array<ArrayBuffer>)
+    : undefined;
 }
 
 type Sized = readonly (readonly [number, RuntimeExport])[];

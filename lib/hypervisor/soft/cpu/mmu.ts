@@ -82,12 +82,8 @@ import {
 
 const { I32, I64, F64 } = ValType;
 
-/** Where guest RAM and the marks of code pages lie. */
+/** Where the marks of code pages lie. */
 export interface MemoryMap {
-  /** Bytes of RAM from guest physical 0. */
-  readonly lowBytes: number;
-  /** Bytes of RAM from 4 GiB; in the RAM memory they follow the low ones. */
-  readonly highBytes: number;
   /** Where RAM lies in the state memory as well, see createCpuMemory; 0 where it does not. */
   readonly ramBase: number;
   /** State offset of the code marks: an i64 a RAM page, a bit for every 64 bytes with decoded code. */
@@ -210,7 +206,7 @@ const set32 = (f: FuncBuilder, offset: number, value: Expr) =>
 /** Adds the translation functions to `module`. */
 export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap): Mmu {
   const raise = buildRaise(module, imports);
-  const ramOffset = buildRamOffset(module, map);
+  const ramOffset = buildRamOffset(module);
   const walk = buildWalk(module, { raise, ramOffset });
   const fill = buildFill(module, { walk, ramOffset, map });
   const translate = buildTranslate(module, fill, map);
@@ -259,14 +255,16 @@ function buildRaise(module: ModuleBuilder, imports: Imports): FuncRef {
   return f;
 }
 
-function buildRamOffset(module: ModuleBuilder, map: MemoryMap): FuncRef {
+function buildRamOffset(module: ModuleBuilder): FuncRef {
   const f = module.func([I64], [I32]);
   const physical = f.param(0);
-  f.if(ltU(physical, i64(map.lowBytes)), () => f.return(wrap(physical)));
-  if (map.highBytes > 0) {
-    const high = f.let(sub(physical, i64(0x1_0000_0000)));
-    f.if(ltU(high, i64(map.highBytes)), () => f.return(add(wrap(high), i32(map.lowBytes | 0))));
-  }
+  const low = load.i64(CPU, i32(0), S.ramLow);
+  f.if(ltU(physical, low), () => f.return(wrap(physical)));
+  const high = f.let(sub(physical, i64(0x1_0000_0000)));
+  f.if(
+    ltU(high, load.i64(CPU, i32(0), S.ramHigh)),
+    () => f.return(wrap(add(high, low))),
+  );
   f.return(i32(-1));
   f.unreachable();
   return f;

@@ -12,7 +12,7 @@ import type { SoftEvents } from "../events.ts";
 import { createTag, type Tag } from "../wasm/mod.ts";
 import { CodeCache, type CodePage, DecodeResult } from "./code_cache.ts";
 import { cpuLayout } from "./cpu_memory.ts";
-import { CpuTeam, teamLayout } from "./cpu_team.ts";
+import { CpuTeam } from "./cpu_team.ts";
 import { HostResult, type Locked } from "./cx.ts";
 import { Decoder } from "./decoder.ts";
 import { type EngineExports, HostContext, type Platform } from "./host_context.ts";
@@ -23,8 +23,14 @@ import {
   HANDLER_SLOTS,
   type Interpreter,
 } from "./interpreter.ts";
-import { type ImageFiles, imageFor } from "./interpreter_image.ts";
-import { type MemoryMap, protectModule } from "./mmu.ts";
+import {
+  embeddedImage,
+  type ImageFiles,
+  imageFor,
+  imagePart,
+  type InterpreterKind,
+} from "./interpreter_image.ts";
+import { protectModule } from "./mmu.ts";
 import { SplitLocks } from "./split_lock.ts";
 import { Samples } from "./samples.ts";
 import {
@@ -70,21 +76,14 @@ export enum RunResult {
 
 let lastInterpreter: { key: string; interpreter: Interpreter } | undefined;
 
-/** The interpreter for a memory layout; the last one made in this worker is kept. */
-function interpreterFor(
-  map: MemoryMap,
-  sizes: { cpuPages: number; ramPages: number; files?: ImageFiles | undefined },
-): Interpreter {
-  const key = `${map.lowBytes} ${map.highBytes} ${sizes.cpuPages} ${sizes.ramPages} ${
-    map.shared === undefined ? 1 : "smp"
-  }`;
+/** The interpreter; the last one made in this worker is kept. */
+function interpreterFor(kind: InterpreterKind, files: ImageFiles | undefined): Interpreter {
+  const key = imagePart(kind);
   if (lastInterpreter?.key !== key) {
-    const options = { rows: allRows, map, ...sizes, extend: registerHelpers };
-    const emit = () => emitInterpreter(options);
-    const { files } = sizes;
-    const image = files === undefined ? emit() : imageFor(key, emit, files);
-    const interpreter = compileInterpreter(image, options);
-    lastInterpreter = { key, interpreter };
+    const emit = () => emitInterpreter({ rows: allRows, ...kind, extend: registerHelpers });
+    const image = embeddedImage(kind) ??
+      (files === undefined ? emit() : imageFor(key, emit, files));
+    lastInterpreter = { key, interpreter: compileInterpreter(image, { rows: allRows }) };
   }
   return lastInterpreter.interpreter;
 }
@@ -94,7 +93,7 @@ type SplitLockArguments = [number, number, number, Locked, bigint, bigint];
 
 function joinTeam(
   team: { memory: WebAssembly.Memory; cpus: readonly WebAssembly.Memory[] },
-  options: { id: number; ramBytes: number; cpuPages: number },
+  options: { id: number; cpuPages: number },
 ): CpuTeam {
   const module = protectModule(options.cpuPages);
   const protect = team.cpus.filter((_, id) => id !== options.id).map((cpu) => {
@@ -104,6 +103,14 @@ function joinTeam(
   return new CpuTeam(team.memory, { ...options, cpus: team.cpus, protect });
 }
 
+/** How much RAM there is. */
+export interface RamMap {
+  /** Bytes of it from guest physical 0. */
+  readonly lowBytes: number;
+  /** Bytes of it from 4 GiB. */
+  readonly highBytes: number;
+}
+
 /** One software processor, in the worker that runs it. */
 export class Processor {
   readonly cpu: HostContext;
@@ -111,7 +118,7 @@ export class Processor {
   readonly interpreter: Interpreter;
   readonly #exports: EngineExports;
   readonly #chip: SoftIrqChip;
-  readonly #map: MemoryMap;
+  readonly #map: RamMap;
   readonly #ram: Uint8Array;
   readonly #tag: Tag;
   readonly #mmioData: DataView;
@@ -151,7 +158,7 @@ export class Processor {
     id: number;
     memory: WebAssembly.Memory;
     ram: WebAssembly.Memory;
-    map: Pick<MemoryMap, "lowBytes" | "highBytes">;
+    map: RamMap;
     chip: SoftIrqChip;
     events: SoftEvents;
     tier?: Tier;
@@ -175,18 +182,11 @@ export class Processor {
       FUEL,
     );
     this.#events = options.events;
-    const ramBytes = options.map.lowBytes + options.map.highBytes;
-    const layout = cpuLayout(ramBytes);
-    const { codeMarks, codeIndex, codeSums } = layout.regions;
-    const { map } = options;
+    const layout = cpuLayout();
+    this.#map = options.map;
     const cpuPages = memory.buffer.byteLength / 65536;
-    const ramBase = cpuPages > layout.pages ? layout.pages * 65536 : 0;
-    const marks = { codeMarks, codeIndex, codeSums };
-    this.#map = options.team === undefined
-      ? { ...map, ramBase, ...marks }
-      : { ...map, ramBase, ...marks, shared: teamLayout(ramBytes) };
     if (options.team !== undefined) {
-      this.#team = joinTeam(options.team, { id, ramBytes, cpuPages });
+      this.#team = joinTeam(options.team, { id, cpuPages });
       this.#locks = new SplitLocks({ team: this.#team, ram, cpu: memory });
     }
     this.#chip = chip;
@@ -198,11 +198,10 @@ export class Processor {
     this.samples = new Samples(this.cpu.i32);
     this.#mmioData = new DataView(memory.buffer, S.mmioData, 8);
     this.#ioWrite = { size: 0, data: this.#mmioData };
-    this.interpreter = interpreterFor(this.#map, {
-      cpuPages,
-      ramPages: ram.buffer.byteLength / 65536,
-      files: options.files,
-    });
+    this.cpu.set64(S.ramLow, BigInt(this.#map.lowBytes));
+    this.cpu.set64(S.ramHigh, BigInt(this.#map.highBytes));
+    const kind = { smp: options.team !== undefined, holdsRam: cpuPages > layout.pages };
+    this.interpreter = interpreterFor(kind, options.files);
     const table = new WebAssembly.Table({ element: "anyfunc", initial: HANDLER_SLOTS });
     const instance = new WebAssembly.Instance(this.interpreter.module, {
       e: {

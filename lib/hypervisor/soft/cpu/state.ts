@@ -182,6 +182,10 @@ export const S = {
   pauses: 0x320,
   /** i32: what `flagAux` means; see FlagKind. */
   flagKind: 0x324,
+  /** i64: bytes of RAM from guest physical 0. */
+  ramLow: 0x328,
+  /** i64: bytes of RAM from 4 GiB; in the RAM memory they follow the low ones. */
+  ramHigh: 0x330,
   /** i64: instructions that a region began, where they are counted. */
   regionCount: 0x600,
   /** i64: entries of the data TLBs that were filled. */

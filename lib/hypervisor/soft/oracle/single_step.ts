@@ -59,7 +59,7 @@ export class InterpreterStep implements SingleStep {
    */
   constructor(rows: readonly Insn[], pages: bigint) {
     this.#pages = pages;
-    const layout = cpuLayout(RAM_BYTES);
+    const layout = cpuLayout();
     const memory = createCpuMemory(layout);
     const ramPages = RAM_BYTES / 65536;
     const ram = new WebAssembly.Memory({ initial: ramPages, maximum: ramPages, shared: true });
@@ -68,11 +68,11 @@ export class InterpreterStep implements SingleStep {
     this.cpu = new HostContext(memory, { id: 0, tag });
     const options = {
       rows,
-      map: { lowBytes: RAM_BYTES, highBytes: 0, ramBase: 0, ...layout.regions },
-      cpuPages: layout.pages,
-      ramPages,
+      smp: false,
+      holdsRam: false,
       extend: registerHelpers,
     };
+    this.cpu.set64(S.ramLow, BigInt(RAM_BYTES));
     const interpreter = compileInterpreter(emitInterpreter(options), options);
     const missing = () => {
       throw new Error("single steps have no devices");

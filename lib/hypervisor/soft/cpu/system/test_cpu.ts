@@ -51,7 +51,7 @@ export class TestCpu implements Disposable {
     this.memory = GuestMemory.create({ sizeBytes: MEMORY_SIZE_BYTES, backing: "wasm" });
     const ram = this.memory.wasmMemory;
     if (ram === undefined) throw new TypeError("the guest memory is not a WebAssembly memory");
-    const state = createCpuMemory(cpuLayout(MEMORY_SIZE_BYTES));
+    const state = createCpuMemory(cpuLayout());
     const chip = SoftIrqChip.create({
       mailboxes: [{ words: new Int32Array(state.buffer), index: S.mailbox >>> 2 }],
     });
