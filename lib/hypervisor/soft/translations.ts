@@ -27,9 +27,7 @@ export function storeOptions(
   of: { several: boolean; ramBytes: number },
 ): StoreOptions {
   const { cacheFolder: folder, cacheLimitBytes: limitBytes } = settings;
-  const kind = `${of.several ? "+" : ""}${
-    holdsRam(cpuLayout(), of.ramBytes) ? "" : "-"
-  }`;
+  const kind = `${of.several ? "+" : ""}${holdsRam(cpuLayout(), of.ramBytes) ? "" : "-"}`;
   const version = folder === undefined ? "" : `${translatorVersion()}${kind}`;
   return { folder, version, limitBytes };
 }
