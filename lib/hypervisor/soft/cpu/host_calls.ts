@@ -37,8 +37,6 @@ export enum Host {
   invalidatePage,
   readMsr,
   writeMsr,
-  readTsc,
-  readTscp,
   readPmc,
   cpuid,
   sysenter,

@@ -21,6 +21,8 @@ import {
   load,
   ModuleBuilder,
   ne,
+  OpFc,
+  opFc,
   or,
   select,
   shrU,
@@ -139,6 +141,7 @@ export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
       results: [I64],
     }),
     exchange16: module.importFunc("e", "exchange16", { params: [I32], results: [] }),
+    now: module.importFunc("e", "now", { params: [], results: [F64] }),
     faultTag: module.importTag("e", "fault"),
   };
   module.importTable("e", "table", HANDLER_SLOTS);
@@ -151,6 +154,7 @@ export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
   const deliver = buildDelivery(module, { mmu, map, helpers });
   const jump = buildControl(module, helpers, { handlerType, mmu, map });
   const runtime: Runtime = { ...mmu, jump, host: imports.host, handlerType, helpers, ram, smp };
+  buildTicks(module, helpers, imports.now);
   if (smp) buildLocked(module, helpers, { mmu, imports, map });
   options.extend(module, runtime);
 
@@ -169,6 +173,15 @@ export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
 
   buildRun(module, { imports, jump, handlerType, deliver });
   return { runtime: exportRuntime(module, runtime), special, bytes: module.finish() };
+}
+
+/** Adds `ticks() -> i64`: the TSC, see guest_clock.ts. */
+function buildTicks(module: ModuleBuilder, helpers: Map<string, FuncRef>, now: FuncRef): void {
+  const ticks = module.func([], [I64]);
+  const guestNs = opFc(I64, OpFc.i64_trunc_sat_f64_s, call(now));
+  ticks.return(add(guestNs, load.i64(CPU, i32(0), S.tscOffset)));
+  ticks.unreachable();
+  helpers.set("ticks", ticks);
 }
 
 /** What handlers there are, in the order of their slots, behind the special ones. */

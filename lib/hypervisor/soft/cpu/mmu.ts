@@ -171,6 +171,8 @@ export interface Imports {
   readonly exchange16: FuncRef;
   /** `(linear i64, size i32, write i32)`: an access while data breakpoints are armed. */
   readonly dataAccess: FuncRef;
+  /** `() -> f64`: guest time in nanoseconds. */
+  readonly now: FuncRef;
   /** Tag thrown for guest faults. */
   readonly faultTag: number;
 }

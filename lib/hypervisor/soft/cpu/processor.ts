@@ -216,6 +216,7 @@ export class Processor {
           this.#dataAccess(linear, { size, write: write !== 0 }),
         codeWrite: (at: number, size: number) => this.code.write(at >>> 0, size),
         splitLock: (...args: SplitLockArguments) => this.#splitLock(...args),
+        now: () => chip.clock.nowNs(),
         exchange16: (at: number) => this.#locks?.exchange16(at >>> 0),
         ...(options.team === undefined ? {} : { vm: options.team.memory }),
       },
@@ -330,7 +331,11 @@ export class Processor {
   /** After device work: come back at the next branch where there is something to do. */
   #lookAround(): void {
     const io = this.cpu.io;
-    if (this.cpu.get32(S.mailbox) !== 0 || (io !== undefined && io.stopRequested)) {
+    const mail = this.cpu.get32(S.mailbox);
+    // What enables interrupts looks for those that wait.
+    const held = mail === Mailbox.interrupt && (this.cpu.get32(S.flagOther) & Flag.IF) === 0 &&
+      !this.#chip.hasEvents(this.cpu.id);
+    if ((mail !== 0 && !held) || (io !== undefined && io.stopRequested)) {
       this.cpu.set32(S.fuel, 0);
     }
   }
@@ -422,23 +427,26 @@ export class Processor {
         this.#atGuard = false;
         exit = this.#compare(this.lockstep);
       } else {
-        // Fuel goes on where code was only looked up: what often is would else never be sampled.
+        // Fuel goes on behind other exits: what often comes soon after one, such as after HLT, would else
+        // never be sampled.
         cpu.set32(S.fuel, this.#fuelLeft > 0 ? this.#fuelLeft : this.#tier.nextFuel());
-        this.#fuelLeft = 0;
         exit = this.#exports.run();
         this.#atGuard = exit === Exit.Resume;
         if (exit === Exit.Lookup) {
           exit = this.#lookup();
           // The jump that failed will be paid for again.
           if (exit === Exit.Resume || exit === Exit.Lookup) {
-            this.#fuelLeft = cpu.get32(S.fuel) + FuelCost.jump;
+            cpu.set32(S.fuel, cpu.get32(S.fuel) + FuelCost.jump);
           }
         }
+        this.#fuelLeft = cpu.get32(S.fuel);
       }
       switch (exit) {
         case Exit.Fuel:
           this.guards?.turn();
-          this.#sample();
+          // Where something waits it was called back, which says nothing of where the time goes.
+          if (this.#mailbox[S.mailbox >>> 2] === 0) this.#sample();
+          else this.#fuelLeft = this.#tier.restOfFuel();
           this.#yield();
           break;
         case Exit.Fault:

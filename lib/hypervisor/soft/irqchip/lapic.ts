@@ -621,7 +621,8 @@ export class LocalApics {
     if (level && ((w[a + SVR] as number) & SVR_NO_EOI_BROADCAST) === 0) {
       this.#bus.broadcastEoi(vector);
     }
-    this.#bus.wake(cpu);
+    // Mostly nothing waits behind it.
+    if (this.pendingVector(cpu) >= 0) this.#bus.wake(cpu);
   }
 
   #sendIpi(cpu: number, low: number, destination: number, x2: boolean): void {

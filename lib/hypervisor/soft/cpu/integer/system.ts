@@ -5,12 +5,13 @@
  * @module
  */
 
-import { and, eqz, extU, i32, load, ltU, ne, or, shrU } from "../../wasm/mod.ts";
+import { and, call, eqz, extU, i32, load, ltU, ne, or, shl, shrS, shrU } from "../../wasm/mod.ts";
 import type { Cx } from "../cx.ts";
 import { type Insn, insn, type Semantics } from "../opcode.ts";
 import {
   CPU,
   Flag,
+  Reg,
   S,
   Seg,
   SegField,
@@ -20,6 +21,7 @@ import {
   Vector,
 } from "../state.ts";
 import { Host } from "../host_calls.ts";
+import { Cr4 } from "../system/access.ts";
 
 const rows: Insn[] = [];
 
@@ -102,7 +104,10 @@ rows.push(
     c.setS64(gs, c.s64(S.kernelGsBase));
     c.setS64(S.kernelGsBase, base);
   }),
-  insn("rdtscp", "0f 01 /7 rm1 reg", "", host(Host.readTscp)),
+  insn("rdtscp", "0f 01 /7 rm1 reg", "", (c) => {
+    readTsc(c);
+    c.setReg(Reg.rcx, and(c.s64(S.tscAux), 0xffff_ffffn), 8);
+  }),
   insn("clac", "np 0f 01 /1 rm2 reg", "", (c) => setAc(c, false)),
   insn("stac", "np 0f 01 /1 rm3 reg", "", (c) => setAc(c, true)),
   insn("lar", "0f 02 /r", "Gv Ew", (c) => {
@@ -121,7 +126,7 @@ rows.push(
     c.end();
   }),
   insn("wrmsr", "0f 30", "", host(Host.writeMsr)),
-  insn("rdtsc", "0f 31", "", host(Host.readTsc)),
+  insn("rdtsc", "0f 31", "", readTsc),
   insn("rdmsr", "0f 32", "", host(Host.readMsr)),
   insn("rdpmc", "0f 33", "", host(Host.readPmc)),
   insn("sysenter", "0f 34 end", "", host(Host.sysenter)),
@@ -133,6 +138,37 @@ rows.push(
 
 function selector(seg: Seg) {
   return extU(load.i32(CPU, i32(0), segOffset(seg) + SegField.selector));
+}
+
+/** TSC into EDX:EAX; #GP where CR4.TSD keeps it from programs. */
+function readTsc(c: Cx): void {
+  const kept = ne(and(c.s32(S.cr4), Cr4.TSD), i32(0));
+  c.f.if(and(kept, ne(c.s32(S.cpl), i32(0))), () => c.raise(Vector.GP, i32(0)));
+  const ticks = c.f.let(call(c.helper("ticks")));
+  c.setReg(Reg.rax, and(ticks, 0xffff_ffffn), 8);
+  c.setReg(Reg.rdx, shrU(ticks, 32), 8);
+}
+
+// Bases of FS and GS, which programs may set where CR4.FSGSBASE says so.
+for (const [n, seg] of [Seg.FS, Seg.GS].entries()) {
+  const name = seg === Seg.FS ? "fs" : "gs";
+  const base = segOffset(seg) + SegField.base;
+  const allowed = (c: Cx) => {
+    const off = eqz(and(c.s32(S.cr4), Cr4.FSGSBASE));
+    c.f.if(off, () => c.raise(Vector.UD));
+  };
+  rows.push(
+    insn(`rd${name}base`, `f3 0f ae /${n} reg o64`, "Ry", (c) => {
+      allowed(c);
+      c.set(0, c.s64(base));
+    }),
+    insn(`wr${name}base`, `f3 0f ae /${n + 2} reg o64`, "Ry", (c) => {
+      allowed(c);
+      const value = c.f.let(c.get(0));
+      c.f.if(ne(shrS(shl(value, 16), 16), value), () => c.raise(Vector.GP, i32(0)));
+      c.setS64(base, value);
+    }),
+  );
 }
 
 /** STAC and CLAC: which supervisor TLB is in force follows EFLAGS.AC. */
@@ -187,5 +223,8 @@ export const systemRows: readonly Insn[] = rows;
 
 /** Those of them that do not need the processor's other parts to look at what they did. */
 export const quickSystemRows: readonly Insn[] = rows.filter(({ mnemonic }) =>
-  /^(cli|sti|clac|stac|swapgs)$/.test(mnemonic)
+  /^(cli|sti|clac|stac|swapgs|rd[fg]sbase|wr[fg]sbase)$/.test(mnemonic)
 );
+
+/** Those that read the clock, so that no two runs of them give the same. */
+export const clockRows: readonly Insn[] = rows.filter(({ mnemonic }) => /^rdtscp?$/.test(mnemonic));

@@ -34,6 +34,7 @@ export const Cr4 = {
   PCE: 1 << 8,
   OSFXSR: 1 << 9,
   OSXMMEXCPT: 1 << 10,
+  FSGSBASE: 1 << 16,
   SMEP: 1 << 20,
   SMAP: 1 << 21,
 } as const;

@@ -32,8 +32,8 @@ const FEATURES_EDX = bits(
 // SSE3 SSSE3 CX16 SSE4.1 SSE4.2 x2APIC POPCNT TSC-deadline RDRAND, hypervisor present
 const FEATURES_ECX = bits(0, 9, 13, 19, 20, 21, 23, 24, 30, 31);
 const HTT = 1 << 28;
-// TSC_ADJUST SMEP ERMS RDSEED SMAP
-const FEATURES7_EBX = bits(1, 7, 9, 18, 20);
+// FSGSBASE TSC_ADJUST SMEP ERMS RDSEED SMAP
+const FEATURES7_EBX = bits(0, 1, 7, 9, 18, 20);
 // Fast short REP MOV
 const FEATURES7_EDX = bits(4);
 // Those of leaf 1 that AMD repeats; SYSCALL NX MMX FXSR PDPE1GB RDTSCP LM

@@ -24,7 +24,7 @@ import { cpuid } from "./cpuid.ts";
 import { farCall, farJump, farReturn } from "./far_transfers.ts";
 import { breakpoint, icebp, overflow, softwareInterrupt } from "./interrupts.ts";
 import { interruptReturn } from "./iret.ts";
-import { rdmsr, readPmc, readTsc, readTscp, wrmsr } from "./msr.ts";
+import { rdmsr, readPmc, wrmsr } from "./msr.ts";
 import { portIn, portInString, portOut, portOutString } from "./ports.ts";
 import { random } from "./random.ts";
 import {
@@ -75,8 +75,6 @@ export const hostFunctions: ReadonlyMap<number, HostFunction> = new Map<number, 
   [Host.invalidatePage, invalidatePage],
   [Host.readMsr, rdmsr],
   [Host.writeMsr, wrmsr],
-  [Host.readTsc, readTsc],
-  [Host.readTscp, readTscp],
   [Host.readPmc, readPmc],
   [Host.cpuid, cpuid],
   [Host.sysenter, sysenter],

@@ -11,7 +11,7 @@ import { HypervisorError } from "../../../errors.ts";
 import { HostResult } from "../cx.ts";
 import type { HostContext, HostFunction } from "../host_context.ts";
 import { Reg, regOffset, S, Seg, SegField, segOffset, Vector } from "../state.ts";
-import { Cr0, Cr4, Efer, isCanonical } from "./access.ts";
+import { Cr0, Efer, isCanonical } from "./access.ts";
 import { setLow } from "./cpuid.ts";
 import { flushAll } from "./control.ts";
 import { lookAround, updateMode } from "./mode.ts";
@@ -298,34 +298,6 @@ export const wrmsr: HostFunction = (cpu) => {
   if (!writeMsrValue(cpu, index, value)) cpu.raise(Vector.GP, 0);
   lookAround(cpu);
   return HostResult.Jump;
-};
-
-/** TSC into EDX:EAX; #GP where CR4.TSD keeps it from programs. */
-function putTsc(cpu: HostContext): void {
-  if ((cpu.get32(S.cr4) & Cr4.TSD) !== 0 && cpu.get32(S.cpl) !== 0) cpu.raise(Vector.GP, 0);
-  if (cpu.get32(S.tscOffset) === 0 && cpu.get32(S.tscOffset + 4) === 0) {
-    const now = Math.floor(cpu.platform.nowNs());
-    setLow(cpu, Reg.rdx, Math.floor(now / 0x1_0000_0000));
-    // Bitwise operators take a number modulo 2^32.
-    setLow(cpu, Reg.rax, now | 0);
-    return;
-  }
-  const now = readTscValue(cpu);
-  setLow(cpu, Reg.rax, Number(BigInt.asIntN(32, now)));
-  setLow(cpu, Reg.rdx, Number(BigInt.asIntN(32, now >> 32n)));
-}
-
-/** RDTSC. */
-export const readTsc: HostFunction = (cpu) => {
-  putTsc(cpu);
-  return HostResult.Next;
-};
-
-/** RDTSCP. */
-export const readTscp: HostFunction = (cpu) => {
-  putTsc(cpu);
-  setLow(cpu, Reg.rcx, cpu.get32(S.tscAux));
-  return HostResult.Next;
 };
 
 /** RDPMC: there are no counters. */

@@ -73,6 +73,11 @@ export class TierPolicy {
     }
   }
 
+  /** What may be left of it at any time. */
+  restOfFuel(): number {
+    return this.tier === "auto" ? 1 + this.#draw(this.fuel) : this.nextFuel();
+  }
+
   /** True where the code that runs next is to be translated whatever its heat. */
   translatesNow(): boolean {
     switch (this.tier) {

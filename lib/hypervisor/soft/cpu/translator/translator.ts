@@ -9,7 +9,7 @@ import { type FuncBuilder, type MemoryImport, ModuleBuilder, ValType } from "../
 import type { CodePage } from "../code_cache.ts";
 import type { Interpreter } from "../interpreter.ts";
 import { fastCallRows } from "../integer/fast_calls.ts";
-import { quickSystemRows, systemRows } from "../integer/system.ts";
+import { clockRows, quickSystemRows, systemRows } from "../integer/system.ts";
 import { Rec, RECORD, S, STACK_ADDRESS } from "../state.ts";
 import {
   emitRegion,
@@ -91,8 +91,9 @@ export class Translator {
     this.#i32 = new Int32Array(buffer);
     this.#u16 = new Uint16Array(buffer);
     this.#u8 = new Uint8Array(buffer);
+    const quick = new Set(options.lockstep ? quickSystemRows : [...quickSystemRows, ...clockRows]);
     this.#translatable = new Translatability(
-      new Set([...systemRows, ...fastCallRows].filter((row) => !quickSystemRows.includes(row))),
+      new Set([...systemRows, ...fastCallRows].filter((row) => !quick.has(row))),
       () => new LazyRuntime(new ModuleBuilder(), options.interpreter.runtime, false),
     );
     this.#ram = new Uint8Array(options.ramMemory.buffer);
