@@ -1,6 +1,7 @@
 /*
- * Loads a block device and tells how many requests it serves: block_load DEVICE SECONDS. One line for each
- * pattern: its name, the requests, and the nanoseconds that they took.
+ * Loads block devices and tells how many requests they serve: block_load SECONDS DEVICE... One line for each
+ * pattern: its name, the requests, and the nanoseconds that they took. Of several devices, 1, 2, 4 and so on are
+ * read at once, with the number behind the name.
  *
  * Static and without libaio, so that it runs in an initramfs.
  */
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,7 +55,7 @@ static void fail(const char *what) {
   exit(1);
 }
 
-static void run(int fd, const struct pattern *p, uint64_t size, double seconds, int warm) {
+static uint64_t run(int fd, const struct pattern *p, uint64_t size, double seconds) {
   static struct iocb control[MAX_DEPTH];
   static void *buffers[MAX_DEPTH];
   struct io_event events[MAX_DEPTH];
@@ -97,24 +99,72 @@ static void run(int fd, const struct pattern *p, uint64_t size, double seconds, 
     in_flight -= got;
     done += got;
   }
-  if (!warm) printf("load %s %llu %llu\n", p->name, (unsigned long long)done,
-         (unsigned long long)(now_ns() - begin));
-  fflush(stdout);
   for (int i = 0; i < p->depth; i++) free(buffers[i]);
   syscall(SYS_io_destroy, context);
+  return done;
+}
+
+struct device {
+  int fd;
+  uint64_t size;
+};
+
+static void tell(const char *name, const char *more, uint64_t requests, uint64_t begin) {
+  printf("load %s%s %llu %llu\n", name, more, (unsigned long long)requests,
+         (unsigned long long)(now_ns() - begin));
+  fflush(stdout);
+}
+
+/* Drives `count` devices at once, each by a process. */
+static void run_together(const struct device *devices, int count, const struct pattern *p,
+                         double seconds) {
+  int ends[2];
+  uint64_t begin = now_ns(), total = 0;
+  if (pipe(ends)) fail("pipe");
+  for (int i = 0; i < count; i++) {
+    pid_t child = fork();
+    if (child < 0) fail("fork");
+    if (child > 0) continue;
+    random_state += i;
+    uint64_t done = run(devices[i].fd, p, devices[i].size, seconds);
+    _exit(write(ends[1], &done, sizeof done) != sizeof done);
+  }
+  for (int i = 0; i < count; i++) {
+    uint64_t done;
+    int status;
+    if (wait(&status) < 0 || status != 0) fail("child");
+    if (read(ends[0], &done, sizeof done) != sizeof done) fail("read");
+    total += done;
+  }
+  close(ends[0]);
+  close(ends[1]);
+  char more[16];
+  snprintf(more, sizeof more, "-x%d", count);
+  tell(p->name, more, total, begin);
 }
 
 int main(int argc, char **argv) {
-  if (argc != 3) return 2;
-  int fd = open(argv[1], O_RDWR | O_DIRECT);
-  if (fd < 0) fail(argv[1]);
-  uint64_t size;
-  if (ioctl(fd, BLKGETSIZE64, &size)) fail("BLKGETSIZE64");
+  static struct device devices[16];
+  int count = argc - 2;
+  if (count < 1 || count > 16) return 2;
+  double seconds = atof(argv[1]);
+  for (int i = 0; i < count; i++) {
+    devices[i].fd = open(argv[2 + i], O_RDWR | O_DIRECT);
+    if (devices[i].fd < 0) fail(argv[2 + i]);
+    if (ioctl(devices[i].fd, BLKGETSIZE64, &devices[i].size)) fail("BLKGETSIZE64");
+  }
+  unsigned number = sizeof patterns / sizeof patterns[0];
   /* First, let translators see the code. */
-  for (int warm = 1; warm >= 0; warm--) {
-    for (unsigned i = 0; i < sizeof patterns / sizeof patterns[0]; i++) {
-      run(fd, &patterns[i], size, warm ? 0.5 : atof(argv[2]), warm);
+  for (unsigned i = 0; i < number; i++) run(devices[0].fd, &patterns[i], devices[0].size, 0.5);
+  for (unsigned i = 0; i < number; i++) {
+    const struct pattern *p = &patterns[i];
+    if (count == 1) {
+      uint64_t begin = now_ns();
+      tell(p->name, "", run(devices[0].fd, p, devices[0].size, seconds), begin);
+      continue;
     }
+    if (p->writes) continue;
+    for (int some = 1; some <= count; some *= 2) run_together(devices, some, p, seconds);
   }
   puts("load done");
   return 0;

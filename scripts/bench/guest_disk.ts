@@ -1,6 +1,7 @@
 /**
  * What a guest gets of a disk, against QEMU with the same guest and the same image in the same run:
- * sequential requests of 1 MiB, random ones of 4 KiB one at a time and 32 at a time.
+ * sequential requests of 1 MiB, random ones of 4 KiB one at a time and 32 at a time; and what 1 to 8 disks
+ * give that are read at once.
  *
  * @module
  */
@@ -18,7 +19,12 @@ import {
 import { findProgram } from "./programs.ts";
 
 const SECONDS = 3;
+/** The same for each number of several disks. */
+const SEVERAL_SECONDS = 1;
+const SEVERAL = 8;
 const DISK_BYTES = 256 * 1024 * 1024;
+/** Each of several disks. */
+const SMALL_DISK_BYTES = 64 * 1024 * 1024;
 const TIMEOUT_MS = 300_000;
 /** Throughput is to be at least QEMU's. */
 const LIMIT = 1;
@@ -29,7 +35,9 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 modprobe virtio_pci
 modprobe virtio_blk
-/bin/block_load /dev/vda ${SECONDS}
+set -- /dev/vd?
+[ $# = 1 ] && seconds=${SECONDS} || seconds=${SEVERAL_SECONDS}
+/bin/block_load $seconds "$@"
 poweroff -f
 `;
 
@@ -77,7 +85,11 @@ async function loads(program: string, args: readonly string[]): Promise<Loads> {
   return found;
 }
 
-async function qemuLoads(qemu: string, guest: LinuxGuest, disk: string): Promise<Loads> {
+async function qemuLoads(
+  qemu: string,
+  guest: LinuxGuest,
+  disks: readonly string[],
+): Promise<Loads> {
   return await loads(qemu, [
     ...["-M", "pc,memory-backend=ram", "-accel", "tcg", "-no-reboot", "-nographic", "-nodefaults"],
     ...["-object", `memory-backend-memfd,id=ram,size=${GUEST_MEMORY_MIB}M,share=on`],
@@ -90,18 +102,47 @@ async function qemuLoads(qemu: string, guest: LinuxGuest, disk: string): Promise
       "-append",
       "console=ttyS0 quiet no_timer_check",
     ],
-    ...["-drive", `file=${disk},format=raw,if=none,id=disk`],
-    ...["-device", "virtio-blk-pci,drive=disk"],
+    ...disks.flatMap((disk, i) => [
+      ...["-drive", `file=${disk},format=raw,if=none,id=disk${i}`],
+      ...["-device", `virtio-blk-pci,drive=disk${i}`],
+    ]),
   ]);
 }
 
 async function vmctlLoads(
   context: BenchContext,
   guest: LinuxGuest,
-  disk: string,
+  disks: readonly string[],
 ): Promise<Loads> {
   const [run, ...args] = vmctlArguments("soft", guest, "quiet");
-  return await loads(context.vmctl, [run!, "--block", `${disk},format=raw`, ...args]);
+  return await loads(context.vmctl, [
+    run!,
+    ...disks.flatMap((disk) => ["--block", `${disk},format=raw`]),
+    ...args,
+  ]);
+}
+
+async function makeDisk(path: string, lengthBytes: number): Promise<void> {
+  const bytes = new Uint8Array(1024 * 1024);
+  using file = await Deno.open(path, { create: true, write: true });
+  for (let at = 0; at < lengthBytes; at += bytes.length) {
+    bytes.fill(at >>> 20 & 0xff);
+    await file.write(bytes);
+  }
+}
+
+/** Requests a second of 1, 2, 4 and 8 disks together, a line for each pattern. */
+function scaling(found: Loads, who: string): string[] {
+  return Object.entries(PATTERNS).flatMap(([name, what]) => {
+    const rates: string[] = [];
+    for (let count = 1; count <= SEVERAL; count *= 2) {
+      const us = found.get(`${name}-x${count}`);
+      if (us !== undefined) rates.push(`${count}: ${Math.round(1e6 / us)}`);
+    }
+    return rates.length === 0
+      ? []
+      : [`${who}, ${what}, requests a second by disks at once: ${rates.join(", ")}`];
+  });
 }
 
 /** A guest's disk against the same in QEMU. */
@@ -125,22 +166,24 @@ export async function guestDiskBench(context: BenchContext): Promise<BenchResult
     if (!(error instanceof FetchError)) throw error;
     return { measures: [], notes: [`no kernel to boot: ${error.message}`] };
   }
-  const disk = join(context.folder, "disk.img");
-  const bytes = new Uint8Array(1024 * 1024);
-  using file = await Deno.open(disk, { create: true, write: true });
-  for (let at = 0; at < DISK_BYTES; at += bytes.length) {
-    bytes.fill(at >>> 20 & 0xff);
-    await file.write(bytes);
+  const disks = Array.from({ length: SEVERAL }, (_, i) => join(context.folder, `disk${i}.img`));
+  for (const [i, disk] of disks.entries()) {
+    await makeDisk(disk, i === 0 ? DISK_BYTES : SMALL_DISK_BYTES);
   }
+  const qemu = findProgram("qemu-system-x86_64")!;
   const ours: Loads[] = [];
   const theirs: Loads[] = [];
   const runs = context.runs ?? 1;
   for (let turn = 1; turn <= runs; turn++) {
     context.progress(`devices: run ${turn} of ${runs}, QEMU`);
-    theirs.push(await qemuLoads(findProgram("qemu-system-x86_64")!, guest, disk));
+    theirs.push(await qemuLoads(qemu, guest, disks.slice(0, 1)));
     context.progress(`devices: run ${turn} of ${runs}, vmctl`);
-    ours.push(await vmctlLoads(context, guest, disk));
+    ours.push(await vmctlLoads(context, guest, disks.slice(0, 1)));
   }
+  context.progress(`devices: ${SEVERAL} disks, QEMU`);
+  const theirSeveral = await qemuLoads(qemu, guest, disks);
+  context.progress(`devices: ${SEVERAL} disks, vmctl`);
+  const several = await vmctlLoads(context, guest, disks);
   const of = (all: readonly Loads[], name: string) =>
     median(all.map((loads) => loads.get(name) ?? NaN));
   const measures = Object.entries(PATTERNS).map(([name, what]): Measure => ({
@@ -154,6 +197,8 @@ export async function guestDiskBench(context: BenchContext): Promise<BenchResult
     measures,
     notes: [
       `Linux ${guest.release}, one vCPU, soft; raw image in the page cache; microseconds a request`,
+      ...scaling(several, "vmctl"),
+      ...scaling(theirSeveral, "QEMU"),
     ],
   };
 }
