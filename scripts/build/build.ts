@@ -172,8 +172,9 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
     } else {
       const worker = join(folder, "worker.js");
       const device = join(folder, "device.js");
+      // The first one alone: where the bundler is not there yet, those that fetch it at once fail.
+      await bundle(newScript, { entry: "entry.ts", format: "cjs", replaced: WITHOUT_VCPUS });
       await Promise.all([
-        bundle(newScript, { entry: "entry.ts", format: "cjs", replaced: WITHOUT_VCPUS }),
         bundle(worker, { entry: "worker_entry.ts", format: "cjs" }),
         bundle(device, { entry: "device_entry.ts", format: "cjs" }),
       ]);
