@@ -4,7 +4,7 @@
  * @module
  */
 
-import { check, Errno, HostError, isHostError } from "./errno.ts";
+import { check, Errno, HostError, isHostError, isToRepeat } from "./errno.ts";
 import { eventfd, signalEvent, takeEvent } from "./event.ts";
 import { Fd, type FdLike, rawFd } from "./fd.ts";
 import { bindLibc, lastErrno } from "./libc.ts";
@@ -80,7 +80,7 @@ export class Epoll implements Disposable {
     const count = libc().epoll_wait(this.#fd.raw, this.#events, capacity, timeoutMs);
     if (count >= 0) return count;
     const errno = lastErrno();
-    if (errno !== Errno.EINTR) throw new HostError("epoll_wait", errno);
+    if (!isToRepeat(errno)) throw new HostError("epoll_wait", errno);
     return 0;
   }
 

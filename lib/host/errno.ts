@@ -172,6 +172,15 @@ export function isHostError(error: unknown, ...codes: readonly ErrnoName[]): err
     (codes.length === 0 || (codes as readonly string[]).includes(error.code));
 }
 
+/**
+ * Whether a call on a socket, a pipe or an event is to be made again. It was interrupted (EINTR); or `errno`
+ * is not its own: between a call and the look at `errno` the runtime may open /dev/urandom, which jails do
+ * not have (ENOENT, which none of these calls gives).
+ */
+export function isToRepeat(errno: number): boolean {
+  return errno === Errno.EINTR || errno === Errno.ENOENT;
+}
+
 /** Passes the result of a call on, or throws what `errno` says where it is negative. */
 export function check(result: number, syscall: string, subject?: string): number {
   if (result < 0) {

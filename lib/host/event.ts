@@ -4,7 +4,7 @@
  * @module
  */
 
-import { check, Errno } from "./errno.ts";
+import { check, Errno, isToRepeat } from "./errno.ts";
 import { Fd, type FdLike, rawFd } from "./fd.ts";
 import { tryRead } from "./file.ts";
 import { bindLibc, lastErrno } from "./libc.ts";
@@ -49,7 +49,7 @@ export function signalEvent(fd: FdLike): void {
     if (result >= 0) return;
     const errno = lastErrno();
     if (errno === Errno.EAGAIN) return;
-    if (errno !== Errno.EINTR) check(result, "write(eventfd)");
+    if (!isToRepeat(errno)) check(result, "write(eventfd)");
   }
 }
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { check, Errno, HostError } from "./errno.ts";
+import { check, Errno, HostError, isToRepeat } from "./errno.ts";
 import { Fd, type FdLike, rawFd } from "./fd.ts";
 import { bindLibc, cString, lastErrno } from "./libc.ts";
 import { PollEvent, pollFd } from "./poll.ts";
@@ -88,7 +88,7 @@ export function tryRead(fd: FdLike, into: Uint8Array): number {
     if (count >= 0) return count;
     const errno = lastErrno();
     if (errno === Errno.EAGAIN) return -1;
-    if (errno !== Errno.EINTR) return check(count, "read");
+    if (!isToRepeat(errno)) return check(count, "read");
   }
 }
 
@@ -110,7 +110,7 @@ export function tryWrite(fd: FdLike, bytes: Uint8Array): number {
     if (count >= 0) return count;
     const errno = lastErrno();
     if (errno === Errno.EAGAIN) return -1;
-    if (errno !== Errno.EINTR) return check(count, "write");
+    if (!isToRepeat(errno)) return check(count, "write");
   }
 }
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { check, Errno, HostError } from "./errno.ts";
+import { check, Errno, HostError, isToRepeat } from "./errno.ts";
 import { Fd, type FdLike, rawFd } from "./fd.ts";
 import { openFile, OpenFlag } from "./file.ts";
 import { addressOf, bindLibc, lastErrno } from "./libc.ts";
@@ -114,7 +114,7 @@ export class UnixSocket implements Disposable {
       if (count >= 0) return count;
       const errno = lastErrno();
       if (errno === Errno.EAGAIN) return -1;
-      if (errno !== Errno.EINTR) throw new HostError("sendmsg", errno);
+      if (!isToRepeat(errno)) throw new HostError("sendmsg", errno);
     }
   }
 
@@ -139,7 +139,7 @@ export class UnixSocket implements Disposable {
     while ((count = libc().recvmsg(this.fd.raw, header.view, flags)) < 0) {
       const errno = lastErrno();
       if (errno === Errno.EAGAIN) return undefined;
-      if (errno !== Errno.EINTR) throw new HostError("recvmsg", errno);
+      if (!isToRepeat(errno)) throw new HostError("recvmsg", errno);
     }
     const fds = takeDescriptors(control, header.view.getUint32(40, true));
     const messageFlags = header.view.getUint32(48, true);
