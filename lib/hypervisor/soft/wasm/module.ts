@@ -528,9 +528,9 @@ export class ModuleBuilder {
     return this.#tableSize++;
   }
 
-  /** The module's bytes. */
+  /** The module's bytes, in a buffer of that length: they are kept for long. */
   finish(): Uint8Array<ArrayBuffer> {
-    const out = new ByteWriter(1 << 16);
+    const out = new ByteWriter(1 << 14);
     out.raw([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]);
     const section = (id: number, fill: (s: ByteWriter) => void) => {
       const s = new ByteWriter(1024);
@@ -607,6 +607,6 @@ export class ModuleBuilder {
         s.append(names);
       });
     }
-    return out.finish();
+    return out.finish().slice();
   }
 }
