@@ -11,14 +11,8 @@ import type { Interpreter } from "../interpreter.ts";
 import { fastCallRows } from "../integer/fast_calls.ts";
 import { clockRows, quickSystemRows, systemRows } from "../integer/system.ts";
 import { Rec, RECORD, S, STACK_ADDRESS } from "../state.ts";
-import {
-  emitRegion,
-  entryOf,
-  type InsnReader,
-  planRegion,
-  type RegionPlan,
-  Translatability,
-} from "./region.ts";
+import { emitRegion, Translatability } from "./region.ts";
+import { entryOf, type InsnReader, planRegion, type RegionPlan } from "./plan.ts";
 import { LazyRuntime } from "./lazy_runtime.ts";
 import { Installer, type InstallerOptions } from "./installer.ts";
 import type { RegionInsn, WideAddress } from "./region_cx.ts";

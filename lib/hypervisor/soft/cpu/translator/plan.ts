@@ -1,0 +1,168 @@
+/**
+ * Plans of regions: which decoded instructions one is made of, where its blocks begin and where it may be
+ * entered.
+ *
+ * @module
+ */
+
+import { Entry } from "../state.ts";
+import type { RegionInsn } from "./region_cx.ts";
+
+/** Limits of regions. */
+interface Limits {
+  readonly blocks: number;
+  readonly instructions: number;
+  readonly entries: number;
+  readonly pages: number;
+  /** True where calls are followed. */
+  readonly callees: boolean;
+}
+const NARROW: Limits = { blocks: 96, instructions: 400, entries: 24, pages: 1, callees: false };
+const WIDE: Limits = { blocks: 400, instructions: 800, entries: 160, pages: 8, callees: true };
+/** Bytes from the first page; see PseudoRecord. */
+const MAX_DISTANCE = 1 << 28;
+
+/** A straight piece of code. */
+export interface RegionBlock {
+  readonly start: number;
+  readonly insns: readonly RegionInsn[];
+  /** Offset behind the last instruction. */
+  readonly end: number;
+  /** True where control flow goes on behind the last instruction. */
+  readonly falls: boolean;
+}
+
+/** A region before translation. Offsets are those from the first byte of its first page. */
+export interface RegionPlan {
+  readonly blocks: readonly RegionBlock[];
+  /** Where the interpreter may enter; the first is the hot one. */
+  readonly entries: readonly number[];
+  /** Offsets of blocks that the dispatcher knows, as numbers count: entries and heads of loops. */
+  readonly dispatched: readonly number[];
+  /** Its pages, as linear pages from the first one, which is 0. */
+  readonly pages: readonly number[];
+}
+
+/** Reads the instruction at an offset from its records; undefined where there is none to translate. */
+export type InsnReader = (offset: number) => RegionInsn | undefined;
+
+/** Number of the linear page of an offset. */
+export function linearPage(offset: number): number {
+  return offset >> 12;
+}
+
+/** {@link Rec.block} of entry `offset` of `plan`. */
+export function entryOf(plan: RegionPlan, offset: number): number {
+  return plan.dispatched.indexOf(offset) |
+    (plan.pages.indexOf(linearPage(offset)) << Entry.pageShift);
+}
+
+/** Grows a region from offset `entry` in its first page. */
+export function planRegion(
+  entry: number,
+  options: {
+    read: InsnReader;
+    warm: readonly number[];
+    /** Over several pages, and with the functions that are called. */
+    wide: boolean;
+    /** True where another region's code begins that is not to be there twice. */
+    taken: (at: number) => boolean;
+  },
+): RegionPlan | undefined {
+  const limits = options.wide ? WIDE : NARROW;
+  // First the instructions and where blocks must begin, then the blocks.
+  const insns = new Map<number, RegionInsn>();
+  const leaders = new Set<number>([entry]);
+  const entries = new Set<number>([entry]);
+  const pages = [0];
+  const read = (at: number): RegionInsn | undefined => {
+    if (Math.abs(at) > MAX_DISTANCE) return undefined;
+    const page = linearPage(at);
+    if (!pages.includes(page)) {
+      if (pages.length >= limits.pages) return undefined;
+      const insn = options.read(at);
+      if (insn !== undefined) pages.push(page);
+      return insn;
+    }
+    return options.read(at);
+  };
+  const work = [entry];
+  // Functions that are called come when all of the caller is there.
+  const callees: number[] = [];
+  const lead = (at: number, list: number[]): boolean => {
+    if (leaders.size >= limits.blocks || (options.wide && options.taken(at))) return false;
+    leaders.add(at);
+    list.push(at);
+    return true;
+  };
+  for (;;) {
+    const from = work.pop() ?? callees.shift();
+    if (from === undefined) break;
+    let at = from;
+    while (!insns.has(at)) {
+      if (insns.size >= limits.instructions) break;
+      const insn = read(at);
+      if (insn === undefined) break;
+      // No interrupt may come between STI and what follows, as one could where the region is left: HLT.
+      if (insn.insn.mnemonic === "sti") {
+        const fits = insns.size + 1 < limits.instructions &&
+          linearPage(insn.next) === linearPage(at);
+        if (!fits || read(insn.next) === undefined) break;
+      }
+      insns.set(at, insn);
+      const calls = insn.insn.mnemonic === "call";
+      if (insn.insn.operands[0]?.kind === "J") {
+        if (!calls) lead(insn.next + insn.immLow, work);
+        else if (limits.callees) lead(insn.next + insn.immLow, callees);
+      }
+      if (insn.insn.words.has("end")) {
+        // Code comes back behind a call.
+        if (calls && lead(insn.next, work) && entries.size < limits.entries) entries.add(insn.next);
+        break;
+      }
+      at = insn.next;
+      // A block lies in one page.
+      if (linearPage(at) !== linearPage(insn.offset)) leaders.add(at);
+    }
+  }
+  if (!insns.has(entry)) return undefined;
+  // Where the guest was seen to arrive it may enter.
+  for (const at of options.warm) {
+    if (!insns.has(at) || entries.size >= limits.entries) continue;
+    leaders.add(at);
+    entries.add(at);
+  }
+  const blocks: RegionBlock[] = [];
+  for (const start of [...leaders].sort((x, y) => x - y)) {
+    if (!insns.has(start)) continue;
+    const list: RegionInsn[] = [];
+    let at = start;
+    let falls = true;
+    for (;;) {
+      const insn = insns.get(at);
+      if (insn === undefined) break;
+      list.push(insn);
+      at = insn.next;
+      if (insn.insn.words.has("end")) {
+        falls = false;
+        break;
+      }
+      if (leaders.has(at)) break;
+    }
+    blocks.push({ start, insns: list, end: at, falls });
+  }
+  // Each page needs an entry, see RegionFrame.proofOf; pages where nothing was found do not count.
+  const used = pages.filter((page) => blocks.some((b) => linearPage(b.start) === page));
+  const kept = [...entries].filter((at) => insns.has(at));
+  for (const page of used) {
+    if (kept.some((at) => linearPage(at) === page)) continue;
+    const block = blocks.find((b) => linearPage(b.start) === page);
+    if (block !== undefined) kept.push(block.start);
+  }
+  const starts = new Set(blocks.map((b) => b.start));
+  const heads = [...insns.values()].filter((at) => at.insn.operands[0]?.kind === "J")
+    .filter((at) => at.next + at.immLow <= at.offset && starts.has(at.next + at.immLow))
+    .map((at) => at.next + at.immLow);
+  const dispatched = [...new Set([...kept, ...heads])];
+  return { blocks, entries: kept, dispatched, pages: used };
+}
