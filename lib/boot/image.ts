@@ -104,6 +104,7 @@ export class ImageReader implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#mapping?.[Symbol.dispose]();
     this.#file?.close();
   }
 }

@@ -40,15 +40,23 @@ Deno.test("the JSON has the same figures", () => {
   assert.equal(benches[0].measures[1].ratio, undefined);
 });
 
-Deno.test("the guest's memory is left out of private dirty memory", () => {
-  const mapping = (range: string, name: string, dirty: number) =>
-    `${range} rw-s 00000000 00:01 1046                       ${name}\n` +
-    `Size:               8192 kB\nPrivate_Dirty:      ${dirty} kB\nSwap:                  0 kB\n`;
-  const smaps = mapping("7f0000000000-7f0008000000", "/memfd:guest (deleted)", 5000) +
-    mapping("7f0010000000-7f0010001000", "/memfd:guest (deleted)", 3) +
-    mapping("ffff0010000000-ffff0010001000", "", 4);
+Deno.test("the guest's memory is left out of private dirty memory, and what files have", () => {
+  const mapping = (range: string, name: string, kib: { dirty: number; anonymous: number }) =>
+    `${range} 00000000 00:01 1046                       ${name}\nSize:               8192 kB\n` +
+    `Private_Dirty:      ${kib.dirty} kB\nAnonymous:          ${kib.anonymous} kB\n` +
+    "Swap:                  0 kB\n";
+  const smaps = [
+    mapping("7f0000000000-7f0008000000 rw-s", "/memfd:guest (deleted)", {
+      dirty: 5000,
+      anonymous: 0,
+    }),
+    mapping("7f0010000000-7f0010001000 rw-s", "/memfd:guest (deleted)", { dirty: 3, anonymous: 0 }),
+    mapping("ffff0010000000-ffff0010001000 rw-p", "", { dirty: 4, anonymous: 4 }),
+    // A file that was written lately, of which the process has changed 8 KiB in its own memory.
+    mapping("7f0020000000-7f0022000000 rw-p", "/tmp/vmlinux", { dirty: 45000, anonymous: 8 }),
+  ].join("");
   assert.equal(
     privateDirtyBytes(smaps, (name, length) => name.startsWith("/memfd:") && length > 0x1000),
-    7 * 1024,
+    15 * 1024,
   );
 });

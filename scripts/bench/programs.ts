@@ -88,7 +88,9 @@ export async function startProgram(path: string, options: StartOptions): Promise
 
 /**
  * Private dirty memory of a process without that which `isGuestMemory` says is the guest's, in bytes.
- * A shared mapping that only one process has counts as private here, as everywhere in smaps.
+ * A shared mapping that only one process has counts as private here, as everywhere in smaps. A private
+ * mapping of a file counts by what the process wrote: smaps also calls pages dirty that somebody wrote
+ * to the file lately and the disk has not got yet (a kernel or a program that was made just before).
  *
  * @param smaps Contents of `/proc/PID/smaps`.
  * @param isGuestMemory Told the name and the length of each mapping.
@@ -97,17 +99,27 @@ export function privateDirtyBytes(
   smaps: string,
   isGuestMemory: (name: string, lengthBytes: number) => boolean,
 ): number {
-  let counts = false;
   let total = 0;
+  let counts = false;
+  let isPrivate = false;
+  let dirtyKib = 0;
   for (const line of smaps.split("\n")) {
-    const mapping = /^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)$/.exec(line);
+    const mapping = /^([0-9a-f]+)-([0-9a-f]+) ...(.) \S+ \S+ \S+ *(.*)$/.exec(line);
     if (mapping !== null) {
-      const length = parseInt(mapping[2] ?? "", 16) - parseInt(mapping[1] ?? "", 16);
-      counts = !isGuestMemory(mapping[3] ?? "", length);
+      const [, start = "", end = "", sharing, name = ""] = mapping;
+      counts = !isGuestMemory(name, parseInt(end, 16) - parseInt(start, 16));
+      isPrivate = sharing === "p";
       continue;
     }
-    const dirty = /^Private_Dirty: +(\d+) kB$/.exec(line);
-    if (dirty !== null && counts) total += Number(dirty[1]) * 1024;
+    if (!counts) continue;
+    const [, field, kib] = /^(Private_Dirty|Anonymous): +(\d+) kB$/.exec(line) ?? [];
+    // The kernel prints them in this order.
+    if (field === "Private_Dirty") {
+      dirtyKib = Number(kib);
+      if (!isPrivate) total += dirtyKib * 1024;
+    } else if (field === "Anonymous" && isPrivate) {
+      total += Math.min(dirtyKib, Number(kib)) * 1024;
+    }
   }
   return total;
 }
