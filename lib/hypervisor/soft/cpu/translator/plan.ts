@@ -57,23 +57,67 @@ export function entryOf(plan: RegionPlan, offset: number): number {
     (plan.pages.indexOf(linearPage(offset)) << Entry.pageShift);
 }
 
-/** Grows a region from offset `entry` in its first page. */
-export function planRegion(
-  entry: number,
-  options: {
-    read: InsnReader;
-    warm: readonly number[];
-    /** Over several pages, and with the functions that are called. */
-    wide: boolean;
-    /** True where another region's code begins that is not to be there twice. */
-    taken: (at: number) => boolean;
-  },
-): RegionPlan | undefined {
+/** What regions are grown by. */
+export interface PlanOptions {
+  readonly read: InsnReader;
+  /** Where the guest was seen to arrive. */
+  readonly warm: readonly number[];
+  /** Over several pages, and with the functions that are called. */
+  readonly wide: boolean;
+  /** True where another region's code begins that is not to be there twice. */
+  readonly taken: (at: number) => boolean;
+}
+
+/** A region that is being looked for. */
+interface Draft {
+  readonly seeds: readonly number[];
+  readonly plan: RegionPlan;
+  readonly insns: ReadonlyMap<number, RegionInsn>;
+  /** True where it has all that it leads to. */
+  readonly whole: boolean;
+}
+
+/**
+ * Grows regions from the offsets `spots` in the first page. Where one leads into the code of another
+ * they are one region, unless that would be too large: then both have that code.
+ */
+export function planRegions(
+  spots: Iterable<number>,
+  options: PlanOptions,
+): { plans: RegionPlan[]; refused: number } {
+  let drafts: Draft[] = [];
+  let refused = 0;
+  for (const at of spots) {
+    if (drafts.some(({ plan }) => plan.entries.includes(at))) continue;
+    const draft = grow([at], options);
+    if (draft === undefined) {
+      refused++;
+      continue;
+    }
+    const met = drafts.filter(({ insns }) => shares(insns, draft.insns));
+    const joined = met.length === 0
+      ? undefined
+      : grow([...met.flatMap(({ seeds }) => seeds), at], options);
+    if (joined?.whole === true) {
+      drafts = [...drafts.filter((other) => !met.includes(other)), joined];
+    } else drafts.push(draft);
+  }
+  return { plans: drafts.map(({ plan }) => plan), refused };
+}
+
+function shares<T>(a: ReadonlyMap<number, T>, b: ReadonlyMap<number, T>): boolean {
+  for (const at of a.keys()) if (b.has(at)) return true;
+  return false;
+}
+
+/** Grows a region from the offsets `seeds` in its first page, which it may be entered at. */
+function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined {
   const limits = options.wide ? WIDE : NARROW;
   // First the instructions and where blocks must begin, then the blocks.
   const insns = new Map<number, RegionInsn>();
-  const leaders = new Set<number>([entry]);
-  const entries = new Set<number>([entry]);
+  const leaders = new Set<number>(seeds);
+  const entries = new Set<number>(seeds);
+  let whole = true;
   const pages = [0];
   const read = (at: number): RegionInsn | undefined => {
     if (Math.abs(at) > MAX_DISTANCE) return undefined;
@@ -86,11 +130,15 @@ export function planRegion(
     }
     return options.read(at);
   };
-  const work = [entry];
+  const work = [...seeds];
   // Functions that are called come when all of the caller is there.
   const callees: number[] = [];
   const lead = (at: number, list: number[]): boolean => {
-    if (leaders.size >= limits.blocks || (options.wide && options.taken(at))) return false;
+    if (options.wide && options.taken(at)) return false;
+    if (leaders.size >= limits.blocks) {
+      whole = false;
+      return false;
+    }
     leaders.add(at);
     list.push(at);
     return true;
@@ -100,7 +148,10 @@ export function planRegion(
     if (from === undefined) break;
     let at = from;
     while (!insns.has(at)) {
-      if (insns.size >= limits.instructions) break;
+      if (insns.size >= limits.instructions) {
+        whole = false;
+        break;
+      }
       const insn = read(at);
       if (insn === undefined) break;
       // No interrupt may come between STI and what follows, as one could where the region is left: HLT.
@@ -125,7 +176,7 @@ export function planRegion(
       if (linearPage(at) !== linearPage(insn.offset)) leaders.add(at);
     }
   }
-  if (!insns.has(entry)) return undefined;
+  if (!insns.has(seeds[0] as number)) return undefined;
   // Where the guest was seen to arrive it may enter.
   for (const at of options.warm) {
     if (!insns.has(at) || entries.size >= limits.entries) continue;
@@ -164,5 +215,6 @@ export function planRegion(
     .filter((at) => at.next + at.immLow <= at.offset && starts.has(at.next + at.immLow))
     .map((at) => at.next + at.immLow);
   const dispatched = [...new Set([...kept, ...heads])];
-  return { blocks, entries: kept, dispatched, pages: used };
+  const plan = { blocks, entries: kept, dispatched, pages: used };
+  return { seeds, plan, insns, whole };
 }

@@ -12,7 +12,7 @@ import { fastCallRows } from "../integer/fast_calls.ts";
 import { clockRows, quickSystemRows, systemRows } from "../integer/system.ts";
 import { Rec, RECORD, S, STACK_ADDRESS } from "../state.ts";
 import { emitRegion, Translatability } from "./region.ts";
-import { entryOf, type InsnReader, planRegion, type RegionPlan } from "./plan.ts";
+import { entryOf, type InsnReader, planRegions, type RegionPlan } from "./plan.ts";
 import { LazyRuntime } from "./lazy_runtime.ts";
 import { Installer, type InstallerOptions } from "./installer.ts";
 import type { RegionInsn, WideAddress } from "./region_cx.ts";
@@ -125,10 +125,15 @@ export class Translator {
     const runtime = new LazyRuntime(module, interpreter.runtime, lockstep);
     const offset = Number(rip & 0xfffn);
     const find = this.#finder(page, rip);
+    const known = new Map<number, RegionInsn | undefined>();
     const read: InsnReader = (at) => {
+      if (known.has(at)) return known.get(at);
       const holds = find(at >> 12);
-      if (holds === undefined) return undefined;
-      return this.#read(holds, { offset: at & 0xfff, start: at & ~0xfff });
+      const insn = holds === undefined
+        ? undefined
+        : this.#read(holds, { offset: at & 0xfff, start: at & ~0xfff });
+      known.set(at, insn);
+      return insn;
     };
     // Large regions do not overlap: what one has, others leave to it.
     const taken = (at: number): boolean => {
@@ -137,21 +142,18 @@ export class Translator {
       return this.installer.isLarge(this.#recordOf(holds, at & 0xfff));
     };
     if (how.wide && taken(offset)) return false;
-    const regions: { plan: RegionPlan; func: FuncBuilder }[] = [];
     const warm = [...page.heat].filter(([, count]) => count >= WARM).map(([at]) => at);
-    for (const at of how.wide ? [offset] : [offset, ...warm]) {
+    const spots = (how.wide ? [offset] : [offset, ...warm]).filter((at) => {
       const record = this.#recordOf(page, at);
-      if (record === 0 || (page.regions.has(record) && how.again !== true)) continue;
-      if (regions.some(({ plan }) => plan.entries.includes(at))) continue;
-      const plan = planRegion(at, { read, warm, wide: how.wide, taken });
-      if (plan === undefined) {
-        this.stats.refused++;
-        continue;
-      }
+      return record !== 0 && (how.again === true || !page.regions.has(record));
+    });
+    const { plans, refused } = planRegions(spots, { read, warm, wide: how.wide, taken });
+    this.stats.refused += refused;
+    const regions = plans.map((plan) => {
       const func = module.func([I32], [I32]);
       emitRegion(func, runtime, { plan, faultTag, counts: lockstep });
-      regions.push({ plan, func });
-    }
+      return { plan, func };
+    });
     if (regions.length > 0) this.#finish(module, regions, { find, wide: how.wide });
     this.stats.milliseconds += performance.now() - start;
     return regions.length > 0;
