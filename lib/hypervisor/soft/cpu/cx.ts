@@ -502,6 +502,20 @@ export class Cx {
     f.returnCall(this.helper("branchSlow"), this.rec, target);
   }
 
+  /** Branches where `taken` holds (i32), else goes on behind the instruction. */
+  branchIf(taken: Expr): void {
+    this.f.if(taken, () => {
+      this.#note(Rec.taken);
+      this.branch();
+    });
+    this.#note(Rec.passed);
+  }
+
+  /** Notes in the record that the branch went one way. */
+  #note(way: number): void {
+    this.f.store8(CPU, this.rec, i32(1), way);
+  }
+
   /** Goes on at `target`, the target of this direct call. */
   branchToCallee(target: Expr): void {
     this.jump(target);

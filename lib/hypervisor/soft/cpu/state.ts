@@ -331,6 +331,9 @@ export const Rec = {
   extra: 19,
   /** i32: displacement. */
   disp: 20,
+  /** u8, of conditional branches: 1 once the interpreter went there and once it went on behind. */
+  taken: 20,
+  passed: 21,
   /** i64: immediate; or for direct branches i32 displacement, then i32 linked target record. */
   imm: 24,
   link: 28,

@@ -18,7 +18,7 @@ const rows: Insn[] = [];
 for (const [n, name] of conditions.entries()) {
   const hex = n.toString(16);
   const jcc: Semantics = (c) => {
-    c.f.if(condition(c, n), () => c.branch());
+    c.branchIf(condition(c, n));
   };
   rows.push(
     insn(`j${name}`, `7${hex} f64 sz`, "Jb", jcc),
@@ -85,7 +85,7 @@ const loop = (kind: "loop" | "loope" | "loopne"): Semantics => (c) => {
   c.setReg(Reg.rcx, or(kept, count), 8);
   const more = ne(count, i64(0));
   const taken = kind === "loop" ? more : and(more, kind === "loope" ? c.zf() : eqz(c.zf()));
-  c.f.if(taken, () => c.branch());
+  c.branchIf(taken);
 };
 rows.push(
   insn("loopne", "e0 f64 sz az", "Jb", loop("loopne")),
@@ -93,7 +93,7 @@ rows.push(
   insn("loop", "e2 f64 sz az", "Jb", loop("loop")),
   insn("jcxz", "e3 f64 sz az", "Jb", (c) => {
     const mask = counterMask(c);
-    c.f.if(eqz(and(c.reg(Reg.rcx, 8), mask)), () => c.branch());
+    c.branchIf(eqz(and(c.reg(Reg.rcx, 8), mask)));
   }),
 );
 

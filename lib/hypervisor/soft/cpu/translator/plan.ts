@@ -62,6 +62,8 @@ export interface PlanOptions {
   readonly read: InsnReader;
   /** Where the guest was seen to arrive. */
   readonly warm: readonly number[];
+  /** True where the guest was seen to arrive, or another region may be entered. */
+  readonly arrived: (at: number) => boolean;
   /** Over several pages, and with the functions that are called. */
   readonly wide: boolean;
   /** True where another region's code begins that is not to be there twice. */
@@ -103,6 +105,15 @@ export function planRegions(
     } else drafts.push(draft);
   }
   return { plans: drafts.map(({ plan }) => plan), refused };
+}
+
+/**
+ * True where conditional branch `insn` was seen to go on at `to`: what nobody runs is not worth its code.
+ * A branch that nobody saw may go either way, as one whose page was decoded again.
+ */
+function goesOn(insn: RegionInsn, to: number, arrived: (at: number) => boolean): boolean {
+  if (insn.taken === insn.passed || insn.insn.words.has("end")) return true;
+  return (to === insn.next ? insn.passed : insn.taken) || arrived(to);
 }
 
 function shares<T>(a: ReadonlyMap<number, T>, b: ReadonlyMap<number, T>): boolean {
@@ -163,8 +174,11 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
       insns.set(at, insn);
       const calls = insn.insn.mnemonic === "call";
       if (insn.insn.operands[0]?.kind === "J") {
-        if (!calls) lead(insn.next + insn.immLow, work);
-        else if (limits.callees) lead(insn.next + insn.immLow, callees);
+        const target = insn.next + insn.immLow;
+        if (calls) {
+          if (limits.callees) lead(target, callees);
+        } else if (goesOn(insn, target, options.arrived)) lead(target, work);
+        if (!insn.insn.words.has("end") && !goesOn(insn, insn.next, options.arrived)) break;
       }
       if (insn.insn.words.has("end")) {
         // Code comes back behind a call.

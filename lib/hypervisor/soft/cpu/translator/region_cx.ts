@@ -62,6 +62,9 @@ export interface RegionInsn {
   readonly scale: number;
   readonly extra: number;
   readonly disp: number;
+  /** Of a branch: whether it was seen to go to its target and to go on behind. */
+  readonly taken: boolean;
+  readonly passed: boolean;
   readonly immLow: number;
   readonly immHigh: number;
   /** The address record in front, where there is one. */
@@ -513,6 +516,10 @@ export class RegionCx extends Cx {
   override branch(): void {
     const target = this.#at.next + this.#at.immLow;
     this.goTo(target);
+  }
+
+  override branchIf(taken: Expr): void {
+    this.f.if(taken, () => this.branch());
   }
 
   override branchToCallee(): void {

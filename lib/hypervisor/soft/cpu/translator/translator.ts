@@ -141,13 +141,19 @@ export class Translator {
       if (holds === undefined) return false;
       return this.installer.isLarge(this.#recordOf(holds, at & 0xfff));
     };
+    const arrived = (at: number): boolean => {
+      const holds = find(at >> 12);
+      if (holds === undefined) return false;
+      return holds.heat.has(at & 0xfff) || holds.regions.has(this.#recordOf(holds, at & 0xfff));
+    };
     if (how.wide && taken(offset)) return false;
     const warm = [...page.heat].filter(([, count]) => count >= WARM).map(([at]) => at);
     const spots = (how.wide ? [offset] : [offset, ...warm]).filter((at) => {
       const record = this.#recordOf(page, at);
       return record !== 0 && (how.again === true || !page.regions.has(record));
     });
-    const { plans, refused } = planRegions(spots, { read, warm, wide: how.wide, taken });
+    const options = { read, warm, arrived, wide: how.wide, taken };
+    const { plans, refused } = planRegions(spots, options);
     this.stats.refused += refused;
     const regions = plans.map((plan) => {
       const func = module.func([I32], [I32]);
@@ -252,6 +258,7 @@ export class Translator {
     const info = handlers[handler];
     if (info === undefined || !this.#translatable.ask(info)) return undefined;
     const h = record >>> 1;
+    const branches = info.insn.operands[0]?.kind === "J";
     return {
       offset: start + offset,
       next: start + (this.#u16[h + (Rec.next >>> 1)] as number),
@@ -268,6 +275,8 @@ export class Translator {
       stack: ((this.#u8[record + Rec.scale] as number) & STACK_ADDRESS) !== 0,
       extra: this.#u8[record + Rec.extra] as number,
       disp: this.#disp(record, start),
+      taken: branches && this.#u8[record + Rec.taken] !== 0,
+      passed: branches && this.#u8[record + Rec.passed] !== 0,
       immLow: this.#i32[(record + Rec.imm) >>> 2] as number,
       immHigh: this.#i32[(record + Rec.imm + 4) >>> 2] as number,
       wide,
