@@ -92,7 +92,8 @@ const RUNTIME_ARGUMENTS = [
   "--node-modules-dir=none",
   "--no-code-cache",
   // Young objects are few here, and each worker would keep 32 MiB for them: half of what a VM takes.
-  `--v8-flags=--max-semi-space-size=4,${WASM_FLAGS.join(",")}`,
+  // Collecting can be asked for (see soft/cpu/collector.ts).
+  `--v8-flags=--max-semi-space-size=4,--expose-gc,${WASM_FLAGS.join(",")}`,
 ];
 
 /**

@@ -10,6 +10,7 @@ import { HypervisorError } from "../../errors.ts";
 import { EVENT_INIT, EVENT_NMI, EVENT_SIPI, MsrStatus, type SoftIrqChip } from "../irqchip/mod.ts";
 import type { SoftEvents } from "../events.ts";
 import { createTag, type Tag } from "../wasm/mod.ts";
+import { Collector, IDLE_MS } from "./collector.ts";
 import { CodeCache, type CodePage, DecodeResult } from "./code_cache.ts";
 import { cpuLayout } from "./cpu_memory.ts";
 import { CpuTeam } from "./cpu_team.ts";
@@ -145,6 +146,7 @@ export class Processor {
   };
   /** Where the guest was found. */
   readonly samples: Samples;
+  readonly #collector = new Collector();
   /** Fuel to go on with, 0 for a new load. */
   #fuelLeft = 0;
   #waiting = false;
@@ -547,6 +549,7 @@ export class Processor {
     if (page === undefined) return;
     this.samples.count(page);
     if (this.#tier.tier === "interpreter") return;
+    this.#collector.busy(this.translator.installer.stats.droppedBytes);
     if (this.translator.installer.isFull) {
       // What runs now comes back soon, and finds its modules where nobody collected them yet.
       this.code.flush();
@@ -673,6 +676,9 @@ export class Processor {
       if (Atomics.load(words, at) !== 0) continue;
       const wait = (chip.nextDeadlineNs(id) - chip.clock.nowNs()) / 1e6;
       if (wait <= 0) continue;
+      if (wait >= IDLE_MS && this.#collector.idle(this.translator.installer.stats.droppedBytes)) {
+        continue;
+      }
       this.#awaitMail(Math.min(wait, 0x7fffffff));
     }
   }

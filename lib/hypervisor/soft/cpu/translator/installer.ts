@@ -70,6 +70,8 @@ export class Installer {
     regionsFromDisk: 0,
     /** Estimate of what V8 holds for modules in use. */
     liveBytes: 0,
+    /** The same of modules that were thrown away, since the beginning. */
+    droppedBytes: 0,
   };
   readonly #options: InstallerOptions;
   readonly #i32: Int32Array;
@@ -291,6 +293,7 @@ export class Installer {
       if (this.#idleBytes <= this.#limit / IDLE_PART || oldest === live) break;
       this.#idle.delete(oldest);
       this.#idleBytes -= costOf(oldest.unit);
+      this.stats.droppedBytes += costOf(oldest.unit);
       this.#live.delete(oldest.unit);
     }
   }
