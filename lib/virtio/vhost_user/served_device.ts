@@ -31,6 +31,11 @@ import { BackendRequest, PROTOCOL_FEATURES, ProtocolFeature } from "./protocol.t
 
 /** Most chains that a queue gives before the others and the front end have their turn. */
 const TURN_CHAINS = 256;
+/**
+ * Chains after which the driver is told, where it wants that, while the device goes on with the next: both
+ * then work at a time, and while the driver has more there is no need to wake anybody.
+ */
+const NOTIFY_CHAINS = 8;
 /** Watches of devices have tokens from here on; below are the queues'. */
 const FIRST_WATCH_TOKEN = 1024;
 /** Protocol features that it serves. */
@@ -408,12 +413,16 @@ export class ServedDevice implements Disposable {
     vring.pending = false;
     const { queue } = vring;
     if (queue === undefined) return;
-    queue.beginTurn(TURN_CHAINS);
-    this.device.process(vring.index);
+    for (let left = TURN_CHAINS; left > 0; left -= NOTIFY_CHAINS) {
+      queue.beginTurn(NOTIFY_CHAINS);
+      this.device.process(vring.index);
+      const { turnExhausted } = queue;
+      queue.endTurn();
+      this.#notify(vring);
+      if (!turnExhausted || queue !== vring.queue) return;
+    }
     // What is left comes after the others, without a further kick.
-    if (queue.turnExhausted) vring.pending = vring.enabled && queue === vring.queue;
-    queue.endTurn();
-    this.#notify(vring);
+    vring.pending = vring.enabled;
   }
 
   #notify(vring: Vring): void {
