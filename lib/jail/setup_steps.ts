@@ -13,7 +13,10 @@ import { syscallNumber } from "./policy/syscalls.ts";
 /** What the parent prepared. */
 export interface Preparation {
   readonly spec: JailSpec;
-  /** Says "go" with one byte when the maps are written; at its end, the parent is gone. */
+  /**
+   * Says "go" with one byte when the maps are written, and with another when the program is to start; at
+   * its end, the parent is gone.
+   */
   readonly goReader: number;
   readonly goWriter: number;
   readonly program: number;
@@ -66,6 +69,7 @@ export function setupSteps(preparation: Preparation): ScriptStep[] {
     ...dropBoundingSet(preparation.lastCapability),
     ...dieWithParent(preparation.goReader),
     ...placeDescriptors(preparation),
+    ...waitForStart(preparation),
     ...renounce(spec),
     step(`start of ${spec.program}`, "execveat", [
       preparation.program,
@@ -82,6 +86,14 @@ function waitForParent({ goReader, goWriter }: Preparation): ScriptStep[] {
     step("prctl(PR_SET_PDEATHSIG)", "prctl", [flags("PR_SET_PDEATHSIG"), flags("SIGKILL")]),
     step("close", "close", [goWriter]),
     step("wait for the parent", "read", [goReader, new Uint8Array(8), 1], 1),
+  ];
+}
+
+/** Says that the jail is made. */
+function waitForStart({ goReader, report }: Preparation): ScriptStep[] {
+  return [
+    step("say that the jail is made", "write", [report, new Uint8Array(1), 1], 1),
+    step("wait for the start", "read", [goReader, new Uint8Array(8), 1], 1),
   ];
 }
 
@@ -260,9 +272,10 @@ function dieWithParent(goReader: number): ScriptStep[] {
   ];
 }
 
-function placeDescriptors({ fds, program, report }: Preparation): ScriptStep[] {
+function placeDescriptors(preparation: Preparation): ScriptStep[] {
+  const { fds, program, report, goReader } = preparation;
   const steps = fds.map(({ from, as }) => step(`dup2 to descriptor ${as}`, "dup2", [from, as], as));
-  const kept = [...fds.map(({ as }) => as), program, report].toSorted((a, b) => a - b);
+  const kept = [...fds.map(({ as }) => as), program, report, goReader].toSorted((a, b) => a - b);
   let next = 0;
   for (const fd of [...kept, LAST_FD + 1]) {
     if (fd > next) steps.push(step("close_range", "close_range", [next, fd - 1, 0]));

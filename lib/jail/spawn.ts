@@ -102,18 +102,24 @@ export class JailedProcess implements Disposable {
 export function spawnJailed(spec: JailSpec): JailedProcess {
   using starting = startJailed(spec);
   const deadline = performance.now() + SETUP_TIMEOUT_MS;
-  // A signal ends the wait, too.
-  while (!starting.settled) {
-    const leftMs = deadline - performance.now();
-    if (leftMs <= 0) throw starting.timeout();
-    pollFd(starting.fd, PollEvent.In, Math.ceil(leftMs));
-  }
+  const settle = () => {
+    // A signal ends the wait, too.
+    while (!starting.settled) {
+      const leftMs = deadline - performance.now();
+      if (leftMs <= 0) throw starting.timeout();
+      pollFd(starting.fd, PollEvent.In, Math.ceil(leftMs));
+    }
+  };
+  settle();
+  starting.checkMade();
+  starting.begin();
+  settle();
   return starting.finish();
 }
 
 /**
  * As {@link spawnJailed}, but comes back while the jail is being made, so that several can be made at a
- * time.
+ * time, and the program begins when it is told to.
  *
  * @throws {JailError} where the host makes no namespaces.
  */
@@ -127,7 +133,10 @@ export function startJailed(spec: JailSpec): StartingJail {
   }
 }
 
-/** A jail that is being made. Disposed before {@link finish}, it is killed. */
+/**
+ * A jail that is being made: wait until it is settled, {@link checkMade}, let the program {@link begin},
+ * wait until it is settled again, {@link finish}. Disposed before that, it is killed.
+ */
 export class StartingJail implements Disposable {
   readonly #prepared: Prepared;
   readonly #script: ScriptProcess;
@@ -140,14 +149,28 @@ export class StartingJail implements Disposable {
     this.#process = process;
   }
 
-  /** Descriptor that is readable when {@link finish} can be called. */
+  /** Descriptor that is readable when it is settled. */
   get fd(): Fd {
     return this.#prepared.reportReader;
   }
 
-  /** Whether {@link finish} can be called. */
+  /** Whether the next step can be made. */
   get settled(): boolean {
     return pollFd(this.fd, PollEvent.In, 0) !== 0;
+  }
+
+  /**
+   * Makes sure that the jail has been made.
+   *
+   * @throws {JailError} which says which step failed, and what to do.
+   */
+  checkMade(): void {
+    this.#prepared.check(this.#script);
+  }
+
+  /** Lets the program begin, once the jail has been made. */
+  begin(): void {
+    this.#prepared.go();
   }
 
   /**
@@ -255,12 +278,17 @@ class Prepared implements Disposable {
       // What the process alone keeps open tells when it starts the program, or fails.
       this.#reportWriter[Symbol.dispose]();
       writeMaps(script.pid, this.spec, this.#preparation.dropGroups);
-      writeAll(this.#goWriter, new Uint8Array(1));
+      this.go();
       return new StartingJail(this, script, process);
     } catch (error) {
       process[Symbol.dispose]();
       throw error;
     }
+  }
+
+  /** Lets the new process go on. */
+  go(): void {
+    writeAll(this.#goWriter, new Uint8Array(1));
   }
 
   /** @throws {JailError} where a step failed, as the report says. */

@@ -56,7 +56,7 @@ export interface MachineInfo {
   /** Processor time of this process. */
   readonly cpuTimeMs: number;
   readonly devices: readonly (VirtioDeviceInfo & {
-    /** Process that serves it, where that is a child of this one. */
+    /** Process that serves it by now, where that is a child of this one. */
     readonly process: { readonly pid: number; readonly cpuTimeMs: number } | undefined;
   })[];
 }
@@ -119,6 +119,9 @@ export class Machine {
         if (devices) await virtio.suspend();
         return;
       }
+      this.#require("running", "suspend");
+      // A vCPU does not leave a device whose back end it waits for.
+      await virtio.launched;
       this.#require("running", "suspend");
       await team.pause();
       try {
@@ -210,7 +213,7 @@ export class Machine {
       },
       cpuTimeMs: processCpuMs("self"),
       devices: (parts?.virtio.info() ?? []).map((device) => {
-        const pid = parts?.own.pidOf(device.name);
+        const pid = device.serves ? parts?.own.pidOf(device.name) : undefined;
         return {
           ...device,
           process: pid === undefined ? undefined : { pid, cpuTimeMs: processCpuMs(String(pid)) },

@@ -67,6 +67,7 @@ class Run {
   #serialPorts: readonly SerialPort[] = [];
   #console: Console | undefined;
   #own: OwnDevices | undefined;
+  #virtio: VirtioBus | undefined;
   #stuck = false;
   #statsOf: (() => void) | undefined;
 
@@ -90,7 +91,7 @@ class Run {
     const team = new VcpuTeam({
       vcpuCount: this.#config.cpuCount,
       events: {
-        onOutcome: (outcome) => machine.end(outcome),
+        onOutcome: (outcome) => this.#vcpuEnded(outcome),
         onOutputFailed: (port, errno) => this.#outputFailed(port, errno),
       },
     });
@@ -105,29 +106,28 @@ class Run {
       }),
     );
     this.#own = own;
-    // Back ends start while this thread puts the machine together.
     const devices = [...own.disks, ...virtioDevicesOf(this.#config), ...own.others];
-    const launching = VirtioBus.launch(devices, {
+    const virtio = this.#virtio = new VirtioBus(devices, {
       reactor,
       signal: ending.signal,
       restart: this.#config.restartDevices,
       onLost: (why) => machine.end({ status: ExitStatus.Error, why }),
     });
-    launching.catch(() => {});
     // From the outside in: vCPUs, then console and input, then the parts, at last the control socket.
     const attendants = stack.use(new DisposableStack());
     const resources = new DisposableStack();
     const inputs = new DisposableStack();
     stack.defer(async () => {
-      this.#stuck = !await team.stop();
+      const stopped = team.stop();
+      virtio.giveUp();
+      this.#stuck = !await stopped;
       this.#statsOf?.();
       for (const { output } of this.#serialPorts) output?.finish();
       inputs.dispose();
       ending.abort();
       // What a vCPU still uses stays until the process ends.
       if (this.#stuck) return;
-      // Where launching failed, that is thrown below.
-      await (await launching.catch(() => undefined))?.[Symbol.asyncDispose]();
+      await virtio[Symbol.asyncDispose]();
       resources.dispose();
     });
 
@@ -139,14 +139,12 @@ class Run {
       for (const service of services) attendants.use(await service.start(machine, reactor));
     };
     const boot = async () => {
-      const virtio = await launching;
+      await Promise.all([own.prepare(ending.signal), virtio.launchUnforeseen()]);
       await team.boot(assembly.entry, virtio.install(assembly));
-      return virtio;
     };
     // The workers take a while to attach, in which this thread has nothing else to do.
-    let virtio: VirtioBus;
     try {
-      [virtio] = await Promise.all([boot(), accompany()]);
+      await Promise.all([boot(), accompany()]);
     } catch (error) {
       // What was under way when the VM was ended has been called off.
       if (!ending.signal.aborted) throw error;
@@ -156,10 +154,31 @@ class Run {
     this.#connect(assembly, { reactor, inputs });
     if (own.terminal !== undefined) this.#connectTerminal(own.terminal, { reactor, inputs });
     machine.run({ ...assembly, virtio, own });
+    // The guest needs its devices much later than its first instruction: back ends come up meanwhile.
+    const launching = virtio.launch();
     const { engineStats } = this.#config;
     if (engineStats !== undefined) this.#statsOf = () => writeStats(engineStats, assembly.vm);
     inputs.use(new PlatformTimers(assembly.platform));
+    try {
+      await Promise.race([launching, machine.ended]);
+    } catch (error) {
+      if (!ending.signal.aborted) {
+        machine.end({ status: ExitStatus.Stop, why: "a device cannot be started" });
+        throw error;
+      }
+    }
     return await machine.ended;
+  }
+
+  #vcpuEnded(outcome: Outcome): void {
+    const failed = outcome.status === ExitStatus.Crash || outcome.status === ExitStatus.Error;
+    if (failed || this.#virtio === undefined) {
+      this.#machine.end(outcome);
+      return;
+    }
+    // A guest may be faster than its devices, which it does not need then. That one of them cannot be
+    // started is told all the same, and ends the VM otherwise.
+    this.#virtio.launched.then(() => this.#machine.end(outcome), () => {});
   }
 
   /** Connects the serial ports' inputs, and watches their outputs for readers that leave. */

@@ -64,7 +64,7 @@ export class FunctionRig implements AsyncDisposable {
     const rig = new FunctionRig(engine);
     const reactor = rig.#resources.use(new Reactor());
     const abort = new AbortController();
-    const bus = await VirtioBus.launch([{
+    const bus = new VirtioBus([{
       name: "test disk",
       deviceType: DeviceType.Block,
       queueCount: 2,
@@ -76,6 +76,7 @@ export class FunctionRig implements AsyncDisposable {
       onLost: (why) => rig.lost.push(why),
     });
     rig.#bus = rig.#resources.use(bus);
+    await bus.launch();
     for (const handle of bus.install(rig)) {
       const slot = rig.platform.pci.slot(handle.device);
       const wiring = { vm: rig.vm, slot, hostWaitMs: 0 };

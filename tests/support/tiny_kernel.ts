@@ -106,6 +106,21 @@ export class Code {
     return this.raw(0x66, 0xb8, value & 0xff, value >> 8).dx(port).raw(0x66, 0xef);
   }
 
+  /** MOV 32 bits to a port. */
+  outDword(port: number, value: number): this {
+    return this.raw(0xb8).#u32(value).dx(port).raw(0xef);
+  }
+
+  /** MOV EAX from a port. */
+  inDword(port: number): this {
+    return this.dx(port).raw(0xed);
+  }
+
+  /** Names a register of PCI device 1 to the configuration ports. */
+  pciRegister(offset: number): this {
+    return this.outDword(0xcf8, (0x8000_0800 | offset) >>> 0);
+  }
+
   /** MOV ECX, value. */
   ecx(value: number): this {
     return this.raw(0xb9).#u32(value);
@@ -288,6 +303,27 @@ export const tinyKernels = {
         .raw(0x24, 0x0f, 0x04, 0x30, 0x3c, 0x3a) // and al, 15; add al, '0'; cmp al, '9' + 1
         .raw(0x72, 0x02, 0x04, 0x27) // jb +2; add al, 39
         .outAl(COM1).raw(0xff, 0xc9).jumpIfNotZero("digit").ret().finish(),
+    ),
+
+  /**
+   * Prints `begun`, asks PCI device 1, a virtio device, for the upper half of its features, prints
+   * whether it is one of virtio 1, and powers off. It goes by the configuration (virtio 1.2, 4.1.4.9).
+   */
+  virtioFeatures: () =>
+    elf(
+      new Code().print("begun\n")
+        .pciRegister(0x04).outDword(0xcfc, 6)
+        // device_feature_select, of 4 bytes at 0 of BAR 0, shall be 1.
+        .pciRegister(0x98).outDword(0xcfc, 0)
+        .pciRegister(0x9c).outDword(0xcfc, 0)
+        .pciRegister(0xa0).outDword(0xcfc, 4)
+        .pciRegister(0xa4).outDword(0xcfc, 1)
+        // device_feature, at 4: VERSION_1 is bit 32.
+        .pciRegister(0x9c).outDword(0xcfc, 4)
+        .pciRegister(0xa4).inDword(0xcfc)
+        .raw(0xa8, 1).jumpIfZero("none") // test al, 1
+        .print("virtio 1\n").powerOff()
+        .label("none").print("nothing\n").powerOff().finish(),
     ),
 
   /** Prints `ready`, waits for the power button, prints `button` and powers off. */

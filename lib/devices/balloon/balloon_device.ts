@@ -42,7 +42,7 @@ const STATISTICS_QUEUE = 2;
  * Inflate, deflate, statistics, free page hints, reporting. Drivers disagree about whether queues that
  * are not there count (Linux: no, the specification: yes), so reporting is whatever comes behind.
  */
-const QUEUE_COUNT = 5;
+export const QUEUE_COUNT = 5;
 
 /** Offset of `actual` in the configuration space, the only field that the driver writes. */
 const ACTUAL_OFFSET = 4;

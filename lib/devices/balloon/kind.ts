@@ -1,5 +1,5 @@
 import type { DeviceKind } from "../frame/device_kind.ts";
-import { BalloonDevice, type BalloonSettings } from "./balloon_device.ts";
+import { BalloonDevice, type BalloonSettings, QUEUE_COUNT } from "./balloon_device.ts";
 
 /** What can be said about a balloon. */
 export type BalloonOptions = Partial<BalloonSettings>;
@@ -10,6 +10,7 @@ export const BALLOON_DEVICE: DeviceKind<BalloonOptions> = {
   open: ({ deflateOnOom = true, pageReporting = false }) => ({
     settings: { deflateOnOom, pageReporting },
     fds: [],
+    queueCount: QUEUE_COUNT,
     [Symbol.dispose]() {},
   }),
   make: (settings) => new BalloonDevice(settings as BalloonSettings),

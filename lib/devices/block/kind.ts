@@ -73,6 +73,7 @@ function openBlock(disk: DiskConfig): OpenedDevice {
   return {
     settings: { ...settings },
     fds,
+    queueCount: settings.queueCount,
     [Symbol.dispose]() {
       for (const fd of fds) fd.close();
     },

@@ -8,6 +8,7 @@ import { Fd } from "../../host/mod.ts";
 import type { DeviceKind, OpenedDevice } from "../frame/device_kind.ts";
 import { DeviceError } from "../frame/errors.ts";
 import { ConsoleDevice, type TerminalSize } from "./console_device.ts";
+import { queueCountOf } from "./protocol.ts";
 
 /** What a port is connected with; the descriptors are taken over. */
 export interface ConsolePortOptions {
@@ -50,6 +51,7 @@ function openConsole({ ports, size }: ConsoleOptions): OpenedDevice {
       size: size === undefined ? null : { columns: size.columns, rows: size.rows },
     },
     fds,
+    queueCount: queueCountOf(ports.length),
     [Symbol.dispose]() {
       for (const fd of fds) fd.close();
     },

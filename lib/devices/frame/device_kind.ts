@@ -23,6 +23,8 @@ export interface OpenedDevice extends Disposable {
   readonly settings: Json;
   /** Its descriptors, in an order that the kind knows. */
   readonly fds: readonly Fd[];
+  /** How many queues it has. */
+  readonly queueCount: number;
 }
 
 /** A device that can be served, and may be told things while it is. */

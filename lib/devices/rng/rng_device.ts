@@ -10,13 +10,15 @@ import { type DeviceContext, DeviceType, type VirtioDeviceBackend } from "../../
 /** Most bytes that one buffer gets; a driver takes what it gets and asks again. */
 export const MAX_REQUEST_BYTES = 64 * 1024;
 const REQUEST_QUEUE = 0;
+/** How many queues it has. */
+export const QUEUE_COUNT = 1;
 
 /** A source of random bytes for a guest. */
 export class RngDevice implements VirtioDeviceBackend {
   readonly type: number = DeviceType.Entropy;
   readonly name = "rng";
   readonly features = 0n;
-  readonly queueCount = 1;
+  readonly queueCount: number = QUEUE_COUNT;
   readonly maxQueueSize = 256;
   readonly config: Uint8Array = new Uint8Array(0);
   readonly #bytes = new Uint8Array(MAX_REQUEST_BYTES);

@@ -65,6 +65,7 @@ async function attackFrom(
       opened: {
         settings: { ...settings },
         fds: [...opened.fds, theirs],
+        queueCount: opened.queueCount,
         [Symbol.dispose]() {},
       },
       logLevel: "info",

@@ -9,8 +9,9 @@ import type { SandboxConfig } from "../../config/mod.ts";
 import { Reactor } from "../../host/mod.ts";
 import { workerModuleUrl } from "../worker_url.ts";
 import { type DeviceProgram, ownProgram } from "./device_program.ts";
-import { launchJailed } from "./jailed_device.ts";
-import type { DeviceOrder, LaunchedDevice } from "./launched_device.ts";
+import { type PreparedJail, prepareJailed } from "./jailed_device.ts";
+import type { DeviceOrder, LaunchedDevice, PreparedLaunch } from "./launched_device.ts";
+import { commonJail, filterFile } from "./sandbox.ts";
 import { launchInWorker } from "./worker_device.ts";
 
 const log = new Logger("sandbox");
@@ -31,6 +32,8 @@ export class DeviceLauncher implements Disposable {
   readonly #reactor = new Reactor();
   #program: DeviceProgram | undefined;
   readonly #workerUrl: string;
+  /** By kind of device. */
+  readonly #jails = new Map<string, PreparedJail>();
   #warned = false;
 
   constructor(options: DeviceLauncherOptions) {
@@ -39,30 +42,51 @@ export class DeviceLauncher implements Disposable {
     this.#workerUrl = options.workerUrl ?? workerModuleUrl();
   }
 
+  /** Starts a device, as {@link prepare} does and what that gives, by the policy as it is now. */
+  async launch(order: DeviceOrder, signal?: AbortSignal): Promise<LaunchedDevice> {
+    this.#jails.get(order.kind)?.filter.close();
+    this.#jails.delete(order.kind);
+    return await (await this.prepare(order, signal)).start();
+  }
+
   /**
-   * Starts a device. Jails of several devices are made at a time where nothing is awaited between the
-   * calls.
+   * Makes a device's jail, in which nothing runs so far. Jails of several devices are made at a time where
+   * nothing is awaited between the calls.
    *
+   * @param signal gives it up, now or later
    * @throws {JailError} where no jail can be made: why, and what to do. It never runs without one then.
+   * @throws {MachineError} where there is no folder to become a jail's root.
    * @throws {PolicyError} where the policy of its kind is wrong.
    */
-  async launch(order: DeviceOrder, signal?: AbortSignal): Promise<LaunchedDevice> {
+  async prepare(order: DeviceOrder, signal?: AbortSignal): Promise<PreparedLaunch> {
     const sandbox = this.#sandbox;
     if (sandbox === undefined) {
       if (!this.#warned) log.warn("devices run without jails, in the process of the VMM");
       this.#warned = true;
-      return launchInWorker(order, this.#workerUrl);
+      return {
+        start: () => Promise.resolve(launchInWorker(order, this.#workerUrl)),
+        [Symbol.dispose]() {},
+      };
     }
+    const prepared = this.#jail(order.kind, sandbox);
+    return await prepareJailed(order, { ...prepared, reactor: this.#reactor, signal });
+  }
+
+  #jail(kind: string, sandbox: SandboxConfig): PreparedJail {
+    const known = this.#jails.get(kind);
+    if (known !== undefined) return known;
     this.#program ??= ownProgram();
-    return await launchJailed(order, {
-      sandbox,
+    const prepared = {
       program: this.#program,
-      reactor: this.#reactor,
-      signal,
-    });
+      jail: commonJail(sandbox),
+      filter: filterFile(kind, sandbox),
+    };
+    this.#jails.set(kind, prepared);
+    return prepared;
   }
 
   [Symbol.dispose](): void {
+    for (const { filter } of this.#jails.values()) filter.close();
     this.#reactor[Symbol.dispose]();
   }
 }

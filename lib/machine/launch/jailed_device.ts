@@ -4,7 +4,6 @@
  * @module
  */
 
-import type { SandboxConfig } from "../../config/mod.ts";
 import { deviceProcessArguments } from "../../devices/mod.ts";
 import {
   type Fd,
@@ -22,8 +21,8 @@ import {
 import { type JailedProcess, type StartingJail, startJailed } from "../../jail/mod.ts";
 import { DeviceLog } from "./device_log.ts";
 import type { DeviceProgram } from "./device_program.ts";
-import type { DeviceOrder, LaunchedDevice } from "./launched_device.ts";
-import { commonJail, filterFile } from "./sandbox.ts";
+import type { DeviceOrder, LaunchedDevice, PreparedLaunch } from "./launched_device.ts";
+import type { commonJail } from "./sandbox.ts";
 import { ViolationWatch } from "./violation_watch.ts";
 
 /** Descriptors of the process. */
@@ -33,10 +32,16 @@ const START_TIMEOUT_MS = 60_000;
 /** How long a device may take to write what it holds, once its front end has gone. */
 const END_TIMEOUT_MS = 60_000;
 
-/** Settings of {@link launchJailed}. */
-export interface JailedLaunchOptions {
-  readonly sandbox: SandboxConfig;
+/** What the jails of all devices of a kind have in common. */
+export interface PreparedJail {
   readonly program: DeviceProgram;
+  readonly jail: ReturnType<typeof commonJail>;
+  /** A file that holds the filter; it stays whose it is. */
+  readonly filter: Fd;
+}
+
+/** Settings of {@link prepareJailed}. */
+export interface JailedLaunchOptions extends PreparedJail {
   readonly reactor: Reactor;
   /** Gives the start up. */
   readonly signal?: AbortSignal | undefined;
@@ -51,27 +56,38 @@ interface Ends {
 }
 
 /**
- * Starts a device in a jail. The process is begun before this waits for anything.
+ * Makes a jail in which a device can be started. The process is begun before this waits for anything.
  *
  * @throws {JailError} where no jail can be made: why, and what to do.
- * @throws {PolicyError} where its policy is wrong.
  */
-export async function launchJailed(
+export async function prepareJailed(
   order: DeviceOrder,
   options: JailedLaunchOptions,
-): Promise<LaunchedDevice> {
+): Promise<PreparedLaunch> {
   using stack = new DisposableStack();
   const { ours, jail } = begin(order, { ...options, stack });
   await settled(jail, options);
-  const process = jail.finish();
-  stack.move();
-  return new JailedDevice(process, { order, reactor: options.reactor, ...ours });
+  jail.checkMade();
+  const kept = stack.move();
+  return {
+    async start() {
+      using stack = kept.move();
+      jail.begin();
+      await settled(jail, options);
+      const process = jail.finish();
+      stack.move();
+      return new JailedDevice(process, { order, reactor: options.reactor, ...ours });
+    },
+    [Symbol.dispose]: () => kept.dispose(),
+  };
 }
 
 /** Starts the process; everything that stays with the VMM goes to `stack`. */
 function begin(
   order: DeviceOrder,
-  { sandbox, program, stack }: JailedLaunchOptions & { readonly stack: DisposableStack },
+  { program, jail: common, filter, stack }: JailedLaunchOptions & {
+    readonly stack: DisposableStack;
+  },
 ): { ours: Ends; jail: StartingJail } {
   const { kind, opened, logLevel } = order;
   // Closed here when the process has its own.
@@ -86,7 +102,6 @@ function begin(
   const { reader: error, writer } = pipe();
   setNonblocking(stack.use(error), true);
   const itsError = theirs.use(writer);
-  const filter = theirs.use(filterFile(kind, sandbox));
   const resources = opened.fds.map((fd, index) => ({ fd, as: PLACE.Resources + index }));
   const args = deviceProcessArguments({
     kind,
@@ -98,7 +113,7 @@ function begin(
     jail: { filterFd: PLACE.Filter, violationFd: PLACE.Violation },
   });
   const jail = startJailed({
-    ...commonJail(sandbox),
+    ...common,
     program: program.path,
     argv: [...program.argv, ...args],
     env: program.env,
@@ -119,7 +134,7 @@ function begin(
   };
 }
 
-/** Waits until a jail has been made, or has failed. */
+/** Waits until a jail has come to its next step, or has failed. */
 async function settled(
   jail: StartingJail,
   { reactor, signal }: Pick<JailedLaunchOptions, "reactor" | "signal">,

@@ -19,6 +19,12 @@ export interface DeviceOrder {
   readonly logLevel: LogLevel;
 }
 
+/** A device of which nothing is lacking but its program's start. Disposed before that, it is given up. */
+export interface PreparedLaunch extends Disposable {
+  /** Starts it. */
+  start(): Promise<LaunchedDevice>;
+}
+
 /** A device that was started. Its front end's socket is whoever's takes it. */
 export interface LaunchedDevice extends BackendLink {
   /** The VMM's end of its control channel, non-blocking, taken over by whoever takes it. */

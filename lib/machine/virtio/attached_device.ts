@@ -1,5 +1,5 @@
 /**
- * A virtio device of a running VM: does on the vhost-user connection what the guest wants of its registers,
+ * A virtio device of a VM: does on the vhost-user connection what the guest wants of its registers,
  * and looks after the back end. The data path is not here.
  *
  * @module
@@ -22,6 +22,7 @@ import {
   BAR_SIZE_BYTES,
   descriptorTableBytes,
   Feature,
+  FrontendState,
   type QueueSetup,
   usedRingBytes,
   vectorCountOf,
@@ -71,6 +72,8 @@ export interface VirtioDeviceInfo {
   readonly deviceType: number;
   /** Number on the PCI bus. */
   readonly pci: number;
+  /** Whether its back end is there. */
+  readonly serves: boolean;
   /** Device status as the driver sees it. */
   readonly status: number;
   /** Queues that run. */
@@ -90,7 +93,10 @@ export class AttachedDevice implements AsyncDisposable {
   readonly #deaths: number[] = [];
   /** Of the queues' events, while the guest has an interrupt pin for them. */
   #pinWatches: readonly Watch[] = [];
-  #backend: Backend;
+  /** What the back end and its successors are given; the back end's once it is there. */
+  readonly #state = new FrontendState();
+  #launch: Promise<void> | undefined;
+  #reached: Backend | undefined;
   #host: VirtioPciHost | undefined;
   #parts: { readonly memory: GuestMemory; readonly place: DevicePlace } | undefined;
   /** Features that the back end runs with. */
@@ -107,32 +113,78 @@ export class AttachedDevice implements AsyncDisposable {
   /** One thing at a time is done on the connection. */
   #turn: Promise<unknown> = Promise.resolve();
 
-  private constructor(options: AttachOptions, backend: Backend) {
+  constructor(options: AttachOptions) {
     this.#options = options;
-    this.#backend = backend;
     this.#configEvent = eventfd(0, { nonblock: true });
   }
 
   /**
-   * Launches the device's back end.
+   * Launches the device's back end, and lets the guest have it where it is on the bus.
    *
    * @throws {VmctlError} where that is not possible.
    */
-  static async launch(options: AttachOptions): Promise<AttachedDevice> {
-    let attached: AttachedDevice | undefined;
-    // Before it is attached there is nothing to be told.
-    const tell = (action: (attached: AttachedDevice) => void) => {
-      if (attached !== undefined) action(attached);
+  launch(): Promise<void> {
+    return this.#launch ??= this.#reach();
+  }
+
+  async #reach(): Promise<void> {
+    const { device, reactor, signal } = this.#options;
+    // Before it is there, there is nothing to be told.
+    const tell = (action: () => void) => {
+      if (this.#reached !== undefined) action();
     };
     const backend = await Backend.launch({
-      device: options.device,
-      reactor: options.reactor,
-      signal: options.signal,
-      onDeath: () => tell((attached) => attached.#poke()),
-      onConfigChange: () => tell((attached) => attached.#readConfig()),
-      onQueueError: (index) => tell((attached) => attached.#queueBroke(index)),
-    });
-    return attached = new AttachedDevice(options, backend);
+      device,
+      reactor,
+      signal,
+      onDeath: () => tell(() => this.#poke()),
+      onConfigChange: () => tell(() => this.#readConfig()),
+      onQueueError: (index) => tell(() => this.#queueBroke(index)),
+    }, this.#state);
+    this.#reached = backend;
+    if (this.#host !== undefined) this.#settle(this.#host);
+  }
+
+  /** Whether it can be put on the bus before its back end is there. */
+  get isForeseen(): boolean {
+    return this.#options.device.isForeseen === true;
+  }
+
+  /** Lets no vCPU wait for its back end any longer. */
+  giveUp(): void {
+    this.#host?.giveUp();
+  }
+
+  get #backend(): Backend {
+    if (this.#reached === undefined) {
+      throw new MachineError(`${this.name}: its back end is not there yet`);
+    }
+    return this.#reached;
+  }
+
+  /** What the guest sees of it before it is accessed. */
+  get #shape(): { readonly queueCount: number; readonly configBytes: number } {
+    const { device } = this.#options;
+    if (device.isForeseen === true && device.queueCount !== undefined) {
+      return { queueCount: device.queueCount, configBytes: Backend.configBytesOf(device) };
+    }
+    const { queueCount, config } = this.#backend;
+    return { queueCount, configBytes: config.byteLength };
+  }
+
+  /** Lets the guest have it. @throws {MachineError} where it is not what was foreseen. */
+  #settle(host: VirtioPciHost): void {
+    const { features, config, queueCount } = this.#backend;
+    const expected = this.#shape;
+    if (queueCount !== expected.queueCount || config.byteLength !== expected.configBytes) {
+      throw new MachineError(
+        `${this.name}: expected a back end of ${expected.queueCount} queues and ` +
+          `${expected.configBytes} bytes of configuration, got ${queueCount} and ` +
+          `${config.byteLength}`,
+      );
+    }
+    host.settle(features | Feature.RingReset, config);
+    void this.#serve(host);
   }
 
   /** Who it is. */
@@ -147,30 +199,29 @@ export class AttachedDevice implements AsyncDisposable {
 
   /** How many interrupts it has. */
   get vectorCount(): number {
-    return vectorCountOf(this.#backend.queueCount);
+    return vectorCountOf(this.#shape.queueCount);
   }
 
-  /** Puts it on the bus, before any vCPU runs. The result is for the vCPUs' workers. */
+  /**
+   * Puts it on the bus, before any vCPU runs, and before its back end is there only where that is
+   * foreseen. The result is for the vCPUs' workers.
+   */
   install(
     place: DevicePlace,
     parts: { readonly vm: Vm; readonly memory: GuestMemory; readonly platform: Platform },
   ): VirtioPciHandle {
     const { vm, memory, platform: { pci } } = parts;
     const { device } = this.#options;
-    const backend = this.#backend;
-    const queues = Array.from(
-      { length: backend.queueCount },
-      (_, index) => backend.frontend.queueEvents(index),
-    );
+    const { queueCount, configBytes } = this.#shape;
+    const queues = Array.from({ length: queueCount }, (_, index) => this.#state.events(index));
     const host = new VirtioPciHost(
       {
         device: place.number,
         deviceType: device.deviceType,
-        features: backend.features | Feature.RingReset,
         maxQueueSize: device.queueSize ?? DEFAULT_QUEUE_SIZE,
         queues,
         configEvent: this.#configEvent,
-        config: backend.config,
+        configBytes,
         firstGsi: place.firstGsi,
       },
       vm,
@@ -183,7 +234,7 @@ export class AttachedDevice implements AsyncDisposable {
     });
     this.#host = host;
     this.#parts = { memory, place };
-    void this.#serve(host);
+    if (this.#reached !== undefined) this.#settle(host);
     return host.handle;
   }
 
@@ -209,6 +260,7 @@ export class AttachedDevice implements AsyncDisposable {
       name: this.name,
       deviceType: this.#options.device.deviceType,
       pci: this.#parts?.place.number ?? 0,
+      serves: this.#reached !== undefined,
       status: this.#host?.status ?? 0,
       queues: [...this.#running.values()].map(({ index, size }) => ({ index, size })),
       halted: this.#halted !== undefined,
@@ -216,14 +268,18 @@ export class AttachedDevice implements AsyncDisposable {
     };
   }
 
-  /** Ends the back end. */
+  /** Ends the back end; its launch must have been called off. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ended = true;
+    this.#host?.giveUp();
+    // Whoever launched it has heard of that.
+    await this.#launch?.catch(() => {});
     for (const watch of this.#pinWatches) watch[Symbol.dispose]();
     this.#pinWatches = [];
     this.#poke();
-    await this.#backend[Symbol.asyncDispose]();
+    await this.#reached?.[Symbol.asyncDispose]();
     await this.#turn;
+    if (!this.#state.disposed) this.#state[Symbol.dispose]();
     this.#configEvent.close();
   }
 
@@ -403,7 +459,7 @@ export class AttachedDevice implements AsyncDisposable {
     }
     log.warn(`${device.name} ended (${reason}), starting it again`);
     try {
-      this.#backend = await dead.revive();
+      this.#reached = await dead.revive();
     } catch (error) {
       this.#lose(`${reason}; it cannot be started again: ${describeError(error)}`);
     }

@@ -113,6 +113,11 @@ export class Backend implements AsyncDisposable {
     return this.#frontend;
   }
 
+  /** Bytes of the configuration space that a back end of `device` has at most. */
+  static configBytesOf(device: VirtioDevice): number {
+    return traitsOf(device).configBytes;
+  }
+
   /** Features for the driver to choose from, but for those that are the transport's. */
   get features(): bigint {
     return this.#frontend.features & ~UNSUPPORTED;

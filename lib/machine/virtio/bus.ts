@@ -20,7 +20,7 @@ import { FIRST_PCI_DEVICE, pciNumbers } from "./places.ts";
 /** GSIs below are pins of the I/O APIC. */
 const FIRST_MESSAGE_GSI = 24;
 
-/** Settings of {@link VirtioBus.launch}. */
+/** Settings of a {@link VirtioBus}. */
 export interface VirtioBusOptions {
   readonly reactor: Reactor;
   /** Ends attempts to reach back ends: the VM ends. */
@@ -34,36 +34,47 @@ export interface VirtioBusOptions {
 /** All virtio devices of a VM. */
 export class VirtioBus implements AsyncDisposable {
   readonly #devices: readonly AttachedDevice[];
+  readonly #launched = Promise.withResolvers<void>();
 
-  private constructor(devices: readonly AttachedDevice[]) {
-    this.#devices = devices;
-  }
-
-  /**
-   * Launches all of `devices` at once.
-   *
-   * @throws {VmctlError} where one cannot be launched; the others are ended then.
-   */
-  static async launch(
-    devices: readonly VirtioDevice[],
-    options: VirtioBusOptions,
-  ): Promise<VirtioBus> {
+  /** @throws {MachineError} where they are too many. */
+  constructor(devices: readonly VirtioDevice[], options: VirtioBusOptions) {
     const most = PCI_DEVICE_COUNT - FIRST_PCI_DEVICE;
     if (devices.length > most) {
       throw new MachineError(`expected up to ${most} virtio devices, got ${devices.length}`);
     }
-    const launches = devices.map((device) => AttachedDevice.launch({ device, ...options }));
-    const results = await Promise.allSettled(launches);
-    const launched = results.flatMap((result) =>
-      result.status === "fulfilled" ? [result.value] : []
-    );
-    const failed = results.find((result) => result.status === "rejected");
-    if (failed === undefined) return new VirtioBus(launched);
-    await Promise.all(launched.map((device) => device[Symbol.asyncDispose]()));
-    throw failed.reason;
+    this.#devices = devices.map((device) => new AttachedDevice({ device, ...options }));
+    // Whoever launches them hears of it.
+    this.#launched.promise.catch(() => {});
   }
 
-  /** Puts the devices on the bus, before any vCPU runs. The result is for the vCPUs' workers. */
+  /**
+   * Launches the back ends that have to be there before the devices can be put on the bus.
+   *
+   * @throws {VmctlError} where one cannot be launched.
+   */
+  async launchUnforeseen(): Promise<void> {
+    await launchAll(this.#devices.filter((device) => !device.isForeseen));
+  }
+
+  /**
+   * Launches all other back ends at once. Until one is there, a vCPU that accesses its device waits.
+   *
+   * @throws {VmctlError} where one cannot be launched.
+   */
+  async launch(): Promise<void> {
+    try {
+      await launchAll(this.#devices);
+      this.#launched.resolve();
+    } catch (error) {
+      this.#launched.reject(error);
+      throw error;
+    }
+  }
+
+  /**
+   * Puts the devices on the bus, before any vCPU runs, and before any is launched but for those that must
+   * be. The result is for the vCPUs' workers.
+   */
   install(
     parts: { readonly vm: Vm; readonly memory: GuestMemory; readonly platform: Platform },
   ): VirtioPciHandle[] {
@@ -96,13 +107,29 @@ export class VirtioBus implements AsyncDisposable {
     await Promise.all(this.#devices.map((device) => device.resume()));
   }
 
+  /** Resolves when all back ends are there. */
+  get launched(): Promise<void> {
+    return this.#launched.promise;
+  }
+
   /** What each is and does. */
   info(): VirtioDeviceInfo[] {
     return this.#devices.map((device) => device.info());
   }
 
-  /** Ends all back ends. */
+  /** Lets no vCPU wait for a back end any longer: the VM ends. */
+  giveUp(): void {
+    for (const device of this.#devices) device.giveUp();
+  }
+
+  /** Ends all back ends; those that are being launched must have been called off. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#launched.reject(new MachineError("the VM ends"));
     await Promise.all(this.#devices.map((device) => device[Symbol.asyncDispose]()));
   }
+}
+
+/** The first that fails counts; the others are ended with the bus. */
+async function launchAll(devices: readonly AttachedDevice[]): Promise<void> {
+  await Promise.all(devices.map((device) => device.launch()));
 }

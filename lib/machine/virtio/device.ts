@@ -33,14 +33,19 @@ export interface VirtioDevice {
    * How many queues the guest may see; where absent, what the back end says, or what devices of the type
    * usually have.
    */
-  readonly queueCount?: number;
+  readonly queueCount?: number | undefined;
+  /**
+   * Whether the guest may begin before the back end is there: it has exactly {@link queueCount} queues
+   * and the configuration space of its type.
+   */
+  readonly isForeseen?: boolean;
   /** Most descriptors of a queue, a power of two; 256 where absent. */
   readonly queueSize?: number;
   /** Its number on the PCI bus; the first that is free where undefined. */
   readonly pciDevice?: number | undefined;
   /**
-   * Starts the back end, or connects to one that is there. All devices of a VM are launched before any
-   * is waited for. Called again after the back end's death where devices are restarted.
+   * Starts the back end, or connects to one that is there. Several devices of a VM are launched before
+   * any is waited for. Called again after the back end's death where devices are restarted.
    *
    * @param signal ends the attempt: the VM ends
    * @throws {VmctlError} where it cannot be reached.

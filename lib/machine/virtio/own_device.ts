@@ -16,7 +16,9 @@ import {
   type RequestOf,
 } from "../../devices/mod.ts";
 import type { Reactor } from "../../host/mod.ts";
+import { MachineError } from "../errors.ts";
 import type { DeviceLauncher } from "../launch/device_launcher.ts";
+import type { DeviceOrder, PreparedLaunch } from "../launch/launched_device.ts";
 import type { BackendLink, VirtioDevice } from "./device.ts";
 
 const log = new Logger("virtio");
@@ -42,10 +44,15 @@ export class OwnDevice implements VirtioDevice, Disposable {
   readonly name: string;
   readonly deviceType: number;
   readonly pciDevice: number | undefined;
+  readonly isForeseen = true;
   readonly #options: OwnDeviceOptions;
   readonly #tasks: (() => void)[] = [];
   #opened: OpenedDevice | undefined;
+  /** Its jail, before it was launched first. */
+  #prepared: PreparedLaunch | undefined;
   #client: DeviceControlClient | undefined;
+  /** Resolves when it was launched first. */
+  readonly #launched = Promise.withResolvers<void>();
   #pid: number | undefined;
   #disposed = false;
 
@@ -54,6 +61,12 @@ export class OwnDevice implements VirtioDevice, Disposable {
     this.deviceType = options.deviceType;
     this.pciDevice = options.pciDevice;
     this.#options = options;
+    this.#launched.promise.catch(() => {});
+  }
+
+  /** Of {@link VirtioDevice}; known when it is open. */
+  get queueCount(): number | undefined {
+    return this.#opened?.queueCount;
   }
 
   /** The process that serves it now, where that is one of its own. */
@@ -61,14 +74,36 @@ export class OwnDevice implements VirtioDevice, Disposable {
     return this.#pid;
   }
 
+  /**
+   * Opens what it needs, and makes its jail: all that can be done before the guest runs, and without
+   * much of the host's time.
+   *
+   * @param signal gives it up: the VM ends
+   * @throws {VmctlError} where something cannot be opened, or no jail can be made.
+   */
+  async prepare(signal: AbortSignal): Promise<void> {
+    const opened = await this.#options.open();
+    this.#opened = opened;
+    if (this.#disposed) {
+      opened[Symbol.dispose]();
+      return;
+    }
+    const prepared = await this.#options.launcher.prepare(this.#order(opened), signal);
+    this.#prepared = prepared;
+    if (this.#disposed) prepared[Symbol.dispose]();
+  }
+
   /** See {@link VirtioDevice.launch}. */
   async launch(signal: AbortSignal): Promise<BackendLink> {
-    const { name, kind, launcher, reactor, open } = this.#options;
-    this.#opened ??= await open();
-    if (this.#disposed) this.#opened[Symbol.dispose]();
+    const { name, launcher, reactor } = this.#options;
     signal.throwIfAborted();
-    const order = { name, kind, opened: this.#opened, logLevel: getLogLevel() };
-    const launched = await launcher.launch(order, signal);
+    const opened = this.#opened;
+    if (opened === undefined) throw new MachineError(`${name}: expected that it is open`);
+    const prepared = this.#prepared;
+    this.#prepared = undefined;
+    const launched = prepared === undefined
+      ? await launcher.launch(this.#order(opened), signal)
+      : await prepared.start();
     this.#pid = launched.pid;
     const client = new DeviceControlClient(launched.control, {
       reactor,
@@ -77,6 +112,7 @@ export class OwnDevice implements VirtioDevice, Disposable {
       onEnd: (error) => error === undefined || log.warn(error.message),
     });
     this.#client = client;
+    this.#launched.resolve();
     for (const task of this.#tasks) task();
     return {
       socket: launched.socket,
@@ -91,26 +127,31 @@ export class OwnDevice implements VirtioDevice, Disposable {
     };
   }
 
+  #order(opened: OpenedDevice): DeviceOrder {
+    const { name, kind } = this.#options;
+    return { name, kind, opened, logLevel: getLogLevel() };
+  }
+
   /** Has `task` done whenever the device has been started: a successor knows nothing. */
   onLaunch(task: () => void): void {
     this.#tasks.push(task);
   }
 
-  /** Asks the device. Errors as `DeviceControlClient.request`. */
+  /** Asks the device, as soon as it was launched. Errors as `DeviceControlClient.request`. */
   async request<Name extends DeviceRequestName>(
     name: Name,
     data: RequestOf<Name>,
     options?: DeviceRequestOptions,
   ): Promise<AnswerOf<Name>> {
-    if (this.#client === undefined) {
-      throw new DeviceControlError(`device ${this.name}: it is not there yet`);
-    }
-    return await this.#client.request(name, data, options);
+    await this.#launched.promise;
+    return await this.#client!.request(name, data, options);
   }
 
   [Symbol.dispose](): void {
     this.#disposed = true;
+    this.#launched.reject(new DeviceControlError(`device ${this.name}: it has ended`));
     this.#client?.[Symbol.dispose]();
+    this.#prepared?.[Symbol.dispose]();
     this.#opened?.[Symbol.dispose]();
   }
 }

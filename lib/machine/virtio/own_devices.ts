@@ -98,6 +98,15 @@ export class OwnDevices implements Disposable {
   }
 
   /**
+   * Does all that can be done before the guest runs, see {@link OwnDevice.prepare}.
+   *
+   * @throws {VmctlError} where something cannot be opened, or no jail can be made.
+   */
+  async prepare(signal: AbortSignal): Promise<void> {
+    await Promise.all([...this.disks, ...this.others].map((device) => device.prepare(signal)));
+  }
+
+  /**
    * Gives disk `index` another size.
    *
    * @throws {MachineError} where there is no such disk

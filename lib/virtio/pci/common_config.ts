@@ -75,8 +75,8 @@ export class CommonConfig {
       case Common.DeviceFeatureSelect:
         return words[Word.DeviceFeatureSelect]!;
       case Common.DeviceFeature: {
-        const select = words[Word.DeviceFeatureSelect];
-        return select === 0 ? handle.featuresLow : select === 1 ? handle.featuresHigh : 0;
+        const select = words[Word.DeviceFeatureSelect]!;
+        return select === 0 || select === 1 ? words[Word.FeaturesLow + select]! : 0;
       }
       case Common.DriverFeatureSelect:
         return words[Word.DriverFeatureSelect]!;
@@ -146,10 +146,10 @@ export class CommonConfig {
   }
 
   get #featuresFit(): boolean {
-    const { words, handle } = this.#state;
+    const { words } = this.#state;
     const low = words[Word.DriverFeaturesLow]!;
     const high = words[Word.DriverFeaturesHigh]!;
-    return (low & ~handle.featuresLow) === 0 && (high & ~handle.featuresHigh) === 0 &&
+    return (low & ~words[Word.FeaturesLow]!) === 0 && (high & ~words[Word.FeaturesHigh]!) === 0 &&
       (high & VERSION_1_HIGH) !== 0;
   }
 

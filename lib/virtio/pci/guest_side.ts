@@ -1,8 +1,9 @@
 /**
  * A virtio function as a vCPU's worker answers for it: reads and writes of its BAR and of its PCI
- * configuration. What needs the back end is left to the host side. Only two things are waited for, and not
- * for long: a reset, for whose end a driver has to look anyway (virtio 1.2, 4.1.4.3.2), and that the back end
- * leaves the memory of a guest alone which forbids it to master the bus.
+ * configuration. What needs the back end is left to the host side. Waited for is that the back end has come
+ * up, as guests begin before that, and not for long: a reset, for whose end a driver has to look anyway
+ * (virtio 1.2, 4.1.4.3.2), and that the back end leaves the memory of a guest alone which forbids it to
+ * master the bus.
  *
  * @module
  */
@@ -48,6 +49,7 @@ export class VirtioPciFunction {
   readonly #interrupts: Interrupts;
   readonly #common: CommonConfig;
   readonly #access = new DataView(new ArrayBuffer(8));
+  #settled = false;
 
   /** Attaches to the function of `handle`. */
   constructor(handle: VirtioPciHandle, wiring: FunctionWiring) {
@@ -95,6 +97,7 @@ export class VirtioPciFunction {
 
   /** Reads `size` (1, 2, 4, 8) bytes at `offset` of the BAR. */
   barRead(_bar: number, offset: number, size: number, data: DataView): void {
+    if (!this.#settled) this.#awaitBackend();
     const region = offset & ~(REGION_BYTES - 1);
     const at = offset - region;
     const { lock } = this.#state;
@@ -139,6 +142,7 @@ export class VirtioPciFunction {
       if (kick !== undefined) signalEvent(kick);
       return;
     }
+    if (!this.#settled) this.#awaitBackend();
     if (region === BarOffset.Common) {
       this.#writeCommon(at, size, data);
       return;
@@ -178,6 +182,13 @@ export class VirtioPciFunction {
       lock.unlock();
     }
     if (pending === Pending.Reset) this.#awaitReset();
+  }
+
+  #awaitBackend(): void {
+    const { words } = this.#state;
+    // Whoever ends the VM ends this, too.
+    while (Atomics.load(words, Word.Settled) === 0) Atomics.wait(words, Word.Settled, 0);
+    this.#settled = true;
   }
 
   /** Whoever takes the bus away from the function uses memory again that its queues were in. */

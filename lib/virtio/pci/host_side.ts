@@ -24,16 +24,14 @@ export interface VirtioPciOptions {
   readonly device: number;
   /** Type of the device (of `DeviceType`). */
   readonly deviceType: number;
-  /** What the driver is offered. */
-  readonly features: bigint;
   /** Most descriptors of a queue, a power of two. */
   readonly maxQueueSize: number;
   /** The events of each queue. */
   readonly queues: readonly QueueEvents[];
   /** The event of configuration changes. */
   readonly configEvent: Fd;
-  /** Configuration space as it is now; its length stays. */
-  readonly config: Uint8Array;
+  /** Length of the configuration space. */
+  readonly configBytes: number;
   /** First of as many GSIs as there are vectors. */
   readonly firstGsi: number;
 }
@@ -54,7 +52,7 @@ export interface Wishes {
   readonly config: { readonly offset: number; readonly bytes: Uint8Array } | undefined;
 }
 
-/** A function on the bus. */
+/** A function on the bus. Until {@link settle}, whoever accesses its BAR waits. */
 export class VirtioPciHost {
   /** For the vCPUs' workers. */
   readonly handle: VirtioPciHandle;
@@ -65,29 +63,41 @@ export class VirtioPciHost {
   readonly #slot: PciSlot;
 
   constructor(options: VirtioPciOptions, vm: Vm, slot: PciSlot) {
-    const { device, deviceType, features, maxQueueSize, queues, configEvent, config } = options;
+    const { device, deviceType, maxQueueSize, queues, configEvent, configBytes } = options;
     this.#state = TransportState.create({
       device,
-      featuresLow: Number(BigInt.asIntN(32, features)),
-      featuresHigh: Number(BigInt.asIntN(32, features >> 32n)),
       queueCount: queues.length,
       maxQueueSize,
-      configBytes: config.byteLength,
+      configBytes,
       kicks: queues.map(({ kick }) => kick.raw),
       calls: queues.map(({ call }) => call.raw),
       configEvent: configEvent.raw,
       firstGsi: options.firstGsi,
     });
-    this.#state.config.set(config);
     this.handle = this.#state.handle;
     this.configSpace = buildConfigSpace({
       deviceType,
       queueCount: queues.length,
       vectorCount: vectorCountOf(queues.length),
-      deviceConfigBytes: config.byteLength,
+      deviceConfigBytes: configBytes,
     });
     this.#interrupts = new Interrupts(this.#state, vm, slot);
     this.#slot = slot;
+  }
+
+  /** Lets the guest have the function: this is what its back end offers, and its configuration space. */
+  settle(features: bigint, config: Uint8Array): void {
+    const { words } = this.#state;
+    words[Word.FeaturesLow] = Number(BigInt.asIntN(32, features));
+    words[Word.FeaturesHigh] = Number(BigInt.asIntN(32, features >> 32n));
+    this.#state.config.set(config);
+    this.giveUp();
+  }
+
+  /** Lets nobody wait any longer; without {@link settle} it is a function that offers nothing. */
+  giveUp(): void {
+    Atomics.store(this.#state.words, Word.Settled, 1);
+    Atomics.notify(this.#state.words, Word.Settled);
   }
 
   /** Counts what the guest wants, for `Atomics.waitAsync`. */

@@ -114,7 +114,12 @@ export const Word = {
   Halted: 18,
   /** Not 0 while the interrupt pin is asserted. */
   Asserted: 19,
-  Count: 20,
+  /** Features that the device offers, bits 0 to 31 and 32 to 63. */
+  FeaturesLow: 20,
+  FeaturesHigh: 21,
+  /** Not 0 from when the back end is there, or never will be. */
+  Settled: 22,
+  Count: 23,
 } as const;
 
 /** Words of a queue. */

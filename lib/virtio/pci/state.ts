@@ -12,9 +12,6 @@ export interface VirtioPciHandle {
   readonly buffer: SharedArrayBuffer;
   /** Its number on the PCI bus. */
   readonly device: number;
-  /** Features that it offers, bits 0 to 31 and 32 to 63. */
-  readonly featuresLow: number;
-  readonly featuresHigh: number;
   readonly queueCount: number;
   readonly maxQueueSize: number;
   readonly configBytes: number;
