@@ -263,6 +263,18 @@ jailTest("a guest that is faster than its device waits for it, and ends with it"
   await bench.checkClean();
 });
 
+jailTest("a policy that forbids a device to report is named, too", async (bench) => {
+  const folder = await policiesWithout(bench, "sendmsg");
+  const options = ["--no-balloon", "--seccomp-policy-dir", folder];
+  const { code, stderr } = await bench.run(tinyKernels.hello(), options);
+  assert.equal(code, 1);
+  assert.match(
+    stderr,
+    /rng ended before it served: it made the system call sendmsg \(46\), which rng_device\.policy/,
+  );
+  await bench.checkClean();
+});
+
 jailTest("where there are no user namespaces, run refuses unless jails are off", async (bench) => {
   const run = async (...options: string[]) => {
     const script = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"';

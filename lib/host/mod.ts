@@ -151,6 +151,7 @@ export { blockDeviceSize, blockDiscard, blockSectorSize, blockZeroOut } from "./
 export { compareExchange16 } from "./exchange16.ts";
 export { NativeCode, protect, Protection } from "./native_code.ts";
 export {
+  findSeccompListener,
   hasNoNewPrivileges,
   installSeccompFilter,
   installSeccompListener,

@@ -32,6 +32,9 @@ const libcRaw = bindLibc({
 const PR_SET_NO_NEW_PRIVS = 38;
 const PR_GET_NO_NEW_PRIVS = 39;
 const SYS_SECCOMP = 317n;
+const SYS_PIDFD_GETFD = 438;
+/** Where a link in /proc to a descriptor of {@link installSeccompListener} leads. */
+const LISTENER_NAME = "anon_inode:seccomp notify";
 const SECCOMP_SET_MODE_FILTER = 1;
 const SECCOMP_FILTER_FLAG_TSYNC = 1;
 const SECCOMP_FILTER_FLAG_NEW_LISTENER = 8;
@@ -119,6 +122,26 @@ export function rawSyscall(number: number, args: readonly bigint[] = []): bigint
   const arg = (index: number) => BigInt.asUintN(64, args[index] ?? 0n);
   const result = libcRaw().syscall(BigInt(number), arg(0), arg(1), arg(2), arg(3), arg(4), arg(5));
   return result === -1n ? BigInt(-lastErrno()) : result;
+}
+
+/**
+ * A copy of the descriptor of {@link installSeccompListener} that another process has and does not hand
+ * over; undefined where it has none, or may not be looked into (pidfd_getfd(2), Linux 5.6).
+ *
+ * @param process its pidfd and its number
+ */
+export function findSeccompListener(process: { pidfd: FdLike; pid: number }): Fd | undefined {
+  const folder = `/proc/${process.pid}/fd`;
+  try {
+    for (const { name } of Deno.readDirSync(folder)) {
+      if (Deno.readLinkSync(`${folder}/${name}`) !== LISTENER_NAME) continue;
+      const fd = rawSyscall(SYS_PIDFD_GETFD, [BigInt(rawFd(process.pidfd)), BigInt(name), 0n]);
+      if (fd >= 0n) return Fd.adopt(Number(fd));
+    }
+  } catch {
+    // It is about to end, or not ours to look into.
+  }
+  return undefined;
 }
 
 /** A system call that a filter stopped with SIGSYS. */

@@ -176,7 +176,7 @@ class JailedDevice implements LaunchedDevice {
     const violations = new ViolationWatch(violation, {
       kind: order.kind,
       reactor,
-      kill: () => process.kill(),
+      process,
     });
     const { promise, resolve } = Promise.withResolvers<string>();
     this.ended = promise;

@@ -6,6 +6,7 @@
 
 import {
   type Fd,
+  findSeccompListener,
   parseViolation,
   PollEvent,
   type Reactor,
@@ -15,18 +16,21 @@ import {
   VIOLATION_REPORT_BYTES,
   type Watch,
 } from "../../host/mod.ts";
-import { syscallName } from "../../jail/mod.ts";
+import { type JailedProcess, syscallName } from "../../jail/mod.ts";
 
 /** More than the two that a device sends itself. */
 const MAX_LAST_MESSAGES = 4;
+
+/** How often to look for a descriptor that does not come, in ms. */
+const SEARCH_MS = 1000;
 
 /** Settings of a {@link ViolationWatch}. */
 export interface ViolationWatchOptions {
   /** Name of the device's kind. */
   readonly kind: string;
   readonly reactor: Reactor;
-  /** Ends the device: it holds still in a call that it may not make. */
-  readonly kill: () => void;
+  /** The device. */
+  readonly process: JailedProcess;
 }
 
 /**
@@ -38,6 +42,7 @@ export class ViolationWatch implements Disposable {
   readonly #socket: UnixSocket;
   readonly #options: ViolationWatchOptions;
   readonly #watch: Watch;
+  readonly #search: ReturnType<typeof setInterval>;
   #listener: Fd | undefined;
   #calls: Watch | undefined;
   #description: string | undefined;
@@ -47,6 +52,8 @@ export class ViolationWatch implements Disposable {
     this.#socket = socket;
     this.#options = options;
     this.#watch = options.reactor.watch(socket.fd, PollEvent.In, () => this.#receive());
+    this.#search = setInterval(() => this.#searchListener(), SEARCH_MS);
+    Deno.unrefTimer(this.#search);
   }
 
   /** What the device did first that it may not; undefined where it did nothing. */
@@ -57,6 +64,7 @@ export class ViolationWatch implements Disposable {
   [Symbol.dispose](): void {
     // What a device wrote just before its end.
     for (let left = MAX_LAST_MESSAGES; left > 0 && this.#receive(); left--);
+    clearInterval(this.#search);
     this.#forgetSocket();
     this.#forgetListener();
   }
@@ -75,14 +83,25 @@ export class ViolationWatch implements Disposable {
     return true;
   }
 
+  /** Where even the handing over is forbidden, the device holds still in it. */
+  #searchListener(): void {
+    const { process } = this.#options;
+    const listener = this.#listener === undefined && process.end === undefined
+      ? findSeccompListener(process)
+      : undefined;
+    if (listener !== undefined) this.#listen(listener);
+  }
+
   #listen(listener: Fd): void {
+    clearInterval(this.#search);
     this.#listener = listener;
     this.#calls = this.#options.reactor.watch(listener, PollEvent.In, (events) => {
       // After a hang-up, older kernels would wait for ever.
       const violation = (events & PollEvent.In) === 0 ? undefined : receiveViolation(listener);
       if (violation !== undefined) {
         this.#tell(violation);
-        this.#options.kill();
+        // It holds still in a call that it may not make.
+        this.#options.process.kill();
       }
       // It has made its last call, or is gone.
       this.#calls?.[Symbol.dispose]();
