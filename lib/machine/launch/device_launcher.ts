@@ -11,7 +11,7 @@ import { workerModuleUrl } from "../worker_url.ts";
 import { type DeviceProgram, ownProgram } from "./device_program.ts";
 import { type PreparedJail, prepareJailed } from "./jailed_device.ts";
 import type { DeviceOrder, LaunchedDevice, PreparedLaunch } from "./launched_device.ts";
-import { commonJail, filterFile } from "./sandbox.ts";
+import { commonJail, DeviceFilter } from "./sandbox.ts";
 import { launchInWorker } from "./worker_device.ts";
 
 const log = new Logger("sandbox");
@@ -44,9 +44,21 @@ export class DeviceLauncher implements Disposable {
 
   /** Starts a device, as {@link prepare} does and what that gives, by the policy as it is now. */
   async launch(order: DeviceOrder, signal?: AbortSignal): Promise<LaunchedDevice> {
-    this.#jails.get(order.kind)?.filter.close();
-    this.#jails.delete(order.kind);
-    return await (await this.prepare(order, signal)).start();
+    if (this.#sandbox === undefined) return await (await this.prepare(order)).start();
+    const jail = this.#makeJail(order.kind, this.#sandbox);
+    using _filter = jail.filter;
+    const options = { ...jail, reactor: this.#reactor, signal };
+    return await (await prepareJailed(order, options)).start();
+  }
+
+  /**
+   * Reads what jails of devices of `kind` need, for all that {@link prepare} makes.
+   *
+   * @throws {MachineError} where there is no folder to become a jail's root.
+   * @throws {PolicyError} where the policy of its kind is wrong.
+   */
+  read(kind: string): void {
+    if (this.#sandbox !== undefined) this.#jail(kind, this.#sandbox);
   }
 
   /**
@@ -68,25 +80,27 @@ export class DeviceLauncher implements Disposable {
         [Symbol.dispose]() {},
       };
     }
-    const prepared = this.#jail(order.kind, sandbox);
-    return await prepareJailed(order, { ...prepared, reactor: this.#reactor, signal });
+    const jail = this.#jail(order.kind, sandbox);
+    return await prepareJailed(order, { ...jail, reactor: this.#reactor, signal });
   }
 
   #jail(kind: string, sandbox: SandboxConfig): PreparedJail {
-    const known = this.#jails.get(kind);
-    if (known !== undefined) return known;
+    const known = this.#jails.get(kind) ?? this.#makeJail(kind, sandbox);
+    this.#jails.set(kind, known);
+    return known;
+  }
+
+  #makeJail(kind: string, sandbox: SandboxConfig): PreparedJail {
     this.#program ??= ownProgram();
-    const prepared = {
+    return {
       program: this.#program,
       jail: commonJail(sandbox),
-      filter: filterFile(kind, sandbox),
+      filter: new DeviceFilter(kind, sandbox),
     };
-    this.#jails.set(kind, prepared);
-    return prepared;
   }
 
   [Symbol.dispose](): void {
-    for (const { filter } of this.#jails.values()) filter.close();
+    for (const { filter } of this.#jails.values()) filter[Symbol.dispose]();
     this.#reactor[Symbol.dispose]();
   }
 }

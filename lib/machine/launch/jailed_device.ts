@@ -22,7 +22,7 @@ import { type JailedProcess, type StartingJail, startJailed } from "../../jail/m
 import { DeviceLog } from "./device_log.ts";
 import type { DeviceProgram } from "./device_program.ts";
 import type { DeviceOrder, LaunchedDevice, PreparedLaunch } from "./launched_device.ts";
-import type { commonJail } from "./sandbox.ts";
+import type { commonJail, DeviceFilter } from "./sandbox.ts";
 import { ViolationWatch } from "./violation_watch.ts";
 
 /** Descriptors of the process. */
@@ -36,8 +36,8 @@ const END_TIMEOUT_MS = 60_000;
 export interface PreparedJail {
   readonly program: DeviceProgram;
   readonly jail: ReturnType<typeof commonJail>;
-  /** A file that holds the filter; it stays whose it is. */
-  readonly filter: Fd;
+  /** Stays whose it is. */
+  readonly filter: DeviceFilter;
 }
 
 /** Settings of {@link prepareJailed}. */
@@ -72,6 +72,7 @@ export async function prepareJailed(
   return {
     async start() {
       using stack = kept.move();
+      options.filter.complete();
       jail.begin();
       await settled(jail, options);
       const process = jail.finish();
@@ -122,7 +123,7 @@ function begin(
       { fd: itsError, as: PLACE.Error },
       { fd: itsFrontEnd.fd, as: PLACE.FrontEnd },
       { fd: itsControl.fd, as: PLACE.Control },
-      { fd: filter, as: PLACE.Filter },
+      { fd: filter.fd, as: PLACE.Filter },
       { fd: itsViolation.fd, as: PLACE.Violation },
       ...resources,
     ],

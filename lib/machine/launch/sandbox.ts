@@ -67,16 +67,36 @@ function isFolder(path: string): boolean {
 }
 
 /**
- * The filter of devices of `kind`, in a file that only can be read.
- *
- * @throws {PolicyError} where the policy is wrong.
+ * The filter of devices of a kind, in a file for them. The program's own policies, which are right, are
+ * compiled when the first of them starts: a guest does not wait for that.
  */
-export function filterFile(kind: string, config: SandboxConfig): Fd {
-  const policy = loadDevicePolicy(`${kind}_device`, { folder: config.seccompPolicyDir });
-  const program = compilePolicy(policy, {
-    violation: config.seccompLogFailures ? "log" : "user-notify",
-  });
-  const file = memfdCreate(`vmctl-${kind}-filter`, MemfdFlag.CloseOnExec);
-  writeAll(file, encodeProgram(program));
-  return file;
+export class DeviceFilter implements Disposable {
+  /** The file, which is whole after {@link complete}. */
+  readonly fd: Fd;
+  readonly #kind: string;
+  readonly #config: SandboxConfig;
+  #complete = false;
+
+  /** @throws {PolicyError} where the user's policy is wrong. */
+  constructor(kind: string, config: SandboxConfig) {
+    this.#kind = kind;
+    this.#config = config;
+    using file = memfdCreate(`vmctl-${kind}-filter`, MemfdFlag.CloseOnExec);
+    this.fd = file.dup();
+    if (config.seccompPolicyDir !== undefined) this.complete();
+  }
+
+  /** Puts the filter into the file. */
+  complete(): void {
+    if (this.#complete) return;
+    const { seccompPolicyDir, seccompLogFailures } = this.#config;
+    const policy = loadDevicePolicy(`${this.#kind}_device`, { folder: seccompPolicyDir });
+    const violation = seccompLogFailures ? "log" : "user-notify";
+    writeAll(this.fd, encodeProgram(compilePolicy(policy, { violation })));
+    this.#complete = true;
+  }
+
+  [Symbol.dispose](): void {
+    this.fd.close();
+  }
 }

@@ -75,20 +75,25 @@ export class OwnDevice implements VirtioDevice, Disposable {
   }
 
   /**
-   * Opens what it needs, and makes its jail: all that can be done before the guest runs, and without
-   * much of the host's time.
+   * Opens what it needs, and reads what its jail needs.
+   *
+   * @throws {VmctlError} where that cannot be opened, or its policy is wrong.
+   */
+  async open(): Promise<void> {
+    const { kind, launcher, open } = this.#options;
+    launcher.read(kind);
+    this.#opened = await open();
+    if (this.#disposed) this.#opened[Symbol.dispose]();
+  }
+
+  /**
+   * Makes its jail, once it is open.
    *
    * @param signal gives it up: the VM ends
-   * @throws {VmctlError} where something cannot be opened, or no jail can be made.
+   * @throws {VmctlError} where no jail can be made.
    */
   async prepare(signal: AbortSignal): Promise<void> {
-    const opened = await this.#options.open();
-    this.#opened = opened;
-    if (this.#disposed) {
-      opened[Symbol.dispose]();
-      return;
-    }
-    const prepared = await this.#options.launcher.prepare(this.#order(opened), signal);
+    const prepared = await this.#options.launcher.prepare(this.#order(), signal);
     this.#prepared = prepared;
     if (this.#disposed) prepared[Symbol.dispose]();
   }
@@ -97,13 +102,12 @@ export class OwnDevice implements VirtioDevice, Disposable {
   async launch(signal: AbortSignal): Promise<BackendLink> {
     const { name, launcher, reactor } = this.#options;
     signal.throwIfAborted();
-    const opened = this.#opened;
-    if (opened === undefined) throw new MachineError(`${name}: expected that it is open`);
-    const prepared = this.#prepared;
+    // A successor is jailed by the policy as it is then.
+    const again = this.#client !== undefined;
+    const prepared = this.#prepared ??
+      (again ? undefined : await launcher.prepare(this.#order(), signal));
     this.#prepared = undefined;
-    const launched = prepared === undefined
-      ? await launcher.launch(this.#order(opened), signal)
-      : await prepared.start();
+    const launched = await (prepared?.start() ?? launcher.launch(this.#order(), signal));
     this.#pid = launched.pid;
     const client = new DeviceControlClient(launched.control, {
       reactor,
@@ -127,8 +131,10 @@ export class OwnDevice implements VirtioDevice, Disposable {
     };
   }
 
-  #order(opened: OpenedDevice): DeviceOrder {
+  #order(): DeviceOrder {
     const { name, kind } = this.#options;
+    const opened = this.#opened;
+    if (opened === undefined) throw new MachineError(`${name}: expected that it is open`);
     return { name, kind, opened, logLevel: getLogLevel() };
   }
 

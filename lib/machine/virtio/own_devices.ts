@@ -98,12 +98,16 @@ export class OwnDevices implements Disposable {
   }
 
   /**
-   * Does all that can be done before the guest runs, see {@link OwnDevice.prepare}.
+   * Does what is to be done before the guest runs: opens all that they need, and makes the jail of one,
+   * which shows whether the host allows jails. The others would take their time.
    *
+   * @param signal gives it up: the VM ends
    * @throws {VmctlError} where something cannot be opened, or no jail can be made.
    */
   async prepare(signal: AbortSignal): Promise<void> {
-    await Promise.all([...this.disks, ...this.others].map((device) => device.prepare(signal)));
+    const devices = [...this.disks, ...this.others];
+    for (const device of devices) await device.open();
+    await devices[0]?.prepare(signal);
   }
 
   /**
