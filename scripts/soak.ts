@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { privateDirtyBytes } from "./bench/programs.ts";
 import { build, DEFAULT_OUTPUT, isStale } from "./build/build.ts";
+import { judgeGrowth, type MemorySample } from "./soak/growth.ts";
 import { FetchError, fetchGuest, fetchUserland } from "./guest/mod.ts";
 import { runGuest } from "./userland/guest_run.ts";
 
@@ -20,13 +21,12 @@ const USAGE = `usage: deno task soak [--minutes N] [--cpus N] [--log FILE]
   --cpus N      vCPUs of the guest (default: 1)
   --log FILE    also writes every line of the guest there
 
-Needs root and debootstrap. Runs dist/vmctl, built where it is stale, or what VMCTL_BIN names.
+Needs root and debootstrap. Runs dist/vmctl, built where it is stale, or what VMCTL_BIN names. Its
+status is 0 where no load failed and the process did not grow.
 `;
 const ROUND_SECONDS = 20;
-const WATCH_MS = 60_000;
+const WATCH_MS = 20_000;
 const MEMORY_MIB = 1536;
-/** The part of a run in which caches fill; growth is judged after it. */
-const WARM_UP = 0.25;
 
 /** Loads of stress-ng that verify what they compute, in the groups that run side by side. */
 const ROUNDS = [
@@ -99,7 +99,8 @@ async function main(): Promise<number> {
   const guest = await fetchGuest({ progress });
   const image = await fetchUserland({ progress });
   const folder = await mkdtemp(join(tmpdir(), "vmctl-soak-"));
-  const samples: { minute: number; mib: number }[] = [];
+  const statsFile = join(folder, "stats.json");
+  const samples: MemorySample[] = [];
   let timer: ReturnType<typeof setInterval> | undefined;
   let summary = "";
   let failures = 0;
@@ -116,6 +117,7 @@ async function main(): Promise<number> {
       cpus: Number(values.cpus),
       memoryMib: MEMORY_MIB,
       folder,
+      options: ["--engine-stats", statsFile],
       // A guest that hangs is found by this.
       timeoutMs: minutes * 60_000 + 900_000,
       onStart: (pid) => {
@@ -136,21 +138,17 @@ async function main(): Promise<number> {
         }
       },
     });
-    const settled = samples.filter(({ minute }) => minute > minutes * WARM_UP);
-    const first = settled[0];
-    const last = settled.at(-1);
     console.log(`guest: ${summary || "did not come to its end"}`);
     console.log(`vmctl: status ${end.code} after ${(end.seconds / 60).toFixed(1)} minutes`);
     if (end.stderr !== "") console.log(end.stderr);
-    if (first !== undefined && last !== undefined) {
-      const most = Math.max(...samples.map(({ mib }) => mib));
-      console.log(
-        `private memory beside guest RAM: ${first.mib.toFixed(1)} MiB after ` +
-          `${first.minute.toFixed(0)} minutes, ${last.mib.toFixed(1)} MiB at the end, ` +
-          `${most.toFixed(1)} MiB at most`,
-      );
-    }
-    return summary.endsWith(" 0 failed") && failures === 0 && end.code === 0 ? 0 : 1;
+    const growth = judgeGrowth(samples, end.seconds / 60);
+    console.log(`private memory beside guest RAM: ${growth.text}`);
+    const stats = await Deno.readTextFile(statsFile).catch(() => "none");
+    console.log(`engine: ${stats.replaceAll(/\s+/g, " ").trim()}`);
+    const failed = !summary.endsWith(" 0 failed") || failures > 0 || end.code !== 0;
+    const verdict = growth.grew === undefined ? "passed, growth not judged" : "passed";
+    console.log(`soak: ${failed ? "failed" : growth.grew === true ? "grew" : verdict}`);
+    return failed || growth.grew === true ? 1 : 0;
   } finally {
     clearInterval(timer);
     await rm(folder, { recursive: true, force: true });
