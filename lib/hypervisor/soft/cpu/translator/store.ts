@@ -16,6 +16,9 @@ import type { Unit, UnitPart } from "./unit.ts";
 const DEFAULT_LIMIT_BYTES = 64 << 20;
 /** Versions whose files are kept: someone may go back and forth between two. */
 const KEPT_VERSIONS = 3;
+/** What V8 takes for a unit beside its module, and for each part of it beside what is in its arrays. */
+const UNIT_BYTES = 700;
+const PART_BYTES = 1000;
 /** Units that are kept for a page. */
 const MAX_A_PAGE = 24;
 const PREFIX = "translations-";
@@ -97,7 +100,7 @@ export class TranslationStore {
 
   /** Adds a new unit. */
   add(unit: Unit): void {
-    let bytes = unit.bytes.length;
+    let bytes = UNIT_BYTES + unit.bytes.length;
     for (const region of unit.regions) for (const part of region.parts) bytes += partBytes(part);
     this.#keep({ unit, header: undefined, used: true, bad: false, bytes });
     this.#unsaved++;
@@ -212,7 +215,7 @@ export class TranslationStore {
 
 /** Bytes of a part beside the module. */
 function partBytes(part: UnitPart): number {
-  return part.code.reduce((sum, { bytes }) => sum + bytes.length + 8, 64 + 4 * part.entries.length);
+  return PART_BYTES + part.code.words.byteLength + part.entries.words.byteLength;
 }
 
 function pagesOf(kept: Kept): Iterable<readonly [number, number]> {

@@ -13,7 +13,15 @@
  * @module
  */
 
-import { type CodeRange, sumWords, type Unit, type UnitPart, type UnitRegion } from "./unit.ts";
+import {
+  CodeRanges,
+  sumWords,
+  type Unit,
+  UnitEntries,
+  type UnitPart,
+  type UnitRegion,
+  wordsOf,
+} from "./unit.ts";
 
 const MAGIC = [0x74636d76, 0x31746c72] as const;
 const MARK = 0x74696e75;
@@ -96,12 +104,22 @@ class Reader {
     return count;
   }
 
+  words(count: number): Uint32Array<ArrayBuffer> {
+    if (count > this.#end - this.#at) throw new RangeError("more than there is room for");
+    this.#at += count;
+    return this.#words.subarray(this.#at - count, this.#at);
+  }
+
   bytes(length: number): Uint8Array<ArrayBuffer> {
-    const words = (length + 3) >>> 2;
-    if (words > this.#end - this.#at) throw new RangeError("more than there is room for");
-    const from = this.#words.byteOffset + 4 * this.#at;
-    this.#at += words;
-    return new Uint8Array(this.#words.buffer, from, length);
+    const { buffer, byteOffset } = this.words(wordsOf(length));
+    return new Uint8Array(buffer, byteOffset, length);
+  }
+
+  /** All words that `read` reads. */
+  read(read: () => void): Uint32Array<ArrayBuffer> {
+    const start = this.#at;
+    read();
+    return this.#words.subarray(start, this.#at);
   }
 
   list<T>(item: () => T): T[] {
@@ -130,23 +148,24 @@ export function readUnit(header: UnitHeader): Unit | undefined {
 function readPart(reader: Reader, pages: UnitHeader["pages"]): UnitPart {
   const page = pages[reader.word()];
   if (page === undefined) throw new RangeError("no such page");
-  const entries = reader.list(() => {
-    const word = reader.word();
-    return { offset: offset(word & 0xffff), block: word >>> 16 };
+  const entries = new UnitEntries(reader.words(reader.count()));
+  for (const { offset } of entries) checkOffset(offset);
+  const count = reader.count();
+  const words = reader.read(() => {
+    for (let i = 0; i < count; i++) {
+      const word = reader.word();
+      const [start, length] = [word & 0xffff, word >>> 16];
+      checkOffset(start);
+      checkOffset(start + length - 1);
+      reader.words(wordsOf(length));
+    }
   });
-  const code = reader.list((): CodeRange => {
-    const word = reader.word();
-    const start = offset(word & 0xffff);
-    const length = word >>> 16;
-    offset(start + length - 1);
-    return { start, bytes: reader.bytes(length) };
-  });
+  const code = new CodeRanges(words, count);
   return { pageNumber: page[0], sum: page[1], entries, code };
 }
 
-function offset(n: number): number {
+function checkOffset(n: number): void {
   if (n < 0 || n >= PAGE_BYTES) throw new RangeError("not in a page");
-  return n;
 }
 
 /** Collects words. */
@@ -169,7 +188,7 @@ class Writer {
   }
 
   bytes(bytes: Uint8Array): void {
-    const words = (bytes.length + 3) >>> 2;
+    const words = wordsOf(bytes.length);
     this.#room(words);
     new Uint8Array(this.#words.buffer).set(bytes, 4 * this.#length);
     this.#length += words;
@@ -238,12 +257,9 @@ function writeUnit(writer: Writer, unit: Unit): void {
     for (const part of parts) {
       writer.word(pages.get(key(part))?.index ?? 0);
       writer.word(part.entries.length);
-      for (const { offset, block } of part.entries) writer.word(offset | (block << 16));
+      writer.words(part.entries.words);
       writer.word(part.code.length);
-      for (const { start, bytes } of part.code) {
-        writer.word(start | (bytes.length << 16));
-        writer.bytes(bytes);
-      }
+      writer.words(part.code.words);
     }
   }
   writer.word(unit.bytes.length);

@@ -3,20 +3,21 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { readUnit, unitHeaders, writeUnits } from "./store_format.ts";
 import { TranslationStore } from "./store.ts";
-import type { Unit } from "./unit.ts";
+import { CodeRanges, type Unit, UnitEntries } from "./unit.ts";
 
 const VERSION = "0123456789abcdef0123456789abcdef";
 
 const part = fc.record({
   pageNumber: fc.nat({ max: 0xfffff }),
   sum: fc.maxSafeNat(),
-  entries: fc.array(fc.record({ offset: fc.nat({ max: 4095 }), block: fc.nat({ max: 0xffff }) })),
+  entries: fc.array(fc.record({ offset: fc.nat({ max: 4095 }), block: fc.nat({ max: 0xffff }) }))
+    .map((entries) => UnitEntries.of(entries)),
   code: fc.array(
     fc.nat({ max: 4095 }).chain((start) =>
       fc.uint8Array({ minLength: 1, maxLength: Math.min(64, 4096 - start) })
         .map((bytes) => ({ start, bytes }))
     ),
-  ),
+  ).map((ranges) => CodeRanges.of(ranges)),
 });
 const unit: fc.Arbitrary<Unit> = fc.record({
   regions: fc.array(fc.record({ parts: fc.array(part) })),
@@ -80,8 +81,10 @@ Deno.test("noise and files of another version give nothing", () => {
 
 /** A unit of one region in one page. */
 function unitAt(pageNumber: number, size = 16): Unit {
-  const code = [{ start: 0, bytes: Uint8Array.of(pageNumber & 255, pageNumber >> 8) }];
-  const entries = [{ offset: 0, block: 0 }];
+  const code = CodeRanges.of([
+    { start: 0, bytes: Uint8Array.of(pageNumber & 255, pageNumber >> 8) },
+  ]);
+  const entries = UnitEntries.of([{ offset: 0, block: 0 }]);
   const parts = [{ pageNumber, sum: pageNumber, entries, code }];
   return { regions: [{ parts }], bytes: new Uint8Array(size).fill(pageNumber) };
 }

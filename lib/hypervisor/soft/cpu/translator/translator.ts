@@ -16,7 +16,7 @@ import { entryOf, type InsnReader, planRegions, type RegionPlan } from "./plan.t
 import { LazyRuntime } from "./lazy_runtime.ts";
 import { Installer, type InstallerOptions } from "./installer.ts";
 import type { RegionInsn, WideAddress } from "./region_cx.ts";
-import { codeRanges, type Unit, type UnitPart } from "./unit.ts";
+import { codeRanges, type Unit, UnitEntries, type UnitPart } from "./unit.ts";
 
 const { I32 } = ValType;
 
@@ -221,10 +221,12 @@ export class Translator {
     return {
       pageNumber: page.ram / 4096,
       sum: this.installer.pageSum(page.ram),
-      entries: plan.entries.filter(here).map((offset) => ({
-        offset: offset - first,
-        block: entryOf(plan, offset),
-      })),
+      entries: UnitEntries.of(
+        plan.entries.filter(here).map((offset) => ({
+          offset: offset - first,
+          block: entryOf(plan, offset),
+        })),
+      ),
       code: codeRanges(
         blocks.map(({ start, end }) => [start - first, end - first]),
         this.#ram,

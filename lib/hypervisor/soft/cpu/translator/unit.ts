@@ -12,16 +12,106 @@ export interface CodeRange {
   readonly bytes: Uint8Array;
 }
 
+/** Where a region may be entered. */
+export interface UnitEntry {
+  readonly offset: number;
+  /** Upper half of its record's first word. */
+  readonly block: number;
+}
+
+/** Entries in a word each, as files have them: thousands of units are kept for long. */
+export class UnitEntries implements Iterable<UnitEntry> {
+  /** `offset | block << 16` of each. */
+  readonly words: Uint32Array;
+
+  /** @param words What {@link UnitEntries.words} gave before. */
+  constructor(words: Uint32Array) {
+    this.words = words;
+  }
+
+  /** Packs `entries`. */
+  static of(entries: readonly UnitEntry[]): UnitEntries {
+    return new UnitEntries(Uint32Array.from(entries, ({ offset, block }) => offset | block << 16));
+  }
+
+  /** How many. */
+  get length(): number {
+    return this.words.length;
+  }
+
+  *[Symbol.iterator](): Generator<UnitEntry> {
+    for (const word of this.words) yield { offset: word & 0xffff, block: word >>> 16 };
+  }
+}
+
+/** Ranges of code in one array of words, as files have them. */
+export class CodeRanges implements Iterable<CodeRange> {
+  /** How many. */
+  readonly length: number;
+  /** Of each `start | length << 16`, then its bytes, padded. */
+  readonly words: Uint32Array<ArrayBuffer>;
+
+  /** @param words What {@link CodeRanges.words} gave before, of `length` ranges. */
+  constructor(words: Uint32Array<ArrayBuffer>, length: number) {
+    this.words = words;
+    this.length = length;
+  }
+
+  /** Packs `ranges`. */
+  static of(ranges: readonly CodeRange[]): CodeRanges {
+    const count = ranges.reduce((sum, { bytes }) => sum + 1 + wordsOf(bytes.length), 0);
+    const words = new Uint32Array(count);
+    const all = new Uint8Array(words.buffer);
+    let at = 0;
+    for (const { start, bytes } of ranges) {
+      words[at++] = start | bytes.length << 16;
+      all.set(bytes, 4 * at);
+      at += wordsOf(bytes.length);
+    }
+    return new CodeRanges(words, ranges.length);
+  }
+
+  *[Symbol.iterator](): Generator<CodeRange> {
+    const { words } = this;
+    for (let at = 0; at < words.length;) {
+      const word = words[at++] as number;
+      const length = word >>> 16;
+      const bytes = new Uint8Array(words.buffer, words.byteOffset + 4 * at, length);
+      yield { start: word & 0xffff, bytes };
+      at += wordsOf(length);
+    }
+  }
+
+  /** Whether these bytes are what the page at offset `page` of `ram` holds. */
+  areIn(ram: Uint8Array, page: number): boolean {
+    const { words } = this;
+    const bytes = new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
+    for (let at = 0; at < words.length;) {
+      const word = words[at++] as number;
+      const to = page + (word & 0xffff) - 4 * at;
+      const end = 4 * at + (word >>> 16);
+      for (let i = 4 * at; i < end; i++) if (ram[to + i] !== bytes[i]) return false;
+      at += wordsOf(word >>> 16);
+    }
+    return true;
+  }
+}
+
+/** Words that so many bytes take. */
+export function wordsOf(bytes: number): number {
+  return (bytes + 3) >>> 2;
+}
+
 /** What a region has in one page. */
 export interface UnitPart {
   /** Where the page was in RAM when the region was made, in pages: a hint where to look for it. */
   readonly pageNumber: number;
   /** Sum of the whole page as it was then, see {@link pageSum}. */
   readonly sum: number;
-  /** Page offsets where the region may be entered, each with the upper half of its record's first word. */
-  readonly entries: readonly { readonly offset: number; readonly block: number }[];
+  /** Page offsets where the region may be entered. */
+  readonly entries: UnitEntries;
   /** All code that the region was made from: it stands only where these bytes are. */
-  readonly code: readonly CodeRange[];
+  readonly code: CodeRanges;
 }
 
 /** A function of a module, exported as `r` and its index. */
@@ -60,12 +150,7 @@ export function pageSum(ram: Uint32Array, at: number): number {
 
 /** Whether the code of `part` is what the page at RAM offset `page` holds. */
 export function isCodeThere(part: UnitPart, ram: Uint8Array, page: number): boolean {
-  for (const { start, bytes } of part.code) {
-    for (let i = 0; i < bytes.length; i++) {
-      if (ram[page + start + i] !== bytes[i]) return false;
-    }
-  }
-  return true;
+  return part.code.areIn(ram, page);
 }
 
 /** The ranges that `pairs` of first byte and byte behind the last one cover, joined, with what is there. */
@@ -73,12 +158,12 @@ export function codeRanges(
   pairs: readonly (readonly [number, number])[],
   ram: Uint8Array,
   page: number,
-): CodeRange[] {
+): CodeRanges {
   const ranges: CodeRange[] = [];
   let start = 0;
   let end = 0;
   const take = () => {
-    if (end > start) ranges.push({ start, bytes: ram.slice(page + start, page + end) });
+    if (end > start) ranges.push({ start, bytes: ram.subarray(page + start, page + end) });
   };
   for (const [from, to] of [...pairs].sort((x, y) => x[0] - y[0])) {
     if (from > end || end === 0) {
@@ -88,5 +173,5 @@ export function codeRanges(
     } else end = Math.max(end, to);
   }
   take();
-  return ranges;
+  return CodeRanges.of(ranges);
 }
