@@ -33,6 +33,8 @@ export interface CodeRegions {
   readonly mapsEnd: number;
   readonly arena: number;
   readonly arenaEnd: number;
+  /** A u16 a record of the arena: its handler, where a region stands in its place. */
+  readonly ownHandlers: number;
 }
 
 /** A RAM page's code in one mode. */
@@ -182,6 +184,12 @@ export class CodeCache {
     page.regions.clear();
     page.heat.clear();
     page.opened = false;
+  }
+
+  /** Notes the handler of `record`, which a region is to stand in the place of, for who goes around that. */
+  keepHandler(record: number, handler: number): void {
+    const { arena, ownHandlers } = this.#regions;
+    this.#u16[(ownHandlers + (record - arena) / (RECORD / 2)) >>> 1] = handler;
   }
 
   /** True where there is room for another run of records. */

@@ -6,7 +6,7 @@
 
 import { createGuardedMemory, type GuestMemory } from "../../../memory/mod.ts";
 import type { CodeRegions } from "./code_cache.ts";
-import { FIXED_END, PAGE_MAP } from "./state.ts";
+import { FIXED_END, PAGE_MAP, RECORD } from "./state.ts";
 
 /** Page maps and records kept, in bytes. */
 const MAPS_BYTES = 6144 * PAGE_MAP;
@@ -32,9 +32,11 @@ export function cpuLayout(): CpuLayout {
   const mapsEnd = maps + MAPS_BYTES;
   const arena = mapsEnd;
   const arenaEnd = arena + ARENA_BYTES;
+  const ownHandlers = align(arenaEnd);
+  const ownHandlersEnd = ownHandlers + ARENA_BYTES / (RECORD / 2);
   return {
-    regions: { codeMarks, codeIndex, codeSums, maps, mapsEnd, arena, arenaEnd },
-    pages: align(arenaEnd) / 65536,
+    regions: { codeMarks, codeIndex, codeSums, maps, mapsEnd, arena, arenaEnd, ownHandlers },
+    pages: align(ownHandlersEnd) / 65536,
   };
 }
 

@@ -139,6 +139,8 @@ export interface CachedPage {
   readonly own: boolean;
   /** True where accesses are expected to be aligned, so that misaligned ones need not be found in it. */
   readonly aligned?: boolean;
+  /** Looks for the page of the access at hand, which was not in this one; it may be by then. */
+  find?(): void;
   /** Called behind an access that was not in the page. */
   missed(): void;
 }
@@ -319,6 +321,10 @@ export class Cx {
       return;
     }
     const v = this.f.let(value);
+    if (this.leaves) {
+      this.f.storeSized(size, this.runtime.ram, ram, v);
+      return;
+    }
     this.f.ifLikely(
       ne(ram, i32(-1)),
       () => this.f.storeSized(size, this.runtime.ram, ram, v),
@@ -331,13 +337,39 @@ export class Cx {
     return this.rec;
   }
 
-  /** Called where code that may fault on a slow path begins; statements may be added. */
-  protected beforeSlow(): void {}
+  /**
+   * Where accesses that the TLB does not have leave the function, emits that they do unless `size` bytes at
+   * `address` are in `page`, and says true: they are from there on. Handlers do them by a slow path.
+   */
+  protected leaveUnlessIn(_page: CachedPage, _address: Local, _size: number): boolean {
+    return false;
+  }
+
+  /** Emits `call`, which may fault. */
+  mayFault(call: () => void): void {
+    call();
+  }
+
+  /** Calls helper `name`, which faults: nothing is changed yet. */
+  trap(name: string, ...args: readonly Expr[]): void {
+    this.f.call(this.helper(name), ...args, this.rec);
+  }
+
+  /** Checks that `size` bytes at `address` can be written, or faults. */
+  probeWrite(address: Expr, size: number): void {
+    this.mayFault(() =>
+      this.f.call(this.runtime.probeWrite, address, i32(size), this.recordFor(address))
+    );
+  }
 
   /** The slow path of a store. */
   protected storeSlowly(address: Expr, value: Expr, size: number): void {
-    this.beforeSlow();
     this.f.call(this.slow(this.runtime.storeSlow, size), address, value, this.recordFor(address));
+  }
+
+  /** True where {@link leaveUnlessIn} does what it says. */
+  protected get leaves(): boolean {
+    return false;
   }
 
   /** Reads operand `i` in order to write it: a memory operand is checked for writing first. */
@@ -351,14 +383,18 @@ export class Cx {
     const value = f.local(ValType.I64);
     this.#rmwRam = ram;
     this.#rmwAddress = address;
+    if (this.leaveUnlessIn(page, address, size)) {
+      f.set(ram, add(page.addend, wrap(address)));
+      f.set(value, loadSized(size, this.runtime.ram, ram));
+      return value;
+    }
     f.ifLikely(
-      this.#isIn(page, address, size),
+      this.isIn(page, address, size),
       () => {
         f.set(ram, add(page.addend, wrap(address)));
         f.set(value, loadSized(size, this.runtime.ram, ram));
       },
       () => {
-        this.beforeSlow();
         f.set(
           value,
           call(this.slow(this.runtime.modifySlow, size), address, this.recordFor(address)),
@@ -388,21 +424,29 @@ export class Cx {
     const { kind } = how;
     const operand = f.let(how.operand);
     const expected = f.let(how.expected ?? i64(0));
-    const entry = f.let(this.#tlbEntry(address));
+    const entry = f.let(this.tlbEntry(address));
     const old = f.local(ValType.I64);
-    f.if(
+    const page: CachedPage = {
+      tag: load.i64(CPU, entry, TlbField.write),
+      addend: load.i32(CPU, entry, TlbField.addend),
+      own: true,
       // Misaligned addresses match no tag.
-      eq(and(address, ~0xfffn | BigInt(size - 1)), load.i64(CPU, entry, TlbField.write)),
+      aligned: true,
+      missed: () => {},
+    };
+    const quickly = () => {
+      const at = { mem: this.runtime.ram, address: add(page.addend, wrap(address)) };
+      const args = kind === Locked.cmpxchg ? [expected, operand] : [operand];
+      f.set(old, atomicRmw(lockedOpcode(kind), size, at, ...args));
+    };
+    if (this.leaveUnlessIn(page, address, size)) {
+      quickly();
+      return old;
+    }
+    f.if(
+      this.isIn(page, address, size),
+      quickly,
       () => {
-        const at = {
-          mem: this.runtime.ram,
-          address: add(load.i32(CPU, entry, TlbField.addend), wrap(address)),
-        };
-        const args = kind === Locked.cmpxchg ? [expected, operand] : [operand];
-        f.set(old, atomicRmw(lockedOpcode(kind), size, at, ...args));
-      },
-      () => {
-        this.beforeSlow();
         const slow = this.helper(`locked${size}`);
         f.set(old, call(slow, address, operand, expected, i32(kind), this.rec));
         this.afterSlowStore();
@@ -413,8 +457,7 @@ export class Cx {
 
   /** Calls helper `name`, which changes memory at `address`. */
   lockedSlowly(name: string, address: Local): void {
-    this.beforeSlow();
-    this.f.call(this.helper(name), address, this.rec);
+    this.mayFault(() => this.f.call(this.helper(name), address, this.rec));
     this.afterSlowStore();
   }
 
@@ -527,7 +570,7 @@ export class Cx {
     return this.size === 2 ? and(target, 0xffff) : this.size === 4 ? zeroExtend(target, 4) : target;
   }
 
-  #tlbEntry(address: Expr): Expr {
+  protected tlbEntry(address: Expr): Expr {
     return add(
       this.s32(S.tlbBase),
       and(shrU(wrap(address), 12 - Math.log2(TLB_ENTRY)), (TLB_ENTRIES - 1) * TLB_ENTRY),
@@ -541,7 +584,7 @@ export class Cx {
 
   /** What stands in the TLB where the page of `address` would be. */
   protected cachedPage(address: Local, access: "read" | "write"): CachedPage {
-    const entry = this.f.let(this.#tlbEntry(address));
+    const entry = this.f.let(this.tlbEntry(address));
     return {
       tag: load.i64(CPU, entry, TlbField[access]),
       addend: load.i32(CPU, entry, TlbField.addend),
@@ -552,7 +595,7 @@ export class Cx {
   }
 
   /** True (i32) where all `size` bytes at `address` are in `page`. */
-  #isIn(page: CachedPage, address: Local, size: number): Expr {
+  protected isIn(page: CachedPage, address: Local, size: number): Expr {
     if (page.aligned === true && size <= 8) {
       return eq(and(address, ~0xfffn | BigInt(size - 1)), page.tag);
     }
@@ -572,15 +615,16 @@ export class Cx {
     const f = this.f;
     const page = this.cachedPage(address, "read");
     const value = f.local(ValType.I64);
+    const quickly = () =>
+      f.set(value, loadSized(size, this.runtime.ram, add(page.addend, wrap(address))));
+    if (this.leaveUnlessIn(page, address, size)) {
+      quickly();
+      return value;
+    }
     f.ifLikely(
-      this.#isIn(page, address, size),
-      () =>
-        f.set(
-          value,
-          loadSized(size, this.runtime.ram, add(page.addend, wrap(address))),
-        ),
+      this.isIn(page, address, size),
+      quickly,
       () => {
-        this.beforeSlow();
         f.set(
           value,
           call(this.slow(this.runtime.loadSlow, size), address, this.recordFor(address)),
@@ -596,9 +640,14 @@ export class Cx {
     const f = this.f;
     const v = f.let(value);
     const page = this.cachedPage(address, "write");
+    const quickly = () => f.storeSized(size, this.runtime.ram, add(page.addend, wrap(address)), v);
+    if (this.leaveUnlessIn(page, address, size)) {
+      quickly();
+      return;
+    }
     f.ifLikely(
-      this.#isIn(page, address, size),
-      () => f.storeSized(size, this.runtime.ram, add(page.addend, wrap(address)), v),
+      this.isIn(page, address, size),
+      quickly,
       () => {
         this.storeSlowly(address, v, size);
         page.missed();
@@ -610,7 +659,7 @@ export class Cx {
   ramOf(address: Local, access: "read" | "write"): Expr {
     const page = this.cachedPage(address, access);
     return cond(
-      this.#isIn(page, address, 1),
+      this.isIn(page, address, 1),
       add(page.addend, wrap(address)),
       i32(-1),
     );
@@ -621,11 +670,16 @@ export class Cx {
     const f = this.f;
     const page = this.cachedPage(address, "read");
     const value = f.local(ValType.V128);
+    const quickly = () =>
+      f.set(value, load.v128(this.runtime.ram, add(page.addend, wrap(address))));
+    if (this.leaveUnlessIn(page, address, 16)) {
+      quickly();
+      return value;
+    }
     f.ifLikely(
-      this.#isIn(page, address, 16),
-      () => f.set(value, load.v128(this.runtime.ram, add(page.addend, wrap(address)))),
+      this.isIn(page, address, 16),
+      quickly,
       () => {
-        this.beforeSlow();
         const low = f.let(call(this.slow(this.runtime.loadSlow, 8), address, this.rec));
         const high = f.let(call(this.slow(this.runtime.loadSlow, 8), add(address, 8), this.rec));
         this.setS64(S.scratch, low);
@@ -642,11 +696,15 @@ export class Cx {
     const f = this.f;
     const v = f.let(value);
     const page = this.cachedPage(address, "write");
+    const quickly = () => f.storeV128(this.runtime.ram, add(page.addend, wrap(address)), v);
+    if (this.leaveUnlessIn(page, address, 16)) {
+      quickly();
+      return;
+    }
     f.ifLikely(
-      this.#isIn(page, address, 16),
-      () => f.storeV128(this.runtime.ram, add(page.addend, wrap(address)), v),
+      this.isIn(page, address, 16),
+      quickly,
       () => {
-        this.beforeSlow();
         f.call(this.runtime.probeWrite, address, i32(16), this.recordFor(address));
         f.storeV128(CPU, i32(0), v, S.scratch);
         this.storeSlowly(address, this.s64(S.scratch), 8);
@@ -672,10 +730,7 @@ export class Cx {
       this.size === 8
         ? ne(shrS(shl(rip, 16), 16), rip)
         : ne(and(this.s32(S.codeTag), CodeMode.segmented), i32(0)),
-      () => {
-        this.beforeSlow();
-        this.f.call(this.helper("checkTarget"), rip, this.rec);
-      },
+      () => this.trap("checkTarget", rip),
     );
   }
 
@@ -711,7 +766,6 @@ export class Cx {
 
   /** Raises exception `vector`, with an error code where one is given. Does not come back. */
   raise(vector: number, error?: Expr): void {
-    this.beforeSlow();
     this.f.call(
       this.runtime.raise,
       i32(vector),

@@ -16,6 +16,7 @@ import {
   eqz,
   type Expr,
   extU,
+  type FuncBuilder,
   type FuncRef,
   geU,
   hasWideArithmetic,
@@ -49,6 +50,7 @@ import {
   Exit,
   FlagKind,
   FuelCost,
+  HANDLER_SLOTS,
   ITLB,
   ITLB_ENTRIES,
   Rec,
@@ -438,7 +440,7 @@ function merge(old: Expr, value: Expr, mask: Expr): Expr {
 }
 
 /**
- * Adds `jump(rip) -> exit` and `branchSlow(record, target) -> exit`.
+ * Adds `jump(rip) -> exit`, `interpretAt(rip) -> exit` and `branchSlow(record, target) -> exit`.
  * @param parts `handlerType`: type index of handlers.
  */
 export function buildControl(
@@ -507,16 +509,13 @@ export function buildControl(
   }
   helpers.set("entersRegion", entersRegion);
 
-  const jump = module.func([I64], [I32]);
-  {
-    const f = jump;
-    const rip = f.param(0);
+  const pay = (f: FuncBuilder): Local => {
     const fuel = f.let(sub(state32(S.fuel), FuelCost.jump));
     f.store32(CPU, i32(0), fuel, S.fuel);
-    f.if(ltS(fuel, i32(0)), () => {
-      f.store64(CPU, i32(0), rip, S.rip);
-      f.return(i32(Exit.Fuel));
-    });
+    return fuel;
+  };
+  const goOn = (f: FuncBuilder, handlerOf: (record: Local) => Expr) => {
+    const rip = f.param(0);
     const linear = f.let(
       and(
         add(rip, state64(segOffset(Seg.CS) + SegField.base)),
@@ -541,14 +540,29 @@ export function buildControl(
       const record = f.let(load.i32(CPU, add(pageMap, shl(offset, 2))));
       f.store32(CPU, i32(0), pageMap, S.pageMap);
       f.store64(CPU, i32(0), sub(rip, extU(offset)), S.ripBase);
-      f.if(record, () => {
-        f.returnCallIndirect(handlerType, load.i32_16u(CPU, record, Rec.handler), record);
-      });
+      f.if(record, () => f.returnCallIndirect(handlerType, handlerOf(record), record));
     });
     f.store64(CPU, i32(0), rip, S.rip);
     f.return(i32(Exit.Lookup));
     f.unreachable();
-  }
+  };
+  const jump = module.func([I64], [I32]);
+  jump.if(ltS(pay(jump), i32(0)), () => {
+    jump.store64(CPU, i32(0), jump.param(0), S.rip);
+    jump.return(i32(Exit.Fuel));
+  });
+  goOn(jump, (record) => load.i32_16u(CPU, record, Rec.handler));
+
+  // The same, but where a region stands in the place of the instruction, not by that; and without a stop, as
+  // the region would ask for it again.
+  const interpretAt = module.func([I64], [I32]);
+  pay(interpretAt);
+  goOn(interpretAt, (record) => {
+    const handler = interpretAt.let(load.i32_16u(CPU, record, Rec.handler));
+    const own = add(i32(parts.map.ownHandlers), shrU(sub(record, i32(parts.map.arena)), 4));
+    return cond(geU(handler, i32(HANDLER_SLOTS)), load.i32_16u(CPU, own), handler);
+  });
+  helpers.set("interpretAt", interpretAt);
 
   const branchSlow = module.func([I32, I64], [I32]);
   {

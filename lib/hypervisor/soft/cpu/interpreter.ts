@@ -41,7 +41,19 @@ import { buildLocked } from "./locked.ts";
 import { buildMmu, type Imports, type MemoryMap } from "./mmu.ts";
 import type { InterpreterImage } from "./interpreter_image.ts";
 import { type Insn, insn } from "./opcode.ts";
-import { CPU, Exit, ITLB, ITLB_ENTRIES, RAM, Rec, S, SegAttr, SegField, Vector } from "./state.ts";
+import {
+  CPU,
+  Exit,
+  HANDLER_SLOTS,
+  ITLB,
+  ITLB_ENTRIES,
+  RAM,
+  Rec,
+  S,
+  SegAttr,
+  SegField,
+  Vector,
+} from "./state.ts";
 
 const { I32, I64, F64 } = ValType;
 
@@ -109,9 +121,6 @@ export interface InterpreterOptions {
   /** Adds further helpers before the handlers. */
   readonly extend: (module: ModuleBuilder, runtime: Runtime) => void;
 }
-
-/** Slots of the handler table at first; translated code comes behind the handlers. */
-export const HANDLER_SLOTS = 8192;
 
 const sizeIndex: readonly number[] = [0, -1, 1, -1, 2, -1, -1, -1, 3];
 

@@ -92,6 +92,9 @@ export interface MemoryMap {
   readonly codeSums: number;
   /** State offset of the page maps of 64-bit code: an i32 a RAM page, 0 where there is none. */
   readonly codeIndex: number;
+  /** State offset of decoded records, and that of the handlers of those that have a region in their place. */
+  readonly arena: number;
+  readonly ownHandlers: number;
   /** Where there are several vCPUs: the memory that they share. */
   readonly shared?: {
     /** Its 64 KiB pages. */

@@ -18,12 +18,7 @@ import { HostResult, type Locked } from "./cx.ts";
 import { Decoder } from "./decoder.ts";
 import { type EngineExports, HostContext, type Platform } from "./host_context.ts";
 import { Host } from "./host_calls.ts";
-import {
-  compileInterpreter,
-  emitInterpreter,
-  HANDLER_SLOTS,
-  type Interpreter,
-} from "./interpreter.ts";
+import { compileInterpreter, emitInterpreter, type Interpreter } from "./interpreter.ts";
 import {
   embeddedImage,
   type ImageFiles,
@@ -40,6 +35,7 @@ import {
   Exit,
   Flag,
   FuelCost,
+  HANDLER_SLOTS,
   ITLB,
   ITLB_ENTRIES,
   ITLB_ENTRY,

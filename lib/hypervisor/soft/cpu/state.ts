@@ -357,6 +357,9 @@ export function pseudoOffset(record: number): number {
   return record << (32 - PseudoRecord.offsetBits) >> (32 - PseudoRecord.offsetBits);
 }
 
+/** Slots of the handler table at first; translated code comes behind the handlers. */
+export const HANDLER_SLOTS = 8192;
+
 /** Parts of {@link Rec.block}: the entry's number, and which of the region's pages it lies in. */
 export const Entry = { numberMask: 0x0fff, pageShift: 12 } as const;
 

@@ -9,13 +9,14 @@ import { createTag } from "../wasm/mod.ts";
 import { CodeCache, DecodeResult } from "../cpu/code_cache.ts";
 import { Decoder } from "../cpu/decoder.ts";
 import { type EngineExports, HostContext } from "../cpu/host_context.ts";
-import { compileInterpreter, emitInterpreter, HANDLER_SLOTS } from "../cpu/interpreter.ts";
+import { compileInterpreter, emitInterpreter } from "../cpu/interpreter.ts";
 import type { Insn } from "../cpu/opcode.ts";
 import { cpuLayout, createCpuMemory } from "../cpu/cpu_memory.ts";
 import {
   ARITH_FLAGS,
   CodeMode,
   Exit,
+  HANDLER_SLOTS,
   S,
   SCRATCH_RECORDS,
   Seg,

@@ -402,7 +402,7 @@ const cmpxchg8b: Semantics = (c) => {
     exchangeAtomically(c, half);
     return;
   }
-  f.call(c.runtime.probeWrite, address, i32(2 * half), c.rec);
+  c.probeWrite(address, 2 * half);
   const highAddress = f.let(add(address, half));
   const low = c.load(address, half);
   const high = c.load(highAddress, half);

@@ -33,14 +33,14 @@ export const FpuTrap = { x87: 1, sse: 2 } as const;
 
 /** Raises #UD or #NM where SSE cannot be used now. */
 export function enterSse(c: Cx): void {
-  c.f.if(and(c.s32(S.fpuTrap), FpuTrap.sse), () => c.f.call(c.helper("sseTrap"), c.rec));
+  c.f.if(and(c.s32(S.fpuTrap), FpuTrap.sse), () => c.trap("sseTrap"));
 }
 
 /** Raises #UD, #NM or #MF where MMX cannot be used now. */
 export function enterMmx(c: Cx): void {
   c.f.if(
     or(and(c.s32(S.fpuTrap), FpuTrap.x87), and(c.s32(S.fpuSw), 0x80)),
-    () => c.f.call(c.helper("mmxTrap"), c.rec),
+    () => c.trap("mmxTrap"),
   );
 }
 

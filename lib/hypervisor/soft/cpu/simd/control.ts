@@ -53,7 +53,7 @@ const FX_SIZE = 512;
 const FX_ST = 32;
 
 function enterFx(c: Cx): void {
-  c.f.if(and(c.s32(S.fpuTrap), FpuTrap.x87), () => c.f.call(c.helper("x87Trap"), c.rec));
+  c.f.if(and(c.s32(S.fpuTrap), FpuTrap.x87), () => c.trap("x87Trap"));
 }
 
 /** Repeats `body` for 0 to `count` - 1. */
@@ -84,7 +84,7 @@ const low10Bytes = () => const64([0xffff_ffff_ffff_ffffn, 0xffffn]);
 function checkArea(c: Cx, address: Local): void {
   c.f.if(
     ne(canonical(address), address),
-    () => c.f.call(c.runtime.probeWrite, address, i32(1), c.rec),
+    () => c.probeWrite(address, 1),
   );
   checkAligned(c, address);
 }
@@ -96,8 +96,8 @@ function fxsave(form: FxForm): (c: Cx) => void {
     const address = c.ea();
     checkArea(c, address);
     // The processor looks at the last byte first.
-    f.call(c.runtime.probeWrite, add(address, FX_SIZE - 1), i32(1), c.rec);
-    f.call(c.runtime.probeWrite, address, i32(1), c.rec);
+    c.probeWrite(add(address, FX_SIZE - 1), 1);
+    c.probeWrite(address, 1);
     const tags = xor(and(c.s32(S.fpuEmpty), 0xff), 0xff);
     const words = or(
       or(extU(and(c.s32(S.fpuCw), 0xffff)), shl(extU(and(c.s32(S.fpuSw), 0xffff)), 16)),

@@ -56,7 +56,7 @@ export function fromLanes(name: Name, lanes: readonly Expr[]): Expr {
 
 /** Records exceptions; before the destination is written. */
 export function commit(c: Cx): void {
-  c.f.if(c.s32(S.fpFlags), () => c.f.call(c.helper("sseCommit"), c.rec));
+  c.f.if(c.s32(S.fpFlags), () => c.mayFault(() => c.f.call(c.helper("sseCommit"), c.rec)));
 }
 
 /** MXCSR as after reset, with the precision flag set; other flags may be set. */

@@ -76,13 +76,14 @@ const nothing = () => {};
 function maskedStore(c: Cx, value: Expr, mask: Expr): void {
   const f = c.f;
   const bits = f.let(simd(ValType.I32, OpFd.i8x16_bitmask, [mask]));
-  f.call(c.helper("maskedStore"), c.ea(), value, bits, c.rec);
+  const address = c.ea();
+  c.mayFault(() => f.call(c.helper("maskedStore"), address, value, bits, c.rec));
 }
 
 /** Checks the `size` bytes at DS:rDI, stored or not, as the processor does: upper half first. */
 function checkMasked(c: Cx, size: number): void {
-  if (size === 16) c.f.call(c.runtime.probeWrite, add(c.ea(), 8), i32(8), c.rec);
-  c.f.call(c.runtime.probeWrite, c.ea(), i32(8), c.rec);
+  if (size === 16) c.probeWrite(add(c.ea(), 8), 8);
+  c.probeWrite(c.ea(), 8);
 }
 
 /** Masks of a byte shuffle by imm8 fields of 2 bits over `width`-byte lanes, as words or dwords. */

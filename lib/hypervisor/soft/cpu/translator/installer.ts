@@ -246,7 +246,10 @@ export class Installer {
     }
     for (const [record, block] of records) {
       const handler = this.#i32[record >>> 2] as number;
-      if (!page.regions.has(record)) page.regions.set(record, handler);
+      if (!page.regions.has(record)) {
+        page.regions.set(record, handler);
+        code.keepHandler(record, handler);
+      }
       this.#i32[record >>> 2] = slot | (block << 16);
     }
     return true;

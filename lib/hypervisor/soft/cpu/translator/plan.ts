@@ -229,6 +229,7 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
     .filter((at) => at.next + at.immLow <= at.offset && starts.has(at.next + at.immLow))
     .map((at) => at.next + at.immLow);
   const dispatched = [...new Set([...kept, ...heads])];
-  const plan = { blocks, entries: kept, dispatched, pages: used };
+  // Where a loop begins the interpreter may come back, which does what a region leaves to it.
+  const plan = { blocks, entries: dispatched, dispatched, pages: used };
   return { seeds, plan, insns, whole };
 }

@@ -12,6 +12,7 @@ import {
   eq,
   eqz,
   type Expr,
+  extS,
   extU,
   type FuncBuilder,
   i32,
@@ -57,6 +58,14 @@ const { I32, I64 } = ValType;
 
 /** Accesses to the stack from which on its page is kept in locals. */
 const STACK_USES = 2;
+
+/** How a region is left, but for one that goes on in another. */
+enum Way {
+  fuel,
+  jump,
+  miss,
+  fault,
+}
 
 /** Says which handlers' semantics may stand in a region; asks each once. */
 export class Translatability {
@@ -121,6 +130,7 @@ export function emitRegion(
   const target = f.local(I64);
   const self = f.local(I32);
   const known = f.local(I32);
+  const how = f.local(I32);
   const read = new Set<number>();
   const written = new Set<number>();
   const spill = () => {
@@ -154,8 +164,13 @@ export function emitRegion(
     const offset = plan.entries.find((at) => linearPage(at) === page) as number;
     return { offset, entry: entryOf(plan, offset) };
   });
-  f.block((outOfFuel) => {
-    f.tryCatch(faultTag, () => {
+  // Ways out have one place where they spill; `how` says which it was, 0 being that fuel ran out.
+  f.block((leave) => {
+    const leaveAs = (way: Way, label = leave) => {
+      f.set(how, i32(way));
+      f.br(label);
+    };
+    const body = (missed: Label | undefined, faulted: Label) =>
       f.loop((dispatch) => {
         f.block((exit) => {
           const labels = new Array<Label>(plan.blocks.length);
@@ -179,7 +194,10 @@ export function emitRegion(
             known,
             dispatch,
             exit,
-            outOfFuel,
+            missed,
+            faulted,
+            faultTag,
+            outOfFuel: leave,
             flags: new LazyFlags(),
             blockAt: (offset) => number.get(offset) ?? -1,
             dispatchedAs: (n) => dispatched.indexOf(n),
@@ -204,17 +222,33 @@ export function emitRegion(
           });
         });
         emitIndirect(f, runtime, {
-          ...{ target, self, dispatch, outOfFuel, enter, spill },
+          ...{ target, self, dispatch, enter, spill },
+          outOfFuel: leave,
+          away: () => leaveAs(Way.jump),
           leaves: counts,
         });
       });
+    f.block((faulted) => {
+      // While a region is compared, its accesses are noted, which the slow paths do.
+      if (counts) f.tryCatch(faultTag, () => body(undefined, faulted));
+      else {
+        f.block((missed) => body(missed, faulted));
+        f.set(target, add(ripBase, extS(block)));
+        leaveAs(Way.miss);
+      }
     });
     // A fault: registers as they were when it was raised.
-    spill();
-    f.throw(faultTag);
+    leaveAs(Way.fault);
   });
   spill();
-  f.return(i32(Exit.Fuel));
+  f.if(eqz(how), () => f.return(i32(Exit.Fuel)));
+  if (!counts) {
+    const interpret = runtime.helpers.get("interpretAt");
+    if (interpret === undefined) throw new TypeError("no helper interpretAt");
+    f.if(eq(how, Way.miss), () => f.returnCall(interpret, target));
+  }
+  f.if(eq(how, Way.fault), () => f.throw(faultTag));
+  f.returnCall(runtime.jump, target);
   f.unreachable();
   f.inFront(() => {
     if (stackTag !== undefined) read.add(Reg.rsp);
@@ -259,6 +293,8 @@ function emitIndirect(
     self: Local;
     dispatch: Label;
     outOfFuel: Label;
+    /** Goes on at `target`, outside of the region. */
+    away: () => void;
     enter: (word: Local, page: Expr) => void;
     spill: () => void;
     /** Leaves where it would go on outside of the region, while that is compared. */
@@ -293,8 +329,7 @@ function emitIndirect(
     f.store64(CPU, i32(0), page, S.ripBase);
     f.returnCallIndirect(runtime.handlerType, and(word, 0xffff), record);
   });
-  parts.spill();
-  f.returnCall(runtime.jump, target);
+  parts.away();
   f.unreachable();
 }
 
@@ -342,8 +377,9 @@ function emitBlock(
       if (counts) {
         f.store64(CPU, i32(0), add(load.i64(CPU, i32(0), S.regionCount), 1), S.regionCount);
       }
-      // Behind a store the region may be left, where it changed code.
-      frame.flags.unseen = !mayStore(at) && overwritesFlags(block.insns.slice(i + 1));
+      // Behind a store the region may be left, where it changed code, if not before it.
+      const leavesBehind = frame.missed === undefined && mayStore(at);
+      frame.flags.unseen = !leavesBehind && overwritesFlags(block.insns.slice(i + 1));
       f.block((end) => {
         const c = new RegionCx(f, runtime, { at, frame, end });
         at.insn.semantics(c);

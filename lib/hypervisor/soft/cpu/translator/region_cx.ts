@@ -123,6 +123,14 @@ export interface RegionFrame {
   readonly known: Local;
   /** Top of the loop that dispatches to blocks. */
   readonly dispatch: Label;
+  /**
+   * Leaves before the instruction at offset `block`, which the interpreter does instead, as accesses do that
+   * the TLB does not have; undefined where instructions do them themselves.
+   */
+  readonly missed: Label | undefined;
+  /** Passes a fault on; where {@link missed} is undefined, faults find their way themselves. */
+  readonly faulted: Label;
+  readonly faultTag: number;
   /** Goes on at `target`: in the region where that is an entry of it, else outside. */
   readonly exit: Label;
   /** Where to go on behind {@link exit}. */
@@ -382,6 +390,57 @@ export class RegionCx extends Cx {
     return disp === 0n ? sum : add(sum, i64(BigInt.asIntN(64, disp)));
   }
 
+  protected override get leaves(): boolean {
+    return this.#frame.missed !== undefined;
+  }
+
+  #leave(): void {
+    const { missed, block } = this.#frame;
+    if (missed === undefined) throw new TypeError("a region that does not leave");
+    this.f.set(block, i32(this.#at.offset));
+    this.f.br(missed);
+  }
+
+  protected override leaveUnlessIn(page: CachedPage, address: Local, size: number): boolean {
+    const { f } = this;
+    if (!this.leaves) return false;
+    const missing = () => eqz(this.isIn(page, address, size));
+    f.ifUnlikely(missing(), () => {
+      if (page.find === undefined) this.#leave();
+      else {
+        page.find();
+        f.ifUnlikely(missing(), () => this.#leave());
+      }
+    });
+    return true;
+  }
+
+  override mayFault(call: () => void): void {
+    const { f } = this;
+    const { faulted, faultTag } = this.#frame;
+    if (!this.leaves) {
+      call();
+      return;
+    }
+    f.block((done) => {
+      f.tryCatch(faultTag, () => {
+        call();
+        f.br(done);
+      });
+      f.br(faulted);
+    });
+  }
+
+  override trap(name: string, ...args: readonly Expr[]): void {
+    if (this.leaves) this.#leave();
+    else super.trap(name, ...args);
+  }
+
+  override raise(vector: number, error?: Expr): void {
+    if (this.leaves) this.#leave();
+    else super.raise(vector, error);
+  }
+
   protected override storeSlowly(address: Expr, value: Expr, size: number): void {
     super.storeSlowly(address, value, size);
     this.afterSlowStore();
@@ -437,6 +496,12 @@ export class RegionCx extends Cx {
       addend: stackAddend,
       own: false,
       aligned: true,
+      find: () => {
+        const { f } = this;
+        const entry = f.let(this.tlbEntry(address));
+        f.set(stackTag, load.i64(CPU, entry, TlbField.write));
+        f.set(stackAddend, load.i32(CPU, entry, TlbField.addend));
+      },
       missed: () => {
         const { f } = this;
         // Negative where the TLB has no such page to write.

@@ -27,13 +27,13 @@ export const Sw = {
 export function enterX87(c: Cx): void {
   c.f.if(
     or(and(c.s32(S.fpuTrap), 1), and(c.s32(S.fpuSw), Sw.summary)),
-    () => c.f.call(c.helper("x87Trap"), c.rec),
+    () => c.trap("x87Trap"),
   );
 }
 
 /** Raises #NM where an x87 instruction that does not wait cannot run now. */
 export function enterNoWait(c: Cx): void {
-  c.f.if(and(c.s32(S.fpuTrap), 1), () => c.f.call(c.helper("x87Trap"), c.rec));
+  c.f.if(and(c.s32(S.fpuTrap), 1), () => c.trap("x87Trap"));
 }
 
 /** A row of an instruction that waits for pending exceptions. */

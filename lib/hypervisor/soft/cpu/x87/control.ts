@@ -26,11 +26,11 @@ export const controlRows: readonly Insn[] = [
   noWait("fnstsw", "dd /7 mem", "Mw", (c) => c.set(0, extU(c.s32(S.fpuSw)))),
   noWait("fnstsw", "df /4 reg rm0", "Aw", (c) => c.set(0, extU(c.s32(S.fpuSw)))),
   insn("fwait", "9b", "", (c) => {
-    const trap = () => c.f.call(c.helper("x87Trap"), c.rec);
+    const trap = () => c.trap("x87Trap");
     c.f.if(
       and(c.s32(S.fpuTrap), 1),
       () => c.f.if(eq(and(c.s32(S.cr0), CR0_MP_TS), i32(CR0_MP_TS)), trap),
     );
-    c.f.if(and(c.s32(S.fpuSw), Sw.summary), () => c.f.call(c.helper("x87Pending"), c.rec));
+    c.f.if(and(c.s32(S.fpuSw), Sw.summary), () => c.trap("x87Pending"));
   }),
 ];

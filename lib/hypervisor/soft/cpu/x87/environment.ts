@@ -139,8 +139,8 @@ const sizes = (c: Cx) => ({ environment: 7 * widthOf(c), all: 7 * widthOf(c) + 8
 
 /** Checks writing: the first word, then the last byte. */
 function probe(c: Cx, bytes: number): void {
-  c.f.call(c.runtime.probeWrite, c.ea(), i32(widthOf(c)), c.rec);
-  c.f.call(c.runtime.probeWrite, at(c, bytes - 1), i32(1), c.rec);
+  c.probeWrite(c.ea(), widthOf(c));
+  c.probeWrite(at(c, bytes - 1), 1);
 }
 
 /** Checks reading in the same order. */
