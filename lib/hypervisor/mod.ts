@@ -36,4 +36,5 @@ export {
   type Vm,
   type VmHandle,
   type VmOptions,
+  type VmService,
 } from "./types.ts";

@@ -71,6 +71,8 @@ export interface Vm extends Disposable {
   handle(): VmHandle;
   /** Makes vCPU `id` in the calling worker, which is the one that runs it. Each id once. */
   createVcpu(id: number): Vcpu;
+  /** Work that a thread of its own may do for the vCPUs; undefined where there is none. */
+  readonly service?: VmService | undefined;
   /** What the engine did so far, as JSON for people; undefined where it does not count. */
   engineStats?(): Record<string, unknown>;
   /** Drives interrupt line `gsi` (level semantics; an edge is a raise and a lower). */
@@ -97,6 +99,16 @@ export interface Vm extends Disposable {
   takeDirtyLog(regionIndex: number): Uint8Array;
   /** Makes vCPU `id` leave {@link Vcpu.run} soon with `Interrupted`; callable from any worker. */
   kick(id: number): void;
+}
+
+/** Work for the vCPUs that they do themselves where nobody else does it. */
+export interface VmService {
+  /** Does it on the calling thread, until {@link end}. */
+  serve(): void;
+  /** Says that whoever did it does not any more. */
+  lost(): void;
+  /** Lets {@link serve} return, on whatever thread it is. */
+  end(): void;
 }
 
 /**

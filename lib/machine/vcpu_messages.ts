@@ -32,6 +32,14 @@ export interface VcpuStart {
   readonly rawTerminal: boolean;
 }
 
+/** First message to the worker that does a VM's {@link VmService}. */
+export interface ServiceStart {
+  readonly role: "service";
+  readonly memory: GuestMemoryHandle;
+  readonly vm: VmHandle;
+  readonly logLevels: LogLevels;
+}
+
 /** Second message: the guest is in place; wait at the start barrier. */
 export interface VcpuBoot {
   /** State of the boot processor; undefined for the others, which wait for INIT and SIPI. */

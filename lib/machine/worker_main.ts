@@ -4,10 +4,12 @@
  * @module
  */
 
-import { describeError } from "../base/mod.ts";
+import { describeError, setLogLevels } from "../base/mod.ts";
+import { attachVm } from "../hypervisor/mod.ts";
+import { GuestMemory } from "../memory/mod.ts";
 import { MachineError } from "./errors.ts";
 import { type DeviceWorkerStart, runDeviceWorker } from "./launch/device_worker.ts";
-import type { VcpuBoot, VcpuStart } from "./vcpu_messages.ts";
+import type { ServiceStart, VcpuBoot, VcpuStart } from "./vcpu_messages.ts";
 import { failed, send, VcpuWorker } from "./vcpu_worker.ts";
 
 /** The scope of a worker, as far as it is used here. */
@@ -19,11 +21,14 @@ interface WorkerScope {
 /** Waits for the first message and takes up the role that it names. */
 export function startWorker(): void {
   const scope = self as unknown as WorkerScope;
-  scope.onmessage = (event: MessageEvent<VcpuStart | DeviceWorkerStart>) => {
+  scope.onmessage = (event: MessageEvent<VcpuStart | ServiceStart | DeviceWorkerStart>) => {
     const { data } = event;
     switch (data.role) {
       case "vcpu":
         startVcpu(scope, data);
+        break;
+      case "service":
+        serveVm(scope, data);
         break;
       case "device":
         void startDevice(scope, data);
@@ -37,6 +42,15 @@ export function startWorker(): void {
 async function startDevice(scope: WorkerScope, start: DeviceWorkerStart): Promise<void> {
   scope.onmessage = null;
   self.postMessage(await runDeviceWorker(start));
+  scope.close();
+}
+
+function serveVm(scope: WorkerScope, start: ServiceStart): void {
+  scope.onmessage = null;
+  setLogLevels(start.logLevels);
+  using memory = GuestMemory.attach(start.memory);
+  using vm = attachVm(start.vm, memory);
+  vm.service?.serve();
   scope.close();
 }
 

@@ -61,6 +61,7 @@ const ALWAYS_REPLACED: Replacements = { "node:path": urlOf("./posix_path.ts") };
 /** The program without what only its workers need. */
 const WITHOUT_VCPUS: Replacements = {
   [urlOf("../../lib/hypervisor/soft/vcpu.ts")]: urlOf("./no_vcpu.ts"),
+  [urlOf("../../lib/hypervisor/soft/serve_translations.ts")]: urlOf("./no_vcpu.ts"),
 };
 
 /** The project's imports, and those of `replaced`. */

@@ -1,6 +1,6 @@
 /**
- * What takes the place of the software engine's vCPUs in the bundle of the program, which makes none: its
- * workers do. They are more than a third of all text, and take as much of the time to read it.
+ * What takes the place of the software engine's vCPUs and translator in the bundle of the program, which
+ * makes none: its workers do. They are more than a third of all text, and take as much of the time to read it.
  *
  * @module
  */
@@ -12,4 +12,9 @@ export class SoftVcpu {
   constructor() {
     throw new HypervisorError("only workers make vCPUs of the software engine");
   }
+}
+
+/** Cannot be done. */
+export function serveTranslations(): void {
+  throw new HypervisorError("only workers translate");
 }

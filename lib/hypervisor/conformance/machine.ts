@@ -92,6 +92,8 @@ export class Helper {
 export interface TestMachineOptions {
   readonly hypervisor: Hypervisor;
   readonly helper: Helper;
+  /** Does the VM's service, where that is to be done. */
+  readonly server?: Helper | undefined;
   readonly vcpuCount: number;
   readonly memorySizeBytes?: number;
 }
@@ -124,6 +126,8 @@ export class TestMachine implements Disposable {
     this.vcpu = this.#resources.use(this.vm.createVcpu(0));
     this.#helper = helper;
     this.tell({ do: "attach", ...this.#handles() });
+    const { handle, memory } = this.#handles();
+    options.server?.tell({ do: "serve", handle, memory });
   }
 
   /** Assembles code for vCPU 0 (or at another `origin`) and puts it into memory. */

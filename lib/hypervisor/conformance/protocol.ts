@@ -33,6 +33,8 @@ export type Command =
     readonly words: Int32Array;
   }
   | { readonly do: "detach" }
+  /** Does the service of a VM until that ends. */
+  | { readonly do: "serve"; readonly handle: VmHandle; readonly memory: GuestMemoryHandle }
   | { readonly do: "watch"; readonly run: number; readonly timeoutMs: number }
   | { readonly do: "kick"; readonly id: number; readonly delayMs: number }
   /** As soon as the 64 bits of guest memory at `address` are another number than `seen`. */

@@ -56,6 +56,7 @@ for (const name of [...Object.keys(SOFT_GAPS), ...TIMED]) {
 }
 
 let helper: Promise<Helper> | undefined;
+let server: Promise<Helper> | undefined;
 
 /**
  * Registers one Deno test per guest for engine `kind`; what this host cannot run is skipped.
@@ -83,7 +84,8 @@ export function defineConformance(kind: EngineKind, tier?: Tier): void {
       fn: async (context) => {
         if (hypervisor === undefined) return;
         helper ??= Helper.start();
-        const options = { hypervisor, helper: await helper };
+        if (tier === "elsewhere") server ??= Helper.start();
+        const options = { hypervisor, helper: await helper, server: await server };
         const missing = missingFeature(test.features ?? [], options);
         if (missing !== undefined) {
           const name = `skipped: the processor has no ${missing}`;

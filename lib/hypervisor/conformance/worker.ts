@@ -28,6 +28,10 @@ self.onmessage = (event: MessageEvent<Command>) => {
     attached?.vm[Symbol.dispose]();
     attached?.memory[Symbol.dispose]();
     attached = undefined;
+  } else if (command.do === "serve") {
+    using memory = GuestMemory.attach(command.memory);
+    using vm = attachVm(command.handle, memory);
+    vm.service?.serve();
   } else if (attached !== undefined) {
     act(attached, command);
   }
@@ -36,7 +40,7 @@ self.postMessage("ready");
 
 function act(
   { vm, memory, words }: Attached,
-  command: Exclude<Command, { do: "attach" | "detach" }>,
+  command: Exclude<Command, { do: "attach" | "detach" | "serve" }>,
 ): void {
   switch (command.do) {
     case "watch":

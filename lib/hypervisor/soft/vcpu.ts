@@ -16,6 +16,7 @@ import {
 } from "../types.ts";
 import { Processor, type RamMap, RunResult } from "./cpu/processor.ts";
 import { S, Seg, SegAttr, SegField, segOffset } from "./cpu/state.ts";
+import type { DeskPart } from "./cpu/translator/desk.ts";
 import { TranslationStore } from "./cpu/translator/store.ts";
 import type { Tier } from "./cpu/translator/tier.ts";
 import { storeOptions, type TranslationSettings } from "./translations.ts";
@@ -68,6 +69,8 @@ export interface SoftVcpuOptions {
   readonly team?: { memory: WebAssembly.Memory; cpus: readonly WebAssembly.Memory[] };
   readonly translations: TranslationSettings;
   readonly counters: EngineCounters;
+  /** Where translations may be asked for. */
+  readonly desk: DeskPart;
 }
 
 /** A software processor behind the engine interface. */
@@ -99,6 +102,7 @@ export class SoftVcpu implements Vcpu {
       store: this.#store,
       files: folder === undefined ? undefined : { folder, version },
       codeLimitBytes: options.translations.codeLimitBytes,
+      desk: options.desk,
     });
     this.#processor.reset(options.id !== 0);
     this.#counters = options.counters;

@@ -15,6 +15,7 @@ import type {
   Vm,
   VmHandle,
   VmOptions,
+  VmService,
 } from "../types.ts";
 import { cpuLayout, createCpuMemory } from "./cpu/cpu_memory.ts";
 import { createTeamMemory, MAX_TEAM } from "./cpu/cpu_team.ts";
@@ -24,6 +25,8 @@ import { describeCounters, EngineCounters } from "./engine_stats.ts";
 import { SoftEvents, type SoftEventsHandle } from "./events.ts";
 import { SoftIrqChip, type SoftIrqChipHandle } from "./irqchip/mod.ts";
 import type { TranslationSettings } from "./translations.ts";
+import { type DeskHandle, TranslationDesk } from "./cpu/translator/desk.ts";
+import { serveTranslations } from "./serve_translations.ts";
 import { SoftVcpu } from "./vcpu.ts";
 
 /** RAM that one 32-bit WebAssembly memory can hold, with a page to spare. */
@@ -79,7 +82,10 @@ export class SoftHypervisor implements Hypervisor {
     const team = vcpuCount > 1 ? { team: createTeamMemory() } : {};
     const [tier, translations] = [this.#tier, this.#translations];
     const counters = EngineCounters.create(vcpuCount);
-    const parts = { memory, cpus, ...team, chip, claimed, events, tier, translations, counters };
+    const desk = TranslationDesk.create(vcpuCount);
+    const parts = {
+      ...{ memory, cpus, ...team, chip, claimed, events, tier, translations, counters, desk },
+    };
     return new SoftVm(parts, true);
   }
 
@@ -100,6 +106,8 @@ interface Parts {
   readonly tier: Tier;
   readonly translations: TranslationSettings;
   readonly counters: EngineCounters;
+  /** Where vCPUs ask for translations. */
+  readonly desk: TranslationDesk;
 }
 
 interface Handle {
@@ -113,6 +121,7 @@ interface Handle {
   readonly tier: Tier;
   readonly translations: TranslationSettings;
   readonly counters: SharedArrayBuffer;
+  readonly desk: DeskHandle;
 }
 
 /** Attaches to the VM of `handle` in another worker. */
@@ -128,6 +137,7 @@ export function attachSoftVm(handle: VmHandle, memory: GuestMemory): Vm {
     tier: parts.tier,
     translations: parts.translations,
     counters: EngineCounters.attach(parts.counters),
+    desk: TranslationDesk.attach(parts.desk),
   }, false);
 }
 
@@ -145,7 +155,7 @@ class SoftVm implements Vm {
   }
 
   handle(): VmHandle {
-    const { cpus, team, chip, claimed, events, tier, translations, counters } = this.#parts;
+    const { cpus, team, chip, claimed, events, tier, translations, counters, desk } = this.#parts;
     const handle: Handle = {
       kind: "soft",
       cpus,
@@ -156,12 +166,14 @@ class SoftVm implements Vm {
       tier,
       translations,
       counters: counters.handle(),
+      desk: desk.handle(),
     };
     return { ...handle };
   }
 
   createVcpu(id: number): Vcpu {
-    const { memory, cpus, team, chip, claimed, events, tier, translations, counters } = this.#parts;
+    const { memory, cpus, team, chip, claimed, events, tier, translations, counters, desk } =
+      this.#parts;
     const state = cpus[id];
     const ram = memory.wasmMemory;
     if (state === undefined || ram === undefined) {
@@ -182,8 +194,20 @@ class SoftVm implements Vm {
       tier,
       translations,
       counters,
+      desk: desk.of(id),
       ...shared,
     });
+  }
+
+  get service(): VmService | undefined {
+    const { memory, cpus, team, tier, translations, desk } = this.#parts;
+    const { wasmMemory: ram, sizeBytes: ramBytes } = memory;
+    if ((tier !== "auto" && tier !== "elsewhere") || ram === undefined) return undefined;
+    return {
+      serve: () => serveTranslations({ desk, cpus, ram, ramBytes, team, translations }),
+      lost: () => desk.lose(),
+      end: () => desk.end(),
+    };
   }
 
   engineStats(): Record<string, unknown> {
@@ -256,6 +280,8 @@ class SoftVm implements Vm {
   }
 
   [Symbol.dispose](): void {
-    if (this.#owner) this.#parts.events[Symbol.dispose]();
+    if (!this.#owner) return;
+    this.#parts.desk.end();
+    this.#parts.events[Symbol.dispose]();
   }
 }

@@ -56,6 +56,8 @@ export interface CodePage {
   churn: number;
   /** True where it was looked up what is known of its present code. */
   opened: boolean;
+  /** True where another thread was asked to translate, and has not answered yet. */
+  asked: boolean;
   /** Guards of instructions that reach from the page before into this one. */
   readonly crossings: Set<number>;
 }
@@ -92,6 +94,7 @@ export class CodeCache {
   readonly #protect: (ram: number) => void;
   readonly #seal: (ram: number) => void;
   readonly #team: CpuTeam | undefined;
+  readonly #pageNumbers: Int32Array | undefined;
   /** Bytes of a page that records were made from, where others may write meanwhile. */
   readonly #snapshot = new Uint8Array(4096);
   /** Bytes of an instruction across pages. */
@@ -110,8 +113,8 @@ export class CodeCache {
   flushes = 0;
 
   constructor(
-    cpu: WebAssembly.Memory,
-    ram: WebAssembly.Memory,
+    cpu: { readonly buffer: ArrayBufferLike },
+    ram: { readonly buffer: ArrayBufferLike },
     options: {
       regions: CodeRegions;
       interpreter: Interpreter;
@@ -119,6 +122,8 @@ export class CodeCache {
       protect: (ram: number) => void;
       seal: (ram: number) => void;
       team?: CpuTeam;
+      /** RAM page numbers by the number of the page map, for other threads. */
+      pageNumbers?: Int32Array | undefined;
     },
   ) {
     this.#i32 = new Int32Array(cpu.buffer);
@@ -132,6 +137,7 @@ export class CodeCache {
     this.#protect = options.protect;
     this.#seal = options.seal;
     this.#team = options.team;
+    this.#pageNumbers = options.pageNumbers;
     this.#mapTop = options.regions.maps;
     this.#arenaTop = options.regions.arena;
   }
@@ -156,9 +162,12 @@ export class CodeCache {
       slots: [],
       churn: 0,
       opened: false,
+      asked: false,
       crossings: new Set(),
     };
-    this.#byMap[(page.map - this.#regions.maps) / PAGE_MAP] = page;
+    const number = (page.map - this.#regions.maps) / PAGE_MAP;
+    this.#byMap[number] = page;
+    if (this.#pageNumbers !== undefined) this.#pageNumbers[number] = ram / 4096;
     this.#mapTop += PAGE_MAP;
     this.#pages.set(key, page);
     const pageNumber = ram / 4096;
@@ -170,6 +179,11 @@ export class CodeCache {
     if (list === undefined) this.#byRam.set(pageNumber, [page]);
     else list.push(page);
     return page;
+  }
+
+  /** The code page of RAM page `ram` in `mode`, where there is one. */
+  known(ram: number, mode: number): CodePage | undefined {
+    return this.#pages.get(ram + mode);
   }
 
   /** The code page whose page map is at `map`. */

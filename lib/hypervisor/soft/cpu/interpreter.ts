@@ -225,9 +225,13 @@ export function compileInterpreter(
     table[formIndex(info, smp) + (sizeIndex[info.size] as number)] = handlers.length;
     handlers.push(info);
   }
+  let module: WebAssembly.Module | undefined;
   return {
     runtime,
-    module: new WebAssembly.Module(image.bytes),
+    // Who only makes code for it needs none.
+    get module() {
+      return module ??= new WebAssembly.Module(image.bytes);
+    },
     smp,
     slot: (row, size, form) =>
       slots.get(row)?.[formIndex(form, smp) + (sizeIndex[size] as number)] ?? -1,

@@ -56,6 +56,7 @@ import { allRows, registerHelpers } from "./table.ts";
 import { Guards, type TableFunction } from "./translator/guards.ts";
 import { Lockstep } from "./translator/lockstep.ts";
 import type { TranslationStore } from "./translator/store.ts";
+import type { DeskPart } from "./translator/desk.ts";
 import { type Tier, TierPolicy } from "./translator/tier.ts";
 import { Translator } from "./translator/translator.ts";
 
@@ -74,7 +75,7 @@ export enum RunResult {
 let lastInterpreter: { key: string; interpreter: Interpreter } | undefined;
 
 /** The interpreter; the last one made in this worker is kept. */
-function interpreterFor(kind: InterpreterKind, files: ImageFiles | undefined): Interpreter {
+export function interpreterFor(kind: InterpreterKind, files: ImageFiles | undefined): Interpreter {
   const key = imagePart(kind);
   if (lastInterpreter?.key !== key) {
     const emit = () => emitInterpreter({ rows: allRows, ...kind, extend: registerHelpers });
@@ -165,6 +166,8 @@ export class Processor {
     store?: TranslationStore | undefined;
     files?: ImageFiles | undefined;
     codeLimitBytes?: number | undefined;
+    /** Where another thread may be asked to translate. */
+    desk?: DeskPart | undefined;
   }) {
     const { id, memory, ram, chip } = options;
     // Another vCPU may change memory between a region and the interpreter, so they are not compared.
@@ -229,6 +232,7 @@ export class Processor {
       protect: (at) => this.#exports.protectPage(at),
       seal: (at) => this.#exports.sealCode(at),
       ...(this.#team === undefined ? {} : { team: this.#team }),
+      pageNumbers: options.desk?.pageNumbers,
     });
     // The handler that leaves at its instruction stands before regions.
     const guard = table.get(this.interpreter.special.stop) as TableFunction;
@@ -247,6 +251,9 @@ export class Processor {
       isIntact: (at) => this.#exports.codeIntact(at) !== 0,
       store: this.#tier.compares ? undefined : options.store,
       codeLimitBytes: options.codeLimitBytes,
+      shared: this.#team !== undefined,
+      large: options.desk?.large,
+      desk: this.#tier.tier === "auto" || this.#tier.asksNow ? options.desk : undefined,
     });
     if (this.#tier.compares) this.lockstep = this.#makeLockstep();
     this.cpu.flushCode = () => this.code.flushTlb();
@@ -552,7 +559,9 @@ export class Processor {
       return;
     }
     const rip = this.cpu.get64(S.rip);
-    if (this.#tier.translatesNow()) this.translator.translate(page, rip, { wide: true });
+    if (this.#tier.asksNow) {
+      this.translator.ask(page, rip, { wide: this.#tier.asksWide(), waits: this.#tier.waitsNow() });
+    } else if (this.#tier.translatesNow()) this.translator.translate(page, rip, { wide: true });
     else this.translator.sample(page, rip);
   }
 

@@ -6,6 +6,7 @@
  */
 
 import type { Tag } from "../../wasm/mod.ts";
+import { CodeMode } from "../state.ts";
 import { type CodeCache, type CodePage, DecodeResult } from "../code_cache.ts";
 import type { Guards } from "./guards.ts";
 import type { TranslationStore } from "./store.ts";
@@ -38,6 +39,10 @@ export interface InstallerOptions {
   readonly store: TranslationStore | undefined;
   /** About how much memory modules in use may take; 256 MiB where it is absent. */
   readonly codeLimitBytes?: number | undefined;
+  /** By slot, for others: 1 where {@link Installer.isLarge}. */
+  readonly large?: Uint8Array | undefined;
+  /** True where others may write to code at any time. */
+  readonly shared: boolean;
   /** Stand before regions where those are to be compared with the interpreter. */
   readonly guards?: Guards | undefined;
 }
@@ -129,11 +134,7 @@ export class Installer {
   isLarge(record: number): boolean {
     if (record === 0) return false;
     const installed = this.#bySlot.get(this.#u16[record >>> 1] as number);
-    const parts = installed?.live.unit.regions[installed.region]?.parts;
-    if (parts === undefined || parts.length < 2) return false;
-    let bytes = 0;
-    for (const { code } of parts) for (const range of code) bytes += range.bytes.length;
-    return bytes >= LARGE_BYTES;
+    return installed !== undefined && isLarge(installed.live.unit, installed.region);
   }
 
   /**
@@ -149,6 +150,20 @@ export class Installer {
       for (const [i, part] of parts.entries()) {
         const page = pages[region]?.[i];
         if (page !== undefined) this.#enter(live, region, { part, page, over });
+      }
+    }
+  }
+
+  /** Installs what of a unit made elsewhere fits the code that is there now; `over` as for {@link install}. */
+  adopt(unit: Unit, over: boolean): void {
+    let live: Live | undefined;
+    for (const [region, { parts }] of unit.regions.entries()) {
+      for (const part of parts) {
+        const page = this.#options.code.known(part.pageNumber * 4096, CodeMode.bits64);
+        if (page === undefined || !isCodeThere(part, this.#ram, page.ram)) continue;
+        live ??= this.#instantiate(unit);
+        if (live === undefined) return;
+        this.#enter(live, region, { part, page, over });
       }
     }
   }
@@ -214,7 +229,7 @@ export class Installer {
     at: { part: UnitPart; page: CodePage; over: boolean },
   ): boolean {
     const { part, page, over } = at;
-    const { code, table, guards } = this.#options;
+    const { code, table, guards, large } = this.#options;
     const func = live.instance.exports[`r${region}`];
     if (typeof func !== "function") return false;
     const records: [number, number][] = [];
@@ -226,6 +241,12 @@ export class Installer {
       }
     }
     if (records.length === 0) return false;
+    for (const { start, bytes } of part.code) code.mark(page, start, start + bytes.length - 1);
+    // Another vCPU may have written just before its writes are noticed.
+    if (this.#options.shared && !isCodeThere(part, this.#ram, page.ram)) {
+      code.invalidate(page.ram / 4096);
+      return false;
+    }
     let installed = live.installed.get(region);
     if (installed === undefined) {
       const slot = this.#free.pop() ??
@@ -235,11 +256,11 @@ export class Installer {
       else guards.add(slot, func);
       installed = { live, region, slot, pages: 0 };
       this.#bySlot.set(slot, installed);
+      if (large !== undefined) large[slot] = isLarge(live.unit, region) ? 1 : 0;
       if (live.installed.size === 0) this.#use(live);
       live.installed.set(region, installed);
     }
     const { slot } = installed;
-    for (const { start, bytes } of part.code) code.mark(page, start, start + bytes.length - 1);
     if (!page.slots.includes(slot)) {
       page.slots.push(slot);
       installed.pages++;
@@ -300,6 +321,14 @@ export class Installer {
       this.#live.delete(oldest.unit);
     }
   }
+}
+
+function isLarge(unit: Unit, region: number): boolean {
+  const parts = unit.regions[region]?.parts;
+  if (parts === undefined || parts.length < 2) return false;
+  let bytes = 0;
+  for (const { code } of parts) for (const range of code) bytes += range.bytes.length;
+  return bytes >= LARGE_BYTES;
 }
 
 function costOf(unit: Unit): number {

@@ -54,23 +54,48 @@ export function unitHeaders(file: Uint8Array<ArrayBuffer>, version: string): Uni
   const head = headWords(version);
   if (length < HEAD_WORDS || head.some((word, i) => words[i] !== word)) return [];
   const headers: UnitHeader[] = [];
-  const get = (at: number) => words[at] ?? 0;
-  for (let at = HEAD_WORDS; at + UNIT_HEAD_WORDS < length;) {
-    const count = get(at + 1);
-    const body = at + UNIT_HEAD_WORDS;
-    if (get(at) !== MARK || count > length - body) break;
-    const pages: [number, number][] = [];
-    const pageCount = get(body);
-    if (pageCount > MAX_PAGES || 3 * pageCount + 1 > count) break;
-    for (let i = 0; i < pageCount; i++) {
-      const page = body + 1 + 3 * i;
-      pages.push([get(page), get(page + 1) + get(page + 2) * TWO_32]);
-    }
-    const check = get(at + 2) + get(at + 3) * TWO_32;
-    headers.push({ words, at, byteLength: 4 * (UNIT_HEAD_WORDS + count), check, pages });
-    at = body + count;
+  for (let at = HEAD_WORDS;;) {
+    const header = headerAt(words, at);
+    if (header === undefined) return headers;
+    headers.push(header);
+    at += header.byteLength / 4;
   }
-  return headers;
+}
+
+/** The unit at index `at` of `words`; undefined where there is none. */
+function headerAt(words: Uint32Array<ArrayBuffer>, at: number): UnitHeader | undefined {
+  const get = (at: number) => words[at] ?? 0;
+  const body = at + UNIT_HEAD_WORDS;
+  if (body >= words.length) return undefined;
+  const count = get(at + 1);
+  if (get(at) !== MARK || count > words.length - body) return undefined;
+  const pages: [number, number][] = [];
+  const pageCount = get(body);
+  if (pageCount > MAX_PAGES || 3 * pageCount + 1 > count) return undefined;
+  for (let i = 0; i < pageCount; i++) {
+    const page = body + 1 + 3 * i;
+    pages.push([get(page), get(page + 1) + get(page + 2) * TWO_32]);
+  }
+  const check = get(at + 2) + get(at + 3) * TWO_32;
+  return { words, at, byteLength: 4 * (UNIT_HEAD_WORDS + count), check, pages };
+}
+
+/** Turns units into words and back, for another thread. */
+export class UnitCoder {
+  readonly #writer = new Writer();
+
+  /** Words that {@link decode} understands, until it is called again. */
+  encode(unit: Unit): Uint32Array<ArrayBuffer> {
+    this.#writer.clear();
+    writeUnit(this.#writer, unit);
+    return this.#writer.view();
+  }
+
+  /** The unit of `words`, which it goes on using; undefined where they are anything else. */
+  static decode(words: Uint32Array<ArrayBuffer>): Unit | undefined {
+    const header = headerAt(words, 0);
+    return header === undefined ? undefined : readUnit(header);
+  }
 }
 
 function headWords(version: string): Uint32Array {
@@ -206,6 +231,14 @@ class Writer {
 
   sumOf(at: number): number {
     return sumWords(this.#words, at, this.#length - at);
+  }
+
+  clear(): void {
+    this.#length = 0;
+  }
+
+  view(): Uint32Array<ArrayBuffer> {
+    return this.#words.subarray(0, this.#length);
   }
 
   finish(): Uint8Array<ArrayBuffer> {

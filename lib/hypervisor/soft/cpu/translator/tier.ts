@@ -1,6 +1,6 @@
 /**
  * Which code the processor runs when: interpreter only, translated as soon as possible, as samples of
- * the guest say, by chance, or both, compared (see lockstep.ts): always, or so seldom that hours of a
+ * the guest say, by chance, by chance on another thread, or both, compared (see lockstep.ts): always, or so seldom that hours of a
  * guest's work take minutes (see guards.ts). All but `auto` are for tests.
  *
  * @module
@@ -14,6 +14,7 @@ export type Tier =
   | "interpreter"
   | "translator-forced"
   | "random"
+  | "elsewhere"
   | "lockstep"
   | "spot-checks";
 
@@ -22,6 +23,7 @@ const TIERS: readonly Tier[] = [
   "interpreter",
   "translator-forced",
   "random",
+  "elsewhere",
   "lockstep",
   "spot-checks",
 ];
@@ -61,6 +63,7 @@ export class TierPolicy {
       case "translator-forced":
         return FuelCost.jump;
       case "random":
+      case "elsewhere":
         return FuelCost.jump + this.#draw(60 * FuelCost.jump);
       case "spot-checks":
         // Often short, so that code that seldom runs is translated as well.
@@ -89,6 +92,21 @@ export class TierPolicy {
       default:
         return false;
     }
+  }
+
+  /** True where another thread is to be asked for the code that runs next whatever its heat. */
+  get asksNow(): boolean {
+    return this.tier === "elsewhere";
+  }
+
+  /** True where the answer is to be waited for: seldom, so that most come while the guest runs. */
+  waitsNow(): boolean {
+    return this.#draw(8) === 0;
+  }
+
+  /** True where a region over several pages is to be asked for. */
+  asksWide(): boolean {
+    return this.#draw(2) === 0;
   }
 
   /** True where one instruction is to be interpreted although its code may be translated. */

@@ -1,0 +1,3 @@
+import { defineConformance } from "./suite.ts";
+
+defineConformance("soft", "elsewhere");

@@ -1,0 +1,34 @@
+/**
+ * The thread that translates for the vCPUs of a VM.
+ *
+ * @module
+ */
+
+import { cpuLayout, holdsRam } from "./cpu/cpu_memory.ts";
+import { interpreterFor } from "./cpu/processor.ts";
+import type { TranslationDesk } from "./cpu/translator/desk.ts";
+import { TranslationService } from "./cpu/translator/service.ts";
+import { storeOptions, type TranslationSettings } from "./translations.ts";
+
+/** Serves `desk` until it ends; whatever goes wrong, vCPUs translate themselves from then on. */
+export function serveTranslations(options: {
+  desk: TranslationDesk;
+  cpus: readonly WebAssembly.Memory[];
+  ram: WebAssembly.Memory;
+  ramBytes: number;
+  team: WebAssembly.Memory | undefined;
+  translations: TranslationSettings;
+}): void {
+  const { desk, cpus, ram, ramBytes, translations } = options;
+  const several = options.team !== undefined;
+  try {
+    const { folder, version } = storeOptions(translations, { several, ramBytes });
+    const interpreter = interpreterFor(
+      { smp: several, holdsRam: holdsRam(cpuLayout(), ramBytes) },
+      folder === undefined ? undefined : { folder, version },
+    );
+    new TranslationService({ desk, cpus, ram, interpreter }).serve();
+  } finally {
+    desk.lose();
+  }
+}

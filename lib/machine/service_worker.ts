@@ -1,0 +1,50 @@
+/**
+ * The worker that does for the vCPUs what they need not do themselves.
+ *
+ * @module
+ */
+
+import { getLogLevels, Logger } from "../base/mod.ts";
+import type { Vm } from "../hypervisor/mod.ts";
+import type { GuestMemory } from "../memory/mod.ts";
+import type { ServiceStart } from "./vcpu_messages.ts";
+import { workerModuleUrl } from "./worker_url.ts";
+
+const log = new Logger("machine");
+
+/**
+ * Starts it where the engine has such work; what it returns is disposed when no vCPU runs any more.
+ *
+ * @param options.moduleUrl Module that the worker is; this program where absent.
+ */
+export function startService(
+  vm: Vm,
+  memory: GuestMemory,
+  options: { readonly moduleUrl?: string } = {},
+): Disposable {
+  const { service } = vm;
+  if (service === undefined) return { [Symbol.dispose]: () => {} };
+  const worker = new Worker(options.moduleUrl ?? workerModuleUrl(), {
+    type: "module",
+    name: "translator",
+  });
+  worker.onerror = (event) => {
+    // Otherwise the error would end this process; the vCPUs can do without.
+    event.preventDefault();
+    service.lost();
+    log.warn(`the worker that translates failed, vCPUs translate themselves: ${event.message}`);
+  };
+  const start: ServiceStart = {
+    role: "service",
+    memory: memory.handle(),
+    vm: vm.handle(),
+    logLevels: getLogLevels(),
+  };
+  worker.postMessage(start);
+  return {
+    [Symbol.dispose]: () => {
+      service.end();
+      worker.terminate();
+    },
+  };
+}
