@@ -101,7 +101,7 @@ export class TierPolicy {
 
   /** True where the answer is to be waited for: seldom, so that most come while the guest runs. */
   waitsNow(): boolean {
-    return this.#draw(8) === 0;
+    return this.#draw(32) === 0;
   }
 
   /** True where a region over several pages is to be asked for. */
