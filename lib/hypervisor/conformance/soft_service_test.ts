@@ -29,8 +29,10 @@ async function withServer(
       server: served ? server : undefined,
       ...{ helper, vcpuCount: 1 },
     });
+    const desk = TranslationDesk.attach(deskOf(machine.vm));
+    if (served) desk.awaitOpen();
     // As if somebody did.
-    if (!served) TranslationDesk.attach(deskOf(machine.vm)).open();
+    else desk.open();
     return {
       machine,
       stats: () => (machine.vcpu as SoftVcpu).stats(),
@@ -68,10 +70,11 @@ Deno.test({
         using rig = make("auto");
         const { machine, stats } = rig;
         loadRounds(machine);
-        machine.io.onNote = () => machine.io.done = (stats()["elsewhereMilliseconds"] ?? 0) > 0;
+        machine.io.onNote = () => machine.io.done = (stats()["modules"] ?? 0) > 0;
         machine.run();
-        const { modules, regions, instructions } = stats();
-        assert.ok((modules ?? 0) > 0 && (regions ?? 0) > 0 && (instructions ?? 0) > 3);
+        const { regions, instructions, elsewhereMilliseconds } = stats();
+        assert.ok((regions ?? 0) > 0 && (instructions ?? 0) > 0, JSON.stringify(stats()));
+        assert.ok((elsewhereMilliseconds ?? 0) > 0, JSON.stringify(stats()));
         machine.io.onNote = () => machine.io.done = true;
         machine.run();
         assert.ok(machine.io.reports.every((sum) => sum === SUM), `${machine.io.reports}`);

@@ -160,9 +160,9 @@ export class TranslationDesk {
     return Atomics.load(this.#words, WAKE);
   }
 
-  /** Waits until it was woken since `wakes` was read. */
-  waitFor(wakes: number): void {
-    Atomics.wait(this.#words, WAKE, wakes);
+  /** Waits until it was woken since `wakes` was read; false where it was not in `timeoutMs`. */
+  waitFor(wakes: number, timeoutMs: number): boolean {
+    return Atomics.wait(this.#words, WAKE, wakes, timeoutMs) !== "timed-out";
   }
 
   /** The part of vCPU `id`. */

@@ -331,6 +331,7 @@ function isLarge(unit: Unit, region: number): boolean {
   return bytes >= LARGE_BYTES;
 }
 
-function costOf(unit: Unit): number {
+/** What V8 takes for the module of `unit`, about, in bytes. */
+export function costOf(unit: Unit): number {
   return MODULE_BYTES + BYTES_PER_BYTE * unit.bytes.length;
 }

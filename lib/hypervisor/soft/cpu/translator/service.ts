@@ -6,6 +6,7 @@
  * @module
  */
 
+import { Collector } from "../collector.ts";
 import { CodeCache, type CodePage, DecodeResult } from "../code_cache.ts";
 import { Decoder } from "../decoder.ts";
 import { HANDLER_SLOTS, type Interpreter } from "../interpreter.ts";
@@ -19,8 +20,12 @@ import {
   MAX_ANSWER_WORDS,
   type TranslationDesk,
 } from "./desk.ts";
+import { costOf } from "./installer.ts";
 import { UnitCoder } from "./store_format.ts";
 import { type MadeUnit, UnitMaker, waysOf } from "./unit_maker.ts";
+
+/** How long nothing is asked for until there is time to tidy up, in ms. */
+const IDLE_MS = 1000;
 
 /** Pages that are looked at for a region. */
 const COPIES = 32;
@@ -42,10 +47,19 @@ interface Original {
   readonly map: number;
 }
 
+/** A module for a vCPU: how many words were answered with it, and what it takes, about. */
+interface Made {
+  readonly until: number;
+  readonly module: WebAssembly.Module;
+  readonly bytes: number;
+}
+
 /** One vCPU as it is looked at. */
 class Client {
   readonly i32: Int32Array;
   readonly u8: Uint8Array;
+  /** Modules that V8 shall find when the vCPU compiles them. */
+  readonly modules: Made[] = [];
 
   constructor(readonly part: DeskPart, memory: WebAssembly.Memory) {
     this.i32 = new Int32Array(memory.buffer);
@@ -70,8 +84,9 @@ export class TranslationService {
   readonly #warm: number[] = [];
   readonly #head = new Int32Array(AnswerHead.words);
   readonly #originals = new Map<CodePage, Original>();
-  /** Modules that V8 shall find when vCPUs compile them: each with who it is for and how much was answered. */
-  readonly #modules: { client: Client; until: number; module: WebAssembly.Module }[] = [];
+  readonly #collector = new Collector();
+  /** What modules took, about, that vCPUs have by now. */
+  #dropped = 0;
   #client: Client;
 
   constructor(options: ServiceOptions) {
@@ -120,10 +135,13 @@ export class TranslationService {
         if (!client.part.next(this.#ask, this.#warm)) continue;
         this.#client = client;
         this.#answer(client);
+        this.#letGo(client);
         served = true;
       }
-      this.#letGo();
-      if (!served) desk.waitFor(wakes);
+      this.#collector.busy(this.#dropped);
+      if (served || desk.waitFor(wakes, IDLE_MS)) continue;
+      this.#collector.idle(this.#dropped);
+      desk.waitFor(wakes, Infinity);
     }
   }
 
@@ -147,17 +165,19 @@ export class TranslationService {
     head[AnswerHead.microseconds] = 1000 * (performance.now() - start);
     this.#maker.refused = 0;
     client.part.answer(head, words);
-    if (module !== undefined) {
-      this.#modules.push({ client, until: client.part.answered, module });
+    if (made !== undefined && module !== undefined) {
+      const bytes = costOf(made.unit);
+      client.modules.push({ until: client.part.answered, module, bytes });
     }
   }
 
-  /** Lets go of modules that vCPUs have their own of. */
-  #letGo(): void {
-    while (this.#modules.length > 0) {
-      const { client, until } = this.#modules[0] as { client: Client; until: number };
-      if ((client.part.taken - until | 0) <= 0) return;
-      this.#modules.shift();
+  /** Lets go of modules that `client` has its own of: all that it took but the last, which it may be at. */
+  #letGo({ part, modules }: Client): void {
+    const { taken } = part;
+    for (let made = modules[0]; made !== undefined; made = modules[0]) {
+      if ((taken - made.until | 0) <= 0) return;
+      modules.shift();
+      this.#dropped += made.bytes;
     }
   }
 
