@@ -9,8 +9,16 @@
 import { Collector } from "../collector.ts";
 import { CodeCache, type CodePage, DecodeResult } from "../code_cache.ts";
 import { Decoder } from "../decoder.ts";
-import { HANDLER_SLOTS, type Interpreter } from "../interpreter.ts";
-import { CodeMode, FIXED_END, ITLB, ITLB_ENTRIES, ITLB_ENTRY, PAGE_MAP } from "../state.ts";
+import type { Interpreter } from "../interpreter.ts";
+import {
+  CodeMode,
+  FIXED_END,
+  HANDLER_SLOTS,
+  ITLB,
+  ITLB_ENTRIES,
+  ITLB_ENTRY,
+  PAGE_MAP,
+} from "../state.ts";
 import { allRows } from "../table.ts";
 import { cpuLayout } from "../cpu_memory.ts";
 import {
@@ -107,6 +115,8 @@ export class TranslationService {
         ...{ codeMarks, codeIndex, codeSums, maps, mapsEnd },
         arena: mapsEnd,
         arenaEnd: records.byteLength,
+        // No region stands in the place of a record here.
+        ownHandlers: records.byteLength,
       },
       interpreter,
       decoder: new Decoder(allRows),
