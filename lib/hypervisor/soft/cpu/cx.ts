@@ -15,6 +15,7 @@ import {
   atomicRmw,
   call,
   cond,
+  constantOf,
   eq,
   type Expr,
   extU,
@@ -277,8 +278,11 @@ export class Cx {
     }
   }
 
-  /** Reads operand `i`: i64, zero-extended (an immediate is sign-extended to the operand size). */
-  get(i: number): Expr {
+  /**
+   * Reads operand `i`: i64, zero-extended (an immediate is sign-extended to the operand size), or with any
+   * upper bits where nobody looks at them.
+   */
+  get(i: number, upper: "clear" | "any" = "clear"): Expr {
     const size = this.operandSize(i);
     switch (this.#kind(i)) {
       case "I":
@@ -288,8 +292,23 @@ export class Cx {
         return i64(1);
       default:
         if (this.isMemory(i)) return this.load(this.ea(), size);
-        return this.readRegister(i, size);
+        return upper === "any" ? this.readLow(i, size) : this.readRegister(i, size);
     }
+  }
+
+  /** `value` as something that keeps it: a constant, or a local. */
+  hold(value: Expr): Expr {
+    return constantOf(value) === undefined ? this.f.let(value) : value;
+  }
+
+  /** True where both operands are known to be the same register. */
+  get ofOneRegister(): boolean {
+    return false;
+  }
+
+  /** Reads the low `size` bytes of register operand `i`, with any bits above. */
+  protected readLow(i: number, size: number): Expr {
+    return this.readRegister(i, size);
   }
 
   /** Immediate of the record, sign-extended. */
@@ -373,8 +392,8 @@ export class Cx {
   }
 
   /** Reads operand `i` in order to write it: a memory operand is checked for writing first. */
-  modify(i: number): Expr {
-    if (!this.isMemory(i)) return this.get(i);
+  modify(i: number, upper: "clear" | "any" = "clear"): Expr {
+    if (!this.isMemory(i)) return this.get(i, upper);
     const size = this.operandSize(i);
     const address = this.ea();
     const f = this.f;

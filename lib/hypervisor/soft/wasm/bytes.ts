@@ -4,10 +4,14 @@
  * @module
  */
 
+import { Op } from "./types.ts";
+
 /** Appends bytes; grows by doubling. */
 export class ByteWriter {
   #bytes: Uint8Array<ArrayBuffer>;
   #length = 0;
+  /** A `local.set` that is the last thing written, where it begins and its local. */
+  #set: { at: number; end: number; local: number } = { at: 0, end: -1, local: 0 };
 
   /** @param capacity Initial capacity in bytes. */
   constructor(capacity = 256) {
@@ -65,6 +69,26 @@ export class ByteWriter {
       }
       this.u8(low | 0x80);
     }
+  }
+
+  /** Appends `local.set`. */
+  localSet(local: number): void {
+    this.#set.at = this.#length;
+    this.u8(Op.local_set);
+    this.u32(local);
+    this.#set.end = this.#length;
+    this.#set.local = local;
+  }
+
+  /** Appends `local.get`; what was just set is left on the stack instead. */
+  localGet(local: number): void {
+    if (this.#set.end === this.#length && this.#set.local === local) {
+      this.#bytes[this.#set.at] = Op.local_tee;
+      this.#set.end = -1;
+      return;
+    }
+    this.u8(Op.local_get);
+    this.u32(local);
   }
 
   /** Appends raw bytes. */

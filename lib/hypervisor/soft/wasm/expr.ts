@@ -106,8 +106,7 @@ export class Local extends Expr {
     super(type);
   }
   emit(out: ByteWriter): void {
-    out.u8(Op.local_get);
-    out.u32(this.index);
+    out.localGet(this.index);
   }
 }
 
@@ -176,8 +175,35 @@ function arith(code32: number, code64: number): (a: Operand, b: Operand) => Expr
   return (a, b) => {
     const [x, y] = pair(a, b);
     if (x.type !== y.type) throw new TypeError(`operand types ${x.type} and ${y.type} differ`);
-    return new Simple(x.type, x.type === ValType.I32 ? code32 : code64, [x, y]);
+    return folded(code64, x, y) ??
+      new Simple(x.type, x.type === ValType.I32 ? code32 : code64, [x, y]);
   };
+}
+
+/** What operation `code` of two i64 comes to where both are constants; undefined where it is not known. */
+function folded(code: number, x: Expr, y: Expr): Expr | undefined {
+  if (!(x instanceof I64Const && y instanceof I64Const)) return undefined;
+  const count = BigInt.asUintN(6, y.value);
+  switch (code) {
+    case Op.i64_add:
+      return new I64Const(BigInt.asIntN(64, x.value + y.value));
+    case Op.i64_sub:
+      return new I64Const(BigInt.asIntN(64, x.value - y.value));
+    case Op.i64_and:
+      return new I64Const(BigInt.asIntN(64, x.value & y.value));
+    case Op.i64_or:
+      return new I64Const(BigInt.asIntN(64, x.value | y.value));
+    case Op.i64_xor:
+      return new I64Const(BigInt.asIntN(64, x.value ^ y.value));
+    case Op.i64_shl:
+      return new I64Const(BigInt.asIntN(64, x.value << count));
+    case Op.i64_shr_u:
+      return new I64Const(BigInt.asIntN(64, BigInt.asUintN(64, x.value) >> count));
+    case Op.i64_shr_s:
+      return new I64Const(BigInt.asIntN(64, x.value) >> count);
+    default:
+      return undefined;
+  }
 }
 
 function compare(code32: number, code64: number): (a: Operand, b: Operand) => Expr {
@@ -239,8 +265,26 @@ export const geS = compare(Op.i32_ge_s, Op.i64_ge_s);
 /** Unsigned greater or equal. */
 export const geU = compare(Op.i32_ge_u, Op.i64_ge_u);
 
+/** Comparisons of integers and what holds where they do not. */
+const OPPOSITES: ReadonlyMap<number, number> = new Map(
+  ([
+    [Op.i32_eq, Op.i32_ne],
+    [Op.i32_lt_s, Op.i32_ge_s],
+    [Op.i32_lt_u, Op.i32_ge_u],
+    [Op.i32_gt_s, Op.i32_le_s],
+    [Op.i32_gt_u, Op.i32_le_u],
+    [Op.i64_eq, Op.i64_ne],
+    [Op.i64_lt_s, Op.i64_ge_s],
+    [Op.i64_lt_u, Op.i64_ge_u],
+    [Op.i64_gt_s, Op.i64_le_s],
+    [Op.i64_gt_u, Op.i64_le_u],
+  ] as const).flatMap(([a, b]): [number, number][] => [[a, b], [b, a]]),
+);
+
 /** One where zero. */
 export function eqz(a: Expr): Expr {
+  const opposite = a instanceof Simple ? OPPOSITES.get(a.op) : undefined;
+  if (opposite !== undefined) return new Simple(ValType.I32, opposite, (a as Simple).args);
   return new Simple(ValType.I32, a.type === ValType.I32 ? Op.i32_eqz : Op.i64_eqz, [a]);
 }
 
@@ -294,6 +338,7 @@ export function signExtend(a: Expr, size: number): Expr {
     : size === 4
     ? Op.i64_extend32_s
     : 0;
+  if (a instanceof I64Const) return i64(BigInt.asIntN(8 * size, a.value));
   return code === 0 ? a : new Simple(ValType.I64, code, [a]);
 }
 

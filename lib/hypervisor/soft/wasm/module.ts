@@ -120,8 +120,7 @@ export class FuncBuilder implements FuncRef {
   set(local: Local, value: Expr): void {
     if (local.type !== value.type) throw new TypeError("local and value differ in type");
     value.emit(this.out);
-    this.out.u8(Op.local_set);
-    this.out.u32(local.index);
+    this.out.localSet(local.index);
   }
 
   #store(code: number, place: { mem: number; offset: number }, address: Expr, value: Expr): void {
@@ -249,6 +248,14 @@ export class FuncBuilder implements FuncRef {
     this.out.u32(this.#depth - label.depth);
   }
 
+  /** As {@link brIf}, where `cond` hardly ever holds. */
+  brIfUnlikely(label: Label, cond: Expr): void {
+    cond.emit(this.out);
+    this.#hints.push([this.out.length, 0]);
+    this.out.u8(Op.br_if);
+    this.out.u32(this.#depth - label.depth);
+  }
+
   /** Branches to `labels[value]`, or to `fallback` beyond them. */
   brTable(value: Expr, labels: readonly Label[], fallback: Label): void {
     value.emit(this.out);
@@ -344,10 +351,7 @@ export class FuncBuilder implements FuncRef {
     b.emit(this.out);
     this.out.u8(0xfc);
     this.out.u32(signed ? OpFc.i64_mul_wide_s : OpFc.i64_mul_wide_u);
-    for (const local of [high, low]) {
-      this.out.u8(Op.local_set);
-      this.out.u32(local.index);
-    }
+    for (const local of [high, low]) this.out.localSet(local.index);
     return { low, high };
   }
 

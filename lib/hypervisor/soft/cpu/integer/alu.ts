@@ -57,44 +57,44 @@ const lockedKinds: Readonly<Record<string, Exclude<Locked, Locked.cmpxchg>>> = {
 /** Flags and result of the eight classic operations, by their number in opcodes. */
 const classic: readonly (readonly [string, Binary])[] = [
   ["add", (c, a, b) => {
-    const r = c.f.let(add(a, b));
+    const r = c.hold(add(a, b));
     c.flagsAdd(a, b, { result: r, size: c.operandSize(0) });
     return r;
   }],
   ["or", (c, a, b) => {
-    const r = c.f.let(or(a, b));
+    const r = c.hold(or(a, b));
     c.flagsLogic(r, c.operandSize(0));
     return r;
   }],
   ["adc", (c, a, b) => {
     const carry = c.f.let(c.cf());
-    const r = c.f.let(add(add(a, b), carry));
+    const r = c.hold(add(add(a, b), carry));
     c.flagsAdd(a, b, { result: r, size: c.operandSize(0), carry });
     return r;
   }],
   ["sbb", (c, a, b) => {
     const carry = c.f.let(c.cf());
-    const r = c.f.let(sub(sub(a, b), carry));
+    const r = c.hold(sub(sub(a, b), carry));
     c.flagsSub(a, b, { result: r, size: c.operandSize(0), carry });
     return r;
   }],
   ["and", (c, a, b) => {
-    const r = c.f.let(and(a, b));
+    const r = c.hold(and(a, b));
     c.flagsLogic(r, c.operandSize(0));
     return r;
   }],
   ["sub", (c, a, b) => {
-    const r = c.f.let(sub(a, b));
+    const r = c.hold(sub(a, b));
     c.flagsSub(a, b, { result: r, size: c.operandSize(0) });
     return r;
   }],
   ["xor", (c, a, b) => {
-    const r = c.f.let(xor(a, b));
+    const r = c.hold(xor(a, b));
     c.flagsLogic(r, c.operandSize(0));
     return r;
   }],
   ["cmp", (c, a, b) => {
-    const r = c.f.let(sub(a, b));
+    const r = c.hold(sub(a, b));
     c.flagsSub(a, b, { result: r, size: c.operandSize(0) });
     return r;
   }],
@@ -106,14 +106,19 @@ const classic: readonly (readonly [string, Binary])[] = [
  */
 function classicSemantics(operation: Binary, writes: boolean): Semantics {
   return (c) => {
-    const b = c.f.let(c.get(1));
-    const kind = lockedKinds[c.insn.mnemonic];
+    const { mnemonic } = c.insn;
+    if (c.ofOneRegister && (mnemonic === "xor" || mnemonic === "sub")) {
+      c.set(0, operation(c, i64(0), i64(0)));
+      return;
+    }
+    const b = c.hold(c.get(1, "any"));
+    const kind = lockedKinds[mnemonic];
     if (c.locked && kind !== undefined) {
-      const carries = c.insn.mnemonic === "adc" || c.insn.mnemonic === "sbb";
+      const carries = mnemonic === "adc" || mnemonic === "sbb";
       operation(c, c.rmw(kind, carries ? add(b, c.cf()) : b), b);
       return;
     }
-    const a = c.f.let(writes ? c.modify(0) : c.get(0));
+    const a = c.hold(writes ? c.modify(0, "any") : c.get(0, "any"));
     const r = operation(c, a, b);
     if (writes) c.set(0, r);
   };
@@ -141,8 +146,9 @@ classic.forEach(([name, operation], n) => {
 });
 
 const test: Semantics = (c) => {
-  const a = c.f.let(c.get(0));
-  c.flagsLogic(c.f.let(and(a, c.get(1))), c.operandSize(0));
+  const a = c.f.let(c.get(0, "any"));
+  const r = c.ofOneRegister ? a : c.f.let(and(a, c.get(1, "any")));
+  c.flagsLogic(r, c.operandSize(0));
 };
 rows.push(
   insn("test", "84 /r", "Eb Gb", test),
@@ -159,7 +165,7 @@ rows.push(
 function incDec(step: 1 | -1): Semantics {
   return (c) => {
     const size = c.operandSize(0);
-    const a = c.locked ? c.rmw(Locked.add, i64(step)) : c.f.let(c.modify(0));
+    const a = c.locked ? c.rmw(Locked.add, i64(step)) : c.f.let(c.modify(0, "any"));
     const r = c.f.let(add(a, step));
     if (!c.locked) c.set(0, r);
     c.flagsStep(a, { result: r, size, step });
@@ -176,10 +182,10 @@ rows.push(
 
 const not: Semantics = (c) => {
   if (c.locked) c.rmw(Locked.xor, i64(-1));
-  else c.set(0, xor(c.modify(0), -1));
+  else c.set(0, xor(c.modify(0, "any"), -1));
 };
 const neg: Semantics = (c) => {
-  const a = c.f.let(c.locked ? negateAtomically(c) : c.modify(0));
+  const a = c.f.let(c.locked ? negateAtomically(c) : c.modify(0, "any"));
   const r = c.f.let(sub(i64(0), a));
   if (!c.locked) c.set(0, r);
   c.flagsSub(i64(0), a, { result: r, size: c.operandSize(0) });
@@ -256,8 +262,8 @@ const mulS: Semantics = (c) => {
 function imul(x: number, y: number): Semantics {
   return (c) => {
     const size = c.operandSize(0);
-    const b = c.f.let(signExtend(c.get(y), size));
-    const a = c.f.let(signExtend(c.get(x), size));
+    const b = c.f.let(signExtend(c.get(y, "any"), size));
+    const a = c.f.let(signExtend(c.get(x, "any"), size));
     if (size === 8) {
       const { low, high } = c.mulWide(true, a, b);
       c.set(0, low);
@@ -333,7 +339,7 @@ const xadd: Semantics = (c) => {
   const size = c.operandSize(0);
   const b = c.f.let(c.get(1));
   const a = c.locked ? c.rmw(Locked.add, b) : c.f.let(c.modify(0));
-  const r = c.f.let(add(a, b));
+  const r = c.hold(add(a, b));
   // With one register as both operands the sum stays.
   if (c.isMemory(0)) {
     if (!c.locked) c.set(0, r);
@@ -353,7 +359,7 @@ const cmpxchg: Semantics = (c) => {
     ? c.atomic(c.ea(), size, { kind: Locked.cmpxchg, operand: src, expected: a })
     : c.f.let(c.modify(0));
   const equal = c.f.let(eq(a, b));
-  const r = c.f.let(sub(a, b));
+  const r = c.hold(sub(a, b));
   // Memory is written in any case, a register only by a compare that succeeds.
   if (!c.locked) {
     if (c.isMemory(0)) c.set(0, select(equal, src, b));

@@ -45,7 +45,7 @@ rows.push(
   insn("movzx", "0f b7 /r", "Gv Ew", mov),
 );
 
-const movsx: Semantics = (c) => c.set(0, signExtend(c.get(1), c.operandSize(1)));
+const movsx: Semantics = (c) => c.set(0, signExtend(c.get(1, "any"), c.operandSize(1)));
 rows.push(
   insn("movsx", "0f be /r", "Gv Eb", movsx),
   insn("movsx", "0f bf /r", "Gv Ew", movsx),

@@ -31,16 +31,16 @@ import { type Insn, insn, type Semantics } from "../opcode.ts";
 const rows: Insn[] = [];
 
 /** Count operand (index 1), masked to 5 or 6 bits. */
-function count(c: Cx): Local {
-  return c.f.let(and(c.get(1), c.operandSize(0) === 8 ? 63 : 31));
+function count(c: Cx): Expr {
+  return c.hold(and(c.get(1), c.operandSize(0) === 8 ? 63 : 31));
 }
 
 /** Body with a count that is not zero; a zero count changes nothing but still writes memory's access. */
-function whenCount(c: Cx, body: (a: Local, n: Local) => void): void {
-  const known = constantOf(c.get(1));
+function whenCount(c: Cx, body: (a: Local, n: Expr) => void): void {
   const n = count(c);
   const a = c.f.let(c.modify(0));
-  if (known !== undefined && (known & (c.operandSize(0) === 8 ? 63n : 31n)) !== 0n) {
+  const known = constantOf(n);
+  if (known !== undefined && known !== 0n) {
     body(a, n);
     return;
   }
@@ -100,7 +100,7 @@ const rorSemantics: Semantics = (c) =>
     c.setCarryOverflow(cf, xor(cf, and(shrU(r, 8 * size - 2), 1)));
   });
 
-function rotate(a: Expr, by: { n: Local; size: number; left: boolean }): Expr {
+function rotate(a: Expr, by: { n: Expr; size: number; left: boolean }): Expr {
   const { n, size, left } = by;
   if (size === 8) return left ? rotl(a, n) : rotr(a, n);
   if (size === 4) {

@@ -52,10 +52,10 @@ const PLAIN = new RegExp(
 );
 
 /**
- * True where a note that is there before the instruction is right wherever its code looks: code with
- * loops that sets flags may come by twice.
+ * True where the instruction's code has no loop and no end but the last: so a note that is there before it
+ * is right wherever its code looks.
  */
-export function keepsNote(at: RegionInsn): boolean {
+export function isPlain(at: RegionInsn): boolean {
   return PLAIN.test(at.insn.mnemonic);
 }
 

@@ -50,7 +50,7 @@ import {
   TLB_ENTRY,
   TlbField,
 } from "../state.ts";
-import { LazyFlags, mayStore, overwritesFlags } from "./lazy_flags.ts";
+import { isPlain, LazyFlags, mayStore, overwritesFlags } from "./lazy_flags.ts";
 import { entryOf, linearPage, type RegionBlock, type RegionPlan } from "./plan.ts";
 import { ProbeCx, RegionCx, type RegionFrame, Untranslatable, usesStack } from "./region_cx.ts";
 
@@ -372,7 +372,7 @@ function emitBlock(
   frame.pages.clear();
   // What a block knows of flags and pages ends with it, and so do its locals.
   const locals = f.scope(() => {
-    let last: RegionCx | undefined;
+    let last = undefined as RegionCx | undefined;
     for (const [i, at] of block.insns.entries()) {
       if (counts) {
         f.store64(CPU, i32(0), add(load.i64(CPU, i32(0), S.regionCount), 1), S.regionCount);
@@ -380,11 +380,12 @@ function emitBlock(
       // Behind a store the region may be left, where it changed code, if not before it.
       const leavesBehind = frame.missed === undefined && mayStore(at);
       frame.flags.unseen = !leavesBehind && overwritesFlags(block.insns.slice(i + 1));
-      f.block((end) => {
-        const c = new RegionCx(f, runtime, { at, frame, end });
-        at.insn.semantics(c);
-        last = c;
-      });
+      const emit = (end: Label | undefined) => {
+        last = new RegionCx(f, runtime, { at, frame, end });
+        at.insn.semantics(last);
+      };
+      if (isPlain(at)) emit(undefined);
+      else f.block(emit);
       if (at.insn.words.has("end")) break;
       if (last?.stores === true) last.leaveWhereStale();
     }

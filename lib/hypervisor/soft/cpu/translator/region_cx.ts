@@ -40,7 +40,7 @@ import {
 import { type CachedPage, Cx, type FlagsOf, type Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
 import { CPU, Exit, FlagKind, pseudoRecord, Rec, S, TlbField } from "../state.ts";
-import { keep, keepsNote, type LazyFlags, type PendingFlags } from "./lazy_flags.ts";
+import { isPlain, keep, type LazyFlags, type PendingFlags } from "./lazy_flags.ts";
 
 /** An instruction as its record says it. */
 export interface RegionInsn {
@@ -175,7 +175,7 @@ function gprOf(slot: number): number {
 export class RegionCx extends Cx {
   readonly #at: RegionInsn;
   readonly #frame: RegionFrame;
-  readonly #end: Label;
+  readonly #end: Label | undefined;
   /** Open blocks where every path through the instruction comes by. */
   readonly #depth: number;
   /** Address of the operand as its record says it. */
@@ -190,7 +190,7 @@ export class RegionCx extends Cx {
   constructor(
     f: FuncBuilder,
     runtime: Runtime,
-    options: { at: RegionInsn; frame: RegionFrame; end: Label },
+    options: { at: RegionInsn; frame: RegionFrame; end: Label | undefined },
   ) {
     super(f, runtime, {
       insn: options.at.insn,
@@ -203,7 +203,7 @@ export class RegionCx extends Cx {
     this.#frame = options.frame;
     this.#end = options.end;
     this.#depth = f.depth;
-    if (!keepsNote(options.at)) options.frame.flags.pending = undefined;
+    if (!isPlain(options.at)) options.frame.flags.pending = undefined;
   }
 
   protected override recordFor(address: Expr): Expr {
@@ -324,6 +324,20 @@ export class RegionCx extends Cx {
     if (n < 0) return super.readRegister(i, size);
     const local = this.#gpr(n);
     return zeroExtend((slot & 7) === 1 ? shrU(local, 8) : local, size);
+  }
+
+  override get ofOneRegister(): boolean {
+    const { mem, a, b, insn } = this.#at;
+    const kinds = insn.operands.map((operand) => operand.kind).join("");
+    return !mem && a === b && (kinds === "EG" || kinds === "GE");
+  }
+
+  protected override readLow(i: number, size: number): Expr {
+    const slot = this.#slotOf(i);
+    const n = gprOf(slot);
+    if (n < 0) return super.readLow(i, size);
+    const local = this.#gpr(n);
+    return (slot & 7) === 1 ? shrU(local, 8) : local;
   }
 
   protected override writeRegister(i: number, value: Expr, size: number): void {
@@ -553,6 +567,9 @@ export class RegionCx extends Cx {
   }
 
   override next(): void {
+    if (this.#end === undefined) {
+      throw new TypeError(`${this.insn.mnemonic} does not end in between`);
+    }
     this.f.br(this.#end);
   }
 
@@ -584,7 +601,18 @@ export class RegionCx extends Cx {
   }
 
   override branchIf(taken: Expr): void {
-    this.f.if(taken, () => this.branch());
+    const label = this.#straightTo(this.#at.next + this.#at.immLow);
+    if (label === undefined) this.f.if(taken, () => this.branch());
+    else this.f.brIf(label, taken);
+  }
+
+  /** The label of the block at offset `target`, where a branch there has nothing else to do. */
+  #straightTo(target: number): Label | undefined {
+    const frame = this.#frame;
+    const block = frame.blockAt(target);
+    const near = block >= 0 && target > this.#at.offset &&
+      frame.pageOf(target) === frame.pageOf(this.#at.offset);
+    return near ? frame.labelOf(block) : undefined;
   }
 
   override branchToCallee(): void {
@@ -642,17 +670,15 @@ export class RegionCx extends Cx {
   // --- flags -------------------------------------------------------------------------------------
 
   override setFlags(result: Expr, aux: Expr, kind?: Expr): void {
+    if (this.#skipsFlags()) return;
     this.#frame.flags.pending = undefined;
-    if (!this.#frame.flags.unseen) super.setFlags(result, aux, kind);
+    super.setFlags(result, aux, kind);
   }
 
   override setCarryOverflow(cf: Expr, of: Expr): void {
     const { flags, flagKind, flagAux } = this.#frame;
     const before = flags.pending;
-    if (flags.unseen) {
-      flags.pending = undefined;
-      return;
-    }
+    if (this.#skipsFlags()) return;
     const { f } = this;
     const [carry, overflow] = [keep(f, cf), keep(f, of)];
     if (before?.form === undefined) super.setCarryOverflow(carry, overflow);
@@ -675,7 +701,15 @@ export class RegionCx extends Cx {
     if (this.f.depth === this.#depth) this.#frame.flags.pending = note;
   }
 
+  /** True where nobody will see the flags; then they are those of nothing. */
+  #skipsFlags(): boolean {
+    const { flags } = this.#frame;
+    if (flags.unseen) flags.pending = undefined;
+    return flags.unseen;
+  }
+
   override flagsLogic(result: Expr, size: number): void {
+    if (this.#skipsFlags()) return;
     const r = keep(this.f, result);
     super.flagsLogic(r, size);
     this.#note({ kind: "logic", a: r, b: r, result: r, size });
@@ -690,6 +724,7 @@ export class RegionCx extends Cx {
   }
 
   #operation(kind: "add" | "sub", operands: readonly [Expr, Expr], at: FlagsOf): void {
+    if (this.#skipsFlags()) return;
     const { f } = this;
     const [a, b, result] = [keep(f, operands[0]), keep(f, operands[1]), keep(f, at.result)];
     const { size } = at;
@@ -703,6 +738,7 @@ export class RegionCx extends Cx {
   }
 
   override flagsStep(a: Expr, at: { result: Expr; size: number; step: 1 | -1 }): void {
+    if (this.#skipsFlags()) return;
     const { f } = this;
     const { flags, flagKind, flagResult, carryKind, carryResult } = this.#frame;
     const { size } = at;
@@ -711,19 +747,17 @@ export class RegionCx extends Cx {
     const unknown = before === undefined || (before.kind === "step" && before.carry === undefined);
     const carry = unknown ? undefined : keep(f, this.cf());
     const form = kindOf(at.step === 1 ? 0 : FlagKind.sub, size);
-    if (!flags.unseen) {
-      // CF stays with what it followed from: so INC and DEC in loops cost nothing.
-      if (before === undefined) {
-        const steps = f.let(and(flagKind, FlagKind.step));
-        f.set(carryKind, select(steps, carryKind, flagKind));
-        f.set(carryResult, select(steps, carryResult, flagResult));
-      } else if (before.kind !== "step") {
-        f.set(carryKind, flagKind);
-        f.set(carryResult, flagResult);
-      }
-      f.set(flagKind, i32(form | FlagKind.step));
-      f.set(flagResult, signExtend(result, size));
+    // CF stays with what it followed from: so INC and DEC in loops cost nothing.
+    if (before === undefined) {
+      const steps = f.let(and(flagKind, FlagKind.step));
+      f.set(carryKind, select(steps, carryKind, flagKind));
+      f.set(carryResult, select(steps, carryResult, flagResult));
+    } else if (before.kind !== "step") {
+      f.set(carryKind, flagKind);
+      f.set(carryResult, flagResult);
     }
+    f.set(flagKind, i32(form | FlagKind.step));
+    f.set(flagResult, signExtend(result, size));
     const overflow = at.step === 1
       ? top(and(xor(x, i64(-1n)), result), size)
       : top(and(x, xor(result, i64(-1n))), size);
@@ -735,6 +769,7 @@ export class RegionCx extends Cx {
     result: Expr,
     flags: { cf: Expr; of: Expr; af?: Expr; size: number },
   ): void {
+    if (this.#skipsFlags()) return;
     const { f } = this;
     const r = keep(f, result);
     const cf = keep(f, flags.cf);
