@@ -27,7 +27,7 @@ modprobe virtio_blk
 for name in vda vdb vdc; do
   sys=/sys/block/$name
   echo "$name size $(cat $sys/size) ro $(cat $sys/ro) serial $(cat $sys/serial)" \\
-    "block $(cat $sys/queue/logical_block_size)"
+    "block $(cat $sys/queue/logical_block_size) packed $(cut -c 35 $sys/device/features)"
 done
 echo "vdb $(md5sum < /dev/vdb)"
 dd if=/bin/busybox of=/dev/vdb bs=4k count=1 oflag=direct 2>/dev/null && echo "vdb was written"
@@ -70,16 +70,21 @@ engineTest(
     });
     await using vm = await bench.start(Deno.readFileSync(guest.kernel), [
       ...["--name", "vm", "--mem", "256", "--initrd", bench.file(initramfs), "--params", "quiet"],
-      ...["--block", `${qcow2},id=first`, "-b", `${fixed},ro,block-size=4096,format=raw`],
-      ...["-b", `${raw},format=raw,direct`, "--restart-devices"],
+      ...[
+        "--block",
+        `${qcow2},id=first`,
+        "-b",
+        `${fixed},ro,block-size=4096,format=raw,packed-queue`,
+      ],
+      ...["-b", `${raw},format=raw,direct,packed-queue`, "--restart-devices"],
     ]);
     await vm.waitFor("ready to grow");
     const sectors = DISK_BYTES / 512;
     for (
       const line of [
-        `vda size ${sectors} ro 0 serial first block 512`,
-        `vdb size ${sectors} ro 1 serial  block 4096`,
-        `vdc size ${sectors} ro 0 serial  block 512`,
+        `vda size ${sectors} ro 0 serial first block 512 packed 0`,
+        `vdb size ${sectors} ro 1 serial  block 4096 packed 1`,
+        `vdc size ${sectors} ro 0 serial  block 512 packed 1`,
         `vdb ${md5(content)}`,
       ]
     ) assert.ok(vm.stdout.includes(line), `${line}: ${vm.stdout}`);
@@ -88,6 +93,10 @@ engineTest(
     assert.equal(resized.code, 0, resized.stderr);
     const refused = await bench.vmctl("disk", "resize", "1", "32M", "vm");
     assert.match(refused.stderr, /read-only/);
+    for (const order of ["suspend", "resume"]) {
+      const done = await bench.vmctl(order, "--full", "vm");
+      assert.equal(done.code, 0, done.stderr);
+    }
     await vm.waitFor("part 0 page 5.");
     const { devices } = await bench.state("vm");
     const first = devices.find(({ name }) => name === "block device vda");

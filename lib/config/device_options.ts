@@ -83,12 +83,13 @@ export const BLOCK = {
     },
     "multiple-workers": {
       type: { kind: "boolean" },
-      help: "only false: one thread serves all queues, and the kernel many requests at once",
+      help: "makes no difference: one thread serves all queues, faster than guests fill them",
       aliases: ["multiple_workers"],
     },
     "packed-queue": {
       type: { kind: "boolean" },
-      help: "only false: queues are split ones",
+      help:
+        "offer packed virtqueues (virtio 1.2, 2.8), which the driver may take instead of split ones",
       aliases: ["packed_queue"],
     },
   },

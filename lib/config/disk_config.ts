@@ -33,12 +33,6 @@ export function diskConfig(
   if (!Number.isInteger(Math.log2(blockBytes))) {
     problem("block-size", `expected a power of two, got ${blockBytes}`);
   }
-  if (options["packed-queue"] === true) {
-    problem("packed-queue", "expected false, got true: queues are split ones");
-  }
-  if (options["multiple-workers"] === true) {
-    problem("multiple-workers", "expected false, got true: one thread serves all queues of a disk");
-  }
   const address = options["pci-address"];
   return {
     path,
@@ -51,6 +45,7 @@ export function diskConfig(
     id: options.id ?? "",
     format: options.format ?? "probe",
     queueCount: options.queues ?? DEFAULT_QUEUES,
+    packedQueues: options["packed-queue"] ?? false,
     executor: options["async-executor"] ?? "auto",
     pciDevice: address === undefined
       ? undefined

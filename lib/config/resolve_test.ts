@@ -137,6 +137,7 @@ Deno.test("disks arrive with crosvm's defaults, and what does not fit is told", 
     id: "",
     format: "probe",
     queueCount: 16,
+    packedQueues: false,
     executor: "auto",
     pciDevice: undefined,
     bootIndex: undefined,
@@ -147,7 +148,7 @@ Deno.test("disks arrive with crosvm's defaults, and what does not fit is told", 
   ]);
   const file = {
     file: "vm.toml",
-    options: { block: [{ ro: true }, { path: "/c", root: true, "packed-queue": true }] },
+    options: { block: [{ ro: true }, { path: "/c", root: true }] },
   };
   const wrong = resolve([{ file: undefined, options }, file, {
     file: undefined,
@@ -155,7 +156,6 @@ Deno.test("disks arrive with crosvm's defaults, and what does not fit is told", 
   }]);
   deepStrictEqual(wrong.problems, [
     "vm.toml: block[0].path: expected the path of a disk image, got none",
-    "vm.toml: block[1].packed-queue: expected false, got true: queues are split ones",
     "vm.toml: block[1].root: another disk is the root already",
     "--block block-size: expected a power of two, got 1000",
   ]);
@@ -167,19 +167,20 @@ Deno.test("disks have places on the PCI bus and in the order of firmware, each i
   const good = disks(
     { path: "/a", "pci-address": "00:05.0", bootindex: 2 },
     { path: "/b", "pci-address": "0000:0:1F.0", bootindex: 1 },
-    { path: "/c", "multiple-workers": false },
+    { path: "/c", "multiple-workers": true, "packed-queue": true },
   );
   deepStrictEqual(
     good.config?.disks.map(({ pciDevice, bootIndex }) => [pciDevice, bootIndex]),
     [[5, 2], [31, 1], [undefined, undefined]],
   );
+  deepStrictEqual(good.config?.disks.map(({ packedQueues }) => packedQueues), [false, false, true]);
   const bad = disks(
     { path: "/a", "pci-address": "00:05.0", bootindex: 2 },
     { path: "/b", "pci-address": "00:5.0", bootindex: 2 },
     { path: "/c", "pci-address": "00:00.0" },
     { path: "/d", "pci-address": "01:04.0" },
     { path: "/e", "pci-address": "00:06.1" },
-    { path: "/f", "pci-address": "00:20.0", "multiple-workers": true },
+    { path: "/f", "pci-address": "00:20.0" },
   );
   deepStrictEqual(bad.problems, [
     "--block pci-address: another disk is at 00:5.0 already",
@@ -187,7 +188,6 @@ Deno.test("disks have places on the PCI bus and in the order of firmware, each i
     "--block pci-address: expected another device than the host bridge, got 00:00.0",
     "--block pci-address: expected an address on bus 00, the only one, got 01:04.0",
     "--block pci-address: expected function 0, the only one of a device, got 00:06.1",
-    "--block multiple-workers: expected false, got true: one thread serves all queues of a disk",
     "--block pci-address: expected a device up to 1f, got 00:20.0",
   ]);
 });

@@ -82,6 +82,8 @@ export interface DiskConfig {
   readonly format: "probe" | "raw" | "qcow2";
   /** Most queues. */
   readonly queueCount: number;
+  /** Whether packed queues are offered. */
+  readonly packedQueues: boolean;
   /** How the file is read and written: `uring` must be possible, `auto` takes it where it is. */
   readonly executor: "auto" | "uring" | "epoll";
   /** Its number on PCI bus 0, 1 to 31; the first that is free where undefined. */

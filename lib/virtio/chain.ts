@@ -7,7 +7,10 @@
  */
 
 import type { IoVector, MemorySpan } from "../host/mod.ts";
+import type { DeviceMemory } from "./device_memory.ts";
 import { VirtioError } from "./errors.ts";
+import { MAX_CHAIN_BYTES, type QueueFaultReason } from "./queue_fault.ts";
+import { DescriptorFlag } from "./ring.ts";
 
 const INITIAL_PIECES = 8;
 /** Up to so many bytes, a loop is faster than making a view for a bulk copy. */
@@ -230,6 +233,39 @@ export class DescriptorChain {
   readonly writable: Pieces = new Pieces();
   /** Its first descriptor, by which it is given back. */
   head = 0;
+
+  /**
+   * Adds a buffer, in as many pieces as it has areas in `memory`.
+   *
+   * @param flags of its descriptor
+   * @returns the rule that it breaks, if it does
+   */
+  append(
+    memory: DeviceMemory,
+    address: number,
+    length: number,
+    flags: number,
+  ): QueueFaultReason | undefined {
+    const { readable, writable } = this;
+    const isWritable = (flags & DescriptorFlag.Write) !== 0;
+    const pieces = isWritable ? writable : readable;
+    if (!isWritable && writable.count > 0) return "readable-after-writable";
+    if (readable.lengthBytes + writable.lengthBytes + length > MAX_CHAIN_BYTES) {
+      return "chain-too-large";
+    }
+    let from = address;
+    let left = length;
+    while (left > 0) {
+      const area = memory.find(from);
+      if (area === undefined) return "buffer-outside-memory";
+      const offset = from - area.guestAddress;
+      const take = Math.min(left, area.sizeBytes - offset);
+      pieces.add(area.span, offset, take);
+      from += take;
+      left -= take;
+    }
+    return undefined;
+  }
 
   /** Empties it, for the chain that begins at `head`. */
   begin(head: number): void {

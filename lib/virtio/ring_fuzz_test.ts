@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { DescriptorChain, type Pieces } from "./chain.ts";
 import { MockDriver } from "./testing/mock_driver.ts";
-import { fuzzRings } from "./testing/ring_fuzz.ts";
+import { fuzzPackedRings, fuzzRings } from "./testing/ring_fuzz.ts";
 import { RingMemory } from "./testing/ring_memory.ts";
 import type { ScribbleOrder } from "./testing/scribbler.ts";
 import { Virtqueue } from "./virtqueue.ts";
@@ -24,6 +24,24 @@ Deno.test("a million malformed rings: no crash, no hang, nothing outside of gues
     "indirect-outside-memory",
     "indirect-with-next",
     "next-out-of-range",
+    "readable-after-writable",
+  ];
+  for (const reason of reasons) assert.ok((faults[reason] ?? 0) > 20, `${reason} was hardly met`);
+});
+
+Deno.test("half a million malformed packed rings: no crash, no hang, nothing outside of guest memory", () => {
+  const { chains, faults } = fuzzPackedRings(ROUNDS / 2, 0x2545_f491);
+  assert.ok(chains > ROUNDS / 20, `${chains} chains`);
+  const reasons = [
+    "buffer-outside-memory",
+    "chain-too-long",
+    "head-in-use",
+    "head-out-of-range",
+    "indirect-length",
+    "indirect-nested",
+    "indirect-not-negotiated",
+    "indirect-outside-memory",
+    "indirect-with-next",
     "readable-after-writable",
   ];
   for (const reason of reasons) assert.ok((faults[reason] ?? 0) > 20, `${reason} was hardly met`);

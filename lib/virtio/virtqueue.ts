@@ -14,8 +14,10 @@
 import { hex } from "../base/mod.ts";
 import { DescriptorChain } from "./chain.ts";
 import type { DeviceMemory, MemoryArea } from "./device_memory.ts";
+import type { DeviceQueue } from "./device_queue.ts";
 import { VirtioError } from "./errors.ts";
 import type { InflightQueue } from "./inflight.ts";
+import { MAX_CHAIN, type QueueFault, type QueueFaultReason } from "./queue_fault.ts";
 import {
   AVAIL_NO_INTERRUPT,
   availableRingBytes,
@@ -33,52 +35,7 @@ import {
   usedRingBytes,
 } from "./ring.ts";
 
-/**
- * Most descriptors of a chain where the queue has fewer. The specification says the queue's size, but
- * Linux makes longer ones when they are indirect.
- */
-export const MAX_CHAIN = 1024;
-/** Most bytes of a chain (virtio 1.2, 2.7.5.2). */
-const MAX_CHAIN_BYTES = 2 ** 32;
 const TWO_32 = 2 ** 32;
-
-/** Which rule a driver broke. */
-export type QueueFaultReason =
-  /** The available ring grew by more than the queue's size. */
-  | "available-index"
-  /** A chain begins at a descriptor that does not exist. */
-  | "head-out-of-range"
-  /** A chain begins at a descriptor that the device still holds. */
-  | "head-in-use"
-  /** A descriptor names one that does not exist as the next. */
-  | "next-out-of-range"
-  /** A chain is longer than it may be, so it may have no end. */
-  | "chain-too-long"
-  /** A chain has more than 4 GiB. */
-  | "chain-too-large"
-  /** A buffer is not (all) guest memory. */
-  | "buffer-outside-memory"
-  /** A buffer to read comes after one to write. */
-  | "readable-after-writable"
-  /** An indirect table without that feature. */
-  | "indirect-not-negotiated"
-  /** An indirect table inside of another one. */
-  | "indirect-nested"
-  /** A descriptor with an indirect table names a next one. */
-  | "indirect-with-next"
-  /** An indirect table that is empty, or not a whole number of descriptors. */
-  | "indirect-length"
-  /** An indirect table is not (all) guest memory. */
-  | "indirect-outside-memory"
-  /** The rings are not guest memory any more. */
-  | "ring-outside-memory";
-
-/** What a driver did. */
-export interface QueueFault {
-  readonly reason: QueueFaultReason;
-  /** With the numbers, for the log. */
-  readonly message: string;
-}
 
 /** What a queue is made of. */
 export interface VirtqueueSettings extends RingAddresses {
@@ -95,7 +52,7 @@ export interface VirtqueueSettings extends RingAddresses {
 }
 
 /** A queue from start to stop. */
-export class Virtqueue {
+export class Virtqueue implements DeviceQueue {
   /** Descriptors. */
   readonly size: number;
   readonly #settings: VirtqueueSettings;
@@ -185,7 +142,7 @@ export class Virtqueue {
   }
 
   /** Index of the available ring to go on from, for another queue over the same rings. */
-  get availableIndex(): number {
+  get base(): number {
     return this.#next;
   }
 
@@ -456,30 +413,10 @@ export class Virtqueue {
     return this.#break("chain-too-long", `the indirect chain at ${chain.head} has no end`);
   }
 
-  /** Adds a buffer, in as many pieces as it has areas. */
   #append(chain: DescriptorChain, address: number, length: number, flags: number): boolean {
-    const writable = (flags & DescriptorFlag.Write) !== 0;
-    const pieces = writable ? chain.writable : chain.readable;
-    if (!writable && chain.writable.count > 0) {
-      return this.#break("readable-after-writable", `at chain ${chain.head}`);
-    }
-    if (chain.readable.lengthBytes + chain.writable.lengthBytes + length > MAX_CHAIN_BYTES) {
-      return this.#break("chain-too-large", `the chain at ${chain.head} has more than 4 GiB`);
-    }
-    let from = address;
-    let left = length;
-    while (left > 0) {
-      const area = this.#memory.find(from);
-      if (area === undefined) {
-        return this.#break("buffer-outside-memory", `${length} bytes at ${hexOf(address)}`);
-      }
-      const offset = from - area.guestAddress;
-      const take = Math.min(left, area.sizeBytes - offset);
-      pieces.add(area.span, offset, take);
-      from += take;
-      left -= take;
-    }
-    return true;
+    const reason = chain.append(this.#memory, address, length, flags);
+    if (reason === undefined) return true;
+    return this.#break(reason, `${length} bytes at ${hexOf(address)}, in chain ${chain.head}`);
   }
 
   #break(reason: QueueFaultReason, message: string): false {

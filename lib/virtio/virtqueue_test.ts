@@ -6,7 +6,8 @@ import { InflightQueue, inflightQueueBytes } from "./inflight.ts";
 import { DescriptorFlag } from "./ring.ts";
 import { type DriverBuffer, MockDriver, mockRingBytes } from "./testing/mock_driver.ts";
 import { RingMemory } from "./testing/ring_memory.ts";
-import { type QueueFaultReason, Virtqueue, type VirtqueueSettings } from "./virtqueue.ts";
+import type { QueueFaultReason } from "./queue_fault.ts";
+import { Virtqueue, type VirtqueueSettings } from "./virtqueue.ts";
 
 const { Next, Write, Indirect } = DescriptorFlag;
 const RINGS = 0x1_0000;

@@ -5,6 +5,7 @@
  */
 
 import type { DiskImage } from "../../disk/mod.ts";
+import { Feature } from "../../virtio/mod.ts";
 import { BlockFeature, CONFIG_BYTES, ConfigField, SECTOR_BYTES } from "./protocol.ts";
 
 /** Most descriptors of a queue. */
@@ -25,14 +26,17 @@ export interface DiskPresentation {
   /** Bytes of a logical block. */
   readonly blockBytes: number;
   readonly queueCount: number;
+  /** Whether packed queues are offered; no where absent. */
+  readonly packedQueues?: boolean;
   /** Whether storage is given back. */
   readonly sparse: boolean;
 }
 
 /** The features that `image` is offered with. */
-export function blockFeatures(image: DiskImage, { sparse }: DiskPresentation): bigint {
+export function blockFeatures(image: DiskImage, presentation: DiskPresentation): bigint {
+  const { sparse, packedQueues = false } = presentation;
   const always = BlockFeature.SegMax | BlockFeature.BlkSize | BlockFeature.Flush |
-    BlockFeature.Topology | BlockFeature.Mq;
+    BlockFeature.Topology | BlockFeature.Mq | (packedQueues ? Feature.RingPacked : 0n);
   if (image.readOnly) return always | BlockFeature.ReadOnly;
   return always | BlockFeature.ConfigWce | BlockFeature.WriteZeroes |
     (sparse ? BlockFeature.Discard : 0n);

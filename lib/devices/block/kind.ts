@@ -38,6 +38,7 @@ interface BlockSettings {
   readonly direct: boolean;
   readonly blockBytes: number;
   readonly queueCount: number;
+  readonly packedQueues: boolean;
   readonly id: string;
 }
 
@@ -62,6 +63,7 @@ function openBlock(disk: DiskConfig): OpenedDevice {
     direct: presentation.direct,
     blockBytes: presentation.blockBytes,
     queueCount: presentation.queueCount,
+    packedQueues: presentation.packedQueues,
     id: presentation.id,
   };
   const fds = files.take().map(({ fd }) => fd);
@@ -107,7 +109,7 @@ function makeBlock(
   using stack = new DisposableStack();
   stack.use(prepared);
   const ring = prepared instanceof PreparedBlock ? prepared.ring : undefined;
-  const { files, sparse, direct, blockBytes, queueCount, id } = settings;
+  const { files, sparse, direct, blockBytes, queueCount, packedQueues, id } = settings;
   const opened: DiskFile[] = [];
   files.forEach((file, index) => {
     const fd = fds[index];
@@ -128,7 +130,8 @@ function makeBlock(
   const transfers = ring === undefined || image.transfers === undefined
     ? undefined
     : new RingTransfers(image.transfers, ring);
-  const device = new BlockDevice(image, { blockBytes, queueCount, sparse, id, transfers });
+  const presentation = { blockBytes, queueCount, packedQueues, sparse };
+  const device = new BlockDevice(image, { ...presentation, id, transfers });
   stack.move();
   return device;
 }

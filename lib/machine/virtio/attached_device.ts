@@ -21,8 +21,10 @@ import {
   availableRingBytes,
   BAR_SIZE_BYTES,
   descriptorTableBytes,
+  EVENT_AREA_BYTES,
   Feature,
   FrontendState,
+  PACKED_BEGIN,
   type QueueSetup,
   usedRingBytes,
   vectorCountOf,
@@ -346,11 +348,12 @@ export class AttachedDevice implements AsyncDisposable {
       await this.#goOn();
     }
     if (wishes.features !== undefined) {
-      for (const queue of wishes.queues) this.#requireRings(queue, memory);
+      const packed = isPacked(wishes.features);
+      for (const queue of wishes.queues) this.#requireRings(queue, { memory, packed });
       const fresh = wishes.queues.filter(({ index }) => !this.#running.has(index));
       for (const queue of fresh) {
         this.#running.set(queue.index, queue);
-        this.#halted?.set(queue.index, 0);
+        this.#halted?.set(queue.index, packed ? PACKED_BEGIN : 0);
       }
       const starting = this.#halted === undefined ? fresh : [];
       if (this.#active === undefined) {
@@ -397,8 +400,8 @@ export class AttachedDevice implements AsyncDisposable {
     const { memory } = this.#parts!;
     await Promise.all([...halted].map(async ([index, stoppedAt]) => {
       const queue = this.#running.get(index)!;
-      const availableIndex = stoppedAt ?? memory.readU16(queue.usedRing + 2);
-      await frontend.startQueue({ ...queue, availableIndex }, memory);
+      const base = stoppedAt ?? memory.readU16(queue.usedRing + 2);
+      await frontend.startQueue({ ...queue, base }, memory);
       // An interrupt may have been lost with the descriptor that it had before.
       signalEvent(frontend.queueEvents(index).call);
     }));
@@ -418,12 +421,17 @@ export class AttachedDevice implements AsyncDisposable {
   }
 
   /** @throws {MachineError} where the guest has put a queue where it has no memory. */
-  #requireRings(queue: QueueSetup, memory: GuestMemory): void {
+  #requireRings(
+    queue: QueueSetup,
+    { memory, packed }: { readonly memory: GuestMemory; readonly packed: boolean },
+  ): void {
     const { index, size } = queue;
+    const availableBytes = packed ? EVENT_AREA_BYTES : availableRingBytes(size);
+    const usedBytes = packed ? EVENT_AREA_BYTES : usedRingBytes(size);
     const fits = memory.contains(queue.descriptorTable, descriptorTableBytes(size)) &&
-      memory.contains(queue.availableRing, availableRingBytes(size)) &&
-      memory.contains(queue.usedRing, usedRingBytes(size)) &&
-      queue.descriptorTable % 16 === 0 && queue.availableRing % 2 === 0 &&
+      memory.contains(queue.availableRing, availableBytes) &&
+      memory.contains(queue.usedRing, usedBytes) &&
+      queue.descriptorTable % 16 === 0 && queue.availableRing % (packed ? 4 : 2) === 0 &&
       queue.usedRing % 4 === 0;
     if (!fits) throw new MachineError(`${this.name}: queue ${index} is not in the guest's memory`);
   }
@@ -450,6 +458,9 @@ export class AttachedDevice implements AsyncDisposable {
     while (this.#deaths[0]! < now - 60_000) this.#deaths.shift();
     if (this.#deaths.length > MAX_DEATHS_PER_MINUTE) {
       this.#lose(`${reason}; it dies again and again`);
+    }
+    if (this.#running.size > 0 && isPacked(this.#active)) {
+      this.#lose(`${reason}; of packed queues it keeps no record, so requests would be lost`);
     }
     if (this.#running.size > 0 && !dead.recordsRequests) {
       this.#lose(
@@ -513,4 +524,8 @@ export class AttachedDevice implements AsyncDisposable {
     this.#turn = result.catch(() => {});
     return result;
   }
+}
+
+function isPacked(features: bigint | undefined): boolean {
+  return ((features ?? 0n) & Feature.RingPacked) !== 0n;
 }

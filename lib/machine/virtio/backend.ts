@@ -29,7 +29,7 @@ const REVIVE_INTERVAL_MS = 100;
 
 /** Features that a front end has no use for: those of older drivers, and what the machine does not do. */
 const UNSUPPORTED = 1n << 24n | 1n << 26n | 1n << 27n | Feature.AccessPlatform |
-  Feature.RingPacked | 1n << 37n | Feature.NotificationData | Feature.RingReset;
+  1n << 37n | Feature.NotificationData | Feature.RingReset;
 
 /** What devices of a type have where nobody says more. */
 interface TypeTraits {
@@ -120,7 +120,10 @@ export class Backend implements AsyncDisposable {
 
   /** Features for the driver to choose from, but for those that are the transport's. */
   get features(): bigint {
-    return this.#frontend.features & ~UNSUPPORTED;
+    // A foreign back end's record of packed queues would be lost with it.
+    const { mayBePacked = false } = this.#options.device;
+    return this.#frontend.features &
+      ~(mayBePacked ? UNSUPPORTED : UNSUPPORTED | Feature.RingPacked);
   }
 
   /** How many queues the guest sees. */

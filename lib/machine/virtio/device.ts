@@ -41,6 +41,8 @@ export interface VirtioDevice {
   readonly isForeseen?: boolean;
   /** Most descriptors of a queue, a power of two; 256 where absent. */
   readonly queueSize?: number;
+  /** Whether its queues may be packed ones, where its back end offers that; no where absent. */
+  readonly mayBePacked?: boolean;
   /** Its number on the PCI bus; the first that is free where undefined. */
   readonly pciDevice?: number | undefined;
   /**

@@ -45,6 +45,7 @@ export class OwnDevice implements VirtioDevice, Disposable {
   readonly deviceType: number;
   readonly pciDevice: number | undefined;
   readonly isForeseen = true;
+  readonly mayBePacked = true;
   readonly #options: OwnDeviceOptions;
   readonly #tasks: (() => void)[] = [];
   #opened: OpenedDevice | undefined;

@@ -94,7 +94,7 @@ export class DeviceRig implements Disposable {
         size: QUEUE_SIZE,
         indirect: true,
         eventIdx: false,
-        availableIndex: queue.availableIndex,
+        availableIndex: queue.base,
       }),
     );
     this.#device.queueStarted?.(index);

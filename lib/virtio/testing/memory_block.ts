@@ -6,7 +6,7 @@
 
 import type { DescriptorChain } from "../chain.ts";
 import type { DeviceContext, VirtioDeviceBackend } from "../device.ts";
-import { DeviceType } from "../features.ts";
+import { DeviceType, Feature } from "../features.ts";
 
 /** Bytes of a sector. */
 export const SECTOR_BYTES = 512;
@@ -26,6 +26,8 @@ const ID = new TextEncoder().encode("memory block\0\0\0\0\0\0\0\0");
 /** Settings of a {@link MemoryBlock}. */
 export interface MemoryBlockOptions {
   readonly queueCount?: number;
+  /** Whether it offers packed queues. */
+  readonly packed?: boolean;
   /** Requests that begin there are taken and never given back, as by a device that hangs. */
   readonly stuckSector?: number;
   /** Told of each of them. */
@@ -36,7 +38,7 @@ export interface MemoryBlockOptions {
 export class MemoryBlock implements VirtioDeviceBackend {
   readonly type: number = DeviceType.Block;
   readonly name = "memory block";
-  readonly features: bigint = BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_FLUSH | BLK_F_MQ;
+  readonly features: bigint;
   readonly queueCount: number;
   readonly maxQueueSize = 1024;
   readonly config: Uint8Array = new Uint8Array(60);
@@ -53,6 +55,8 @@ export class MemoryBlock implements VirtioDeviceBackend {
     this.queueCount = options.queueCount ?? 1;
     this.#stuckSector = options.stuckSector ?? -1;
     this.#onStuck = options.onStuck;
+    this.features = BLK_F_SEG_MAX | BLK_F_BLK_SIZE | BLK_F_FLUSH | BLK_F_MQ |
+      (options.packed === true ? Feature.RingPacked : 0n);
     const view = new DataView(this.config.buffer);
     view.setBigUint64(0, BigInt(disk.byteLength / SECTOR_BYTES), true);
     view.setUint32(12, 126, true);

@@ -236,6 +236,11 @@ function serveInflight(served: ServedDevice, message: Message): Answer | undefin
     served.setInflight(InflightArea.adopt(message.takeFd(), wanted));
     return;
   }
+  // Of packed queues none is kept, which a size of 0 says.
+  if (served.isPacked) {
+    const none = { ...wanted, sizeBytes: 0, fileOffset: 0 };
+    return { payload: Payload.inflight(none, message.payload.byteLength) };
+  }
   const { device } = served;
   if (wanted.queueCount > device.queueCount || wanted.queueSize > device.maxQueueSize) {
     throw new VhostUserError(

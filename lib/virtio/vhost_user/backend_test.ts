@@ -23,8 +23,10 @@ import { GuestMemory } from "../../memory/mod.ts";
 import { DeviceMemory } from "../device_memory.ts";
 import { VhostUserError } from "../errors.ts";
 import { QUEUE_FEATURES } from "../features.ts";
+import { PACKED_BEGIN } from "../packed_ring.ts";
 import { BLOCK_HEADER_BYTES, MemoryBlock } from "../testing/memory_block.ts";
 import { MockDriver } from "../testing/mock_driver.ts";
+import { MockPackedDriver } from "../testing/mock_packed_driver.ts";
 import { VhostUserBackend } from "./backend.ts";
 import { Channel } from "./channel.ts";
 import { type Message, Payload, type RegionMessage } from "./message.ts";
@@ -36,12 +38,13 @@ const REPLY_ACK = ProtocolFeature.ReplyAck;
 
 /** A front end of which each step is under control, and the back end, which moves when it is told to. */
 class Rig implements Disposable {
-  readonly device = new MemoryBlock(new Uint8Array(MIB));
+  readonly device: MemoryBlock;
   readonly backend: VhostUserBackend;
   readonly socket: UnixSocket;
   readonly channel: Channel;
 
-  constructor() {
+  constructor(options: { readonly packed?: boolean } = {}) {
+    this.device = new MemoryBlock(new Uint8Array(MIB), options);
     const [near, far] = socketPair("stream", { nonblock: true });
     this.socket = near;
     this.channel = new Channel(near, "back end");
@@ -84,7 +87,10 @@ class Rig implements Disposable {
   begin(): this {
     this.ask(Request.SetOwner);
     this.ask(Request.SetProtocolFeatures, Payload.u64(REPLY_ACK | ProtocolFeature.Config));
-    this.ask(Request.SetFeatures, Payload.u64(QUEUE_FEATURES | PROTOCOL_FEATURES));
+    this.ask(
+      Request.SetFeatures,
+      Payload.u64(this.device.features | QUEUE_FEATURES | PROTOCOL_FEATURES),
+    );
     return this;
   }
 
@@ -309,6 +315,49 @@ Deno.test("a guest's memory may be mapped anew while its queue works, and unchan
   assert.equal(rig.device.context!.queue(0)?.fault?.reason, "buffer-outside-memory");
 });
 
+Deno.test("packed queues go on where they were, and no record of their requests is kept", () => {
+  using rig = new Rig({ packed: true }).begin();
+  using memory = GuestMemory.create({ sizeBytes: MIB, backing: "mmap" });
+  using file = dupFd(memory.fd);
+  rig.ask(Request.SetMemTable, Payload.memoryTable([region({ userAddress: 0 })]), [file]);
+  const size = 8;
+  const driver = new MockPackedDriver(DeviceMemory.of(memory), { address: 0, size });
+  using kick = eventfd(0, { nonblock: true });
+  const start = (base: number) => {
+    assert.equal(rig.acknowledge(Request.SetVringNum, payloadOf(0, size)), 0n);
+    assert.equal(rig.acknowledge(Request.SetVringBase, payloadOf(0, base)), 0n);
+    const addresses = Payload.vringAddresses({ index: 0, ...driver.addresses });
+    assert.equal(rig.acknowledge(Request.SetVringAddr, addresses), 0n);
+    const result = rig.acknowledge(Request.SetVringKick, Payload.u64(0), [kick]);
+    rig.ask(Request.SetVringEnable, payloadOf(0, 1));
+    return result;
+  };
+  const serve = () => {
+    const id = driver.add([
+      { address: 0x1_0000, length: BLOCK_HEADER_BYTES },
+      { address: 0x2_0000, length: 512, writable: true },
+      { address: 0x3_0000, length: 1, writable: true },
+    ]);
+    driver.publish();
+    signalEvent(kick);
+    rig.backend.turn(0);
+    assert.equal(driver.takeUsed(), id);
+  };
+  // No place of a ring of 8.
+  assert.equal(start(0x8008_8000), 1n);
+  assert.equal(start(PACKED_BEGIN), 0n);
+  for (let round = 0; round < 5; round++) {
+    for (let request = 0; request < 3; request++) serve();
+    using stopped = rig.ask(Request.GetVringBase, payloadOf(0, 0));
+    const { num } = stopped!.vringState();
+    assert.equal(num, driver.base, "both sides have gone as far");
+    assert.equal(start(num), 0n);
+  }
+  const wanted = { sizeBytes: 0, fileOffset: 0, queueCount: 1, queueSize: size };
+  using none = rig.ask(Request.GetInflightFd, Payload.inflight(wanted));
+  assert.equal(none!.inflight().sizeBytes, 0);
+});
+
 Deno.test("no sequence of messages, however wrong, throws anything but the protocol's error", () => {
   const before = listOpenFds();
   const request = fc.oneof(fc.constantFrom(...Object.values(Request)), fc.nat(45));
@@ -327,8 +376,9 @@ Deno.test("no sequence of messages, however wrong, throws anything but the proto
   });
   let kept = 0;
   fc.assert(
-    fc.property(fc.boolean(), fc.array(message, { maxLength: 30 }), (begin, messages) => {
-      using rig = new Rig();
+    fc.property(fc.boolean(), fc.boolean(), fc.array(message, { maxLength: 30 }), (...drawn) => {
+      const [begin, packed, messages] = drawn;
+      using rig = new Rig({ packed });
       using event = eventfd();
       using file = memoryFile();
       const pipes = pipe();

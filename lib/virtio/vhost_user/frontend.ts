@@ -20,7 +20,8 @@ import {
 } from "../../host/mod.ts";
 import type { GuestMemory } from "../../memory/mod.ts";
 import { VhostUserError } from "../errors.ts";
-import { DeviceStatus } from "../features.ts";
+import { DeviceStatus, Feature } from "../features.ts";
+import { PACKED_BEGIN } from "../packed_ring.ts";
 import type { RingAddresses } from "../ring.ts";
 import { Channel } from "./channel.ts";
 import { Connection } from "./connection.ts";
@@ -77,8 +78,8 @@ export interface QueueSetup extends RingAddresses {
   readonly index: number;
   /** Descriptors, a power of two. */
   readonly size: number;
-  /** Index to go on from, as {@link VhostUserFrontend.stopQueue} gave it; 0 where absent. */
-  readonly availableIndex?: number;
+  /** Where to go on, as {@link VhostUserFrontend.stopQueue} gave it; at the begin where absent. */
+  readonly base?: number;
 }
 
 /** What to start a device with. */
@@ -106,6 +107,8 @@ export class VhostUserFrontend implements Disposable {
   #queueCount: number | undefined;
   #requests: Disposable | undefined;
   #connected = false;
+  /** Whether the device was activated with packed queues. */
+  #packed = false;
 
   private constructor(options: VhostUserFrontendOptions) {
     this.name = options.name;
@@ -204,6 +207,7 @@ export class VhostUserFrontend implements Disposable {
   async activate(activation: Activation): Promise<void> {
     const { features, memory, queues, record = roomFor(queues), resume = false } = activation;
     const protocol = this.#features & PROTOCOL_FEATURES;
+    this.#packed = (features & Feature.RingPacked) !== 0n;
     const setup = [
       this.#command(Request.SetFeatures, Payload.u64(features | protocol)),
       this.#setMemory(memory),
@@ -230,7 +234,8 @@ export class VhostUserFrontend implements Disposable {
   }
 
   /**
-   * Stops queue `index`; the result is the index to go on from.
+   * Stops queue `index`; the result is where to go on: an index of the available ring, or for packed
+   * queues the next available and the next used place.
    *
    * @throws {VhostUserError} where the back end is gone.
    */
@@ -375,7 +380,9 @@ export class VhostUserFrontend implements Disposable {
     const { index, size } = queue;
     const events = this.#live.events(index);
     // All chains that were offered but not used come again; the record says which of them were begun.
-    const base = resume ? memory.readU16(queue.usedRing + 2) : queue.availableIndex ?? 0;
+    const base = resume && !this.#packed
+      ? memory.readU16(queue.usedRing + 2)
+      : queue.base ?? (this.#packed ? PACKED_BEGIN : 0);
     const commands = [
       this.#command(Request.SetVringNum, Payload.vringState({ index, num: size })),
       this.#command(Request.SetVringBase, Payload.vringState({ index, num: base })),

@@ -103,10 +103,10 @@ Deno.test("a queue stops and goes on where it was", async () => {
   using _listening = client.listen(events);
   await frontend.activate({ features, memory, queues: [client.queue] });
   await client.read(events, 0, 512);
-  const availableIndex = await frontend.stopQueue(0);
-  assert.equal(availableIndex, 1);
+  const base = await frontend.stopQueue(0);
+  assert.equal(base, 1);
   const late = client.read(events, 0, 512);
-  await frontend.activate({ features, memory, queues: [{ ...client.queue, availableIndex }] });
+  await frontend.activate({ features, memory, queues: [{ ...client.queue, base }] });
   await late;
   await frontend.enableQueue(0, false);
   const later = client.read(events, 0, 512);

@@ -19,8 +19,10 @@ import {
 } from "../../host/mod.ts";
 import type { DeviceContext, VirtioDeviceBackend } from "../device.ts";
 import type { DeviceMemory } from "../device_memory.ts";
+import type { DeviceQueue } from "../device_queue.ts";
 import { VhostUserError, VirtioError } from "../errors.ts";
 import { DeviceStatus, Feature, QUEUE_FEATURES } from "../features.ts";
+import { PackedVirtqueue } from "../packed_virtqueue.ts";
 import { isQueueSize, type RingAddresses } from "../ring.ts";
 import { Virtqueue } from "../virtqueue.ts";
 import type { Channel } from "./channel.ts";
@@ -57,7 +59,7 @@ class Vring {
   call: Fd | undefined;
   error: Fd | undefined;
   /** While it is started. */
-  queue: Virtqueue | undefined;
+  queue: DeviceQueue | undefined;
   /** Whether the device is to look at it. */
   pending = false;
   faultTold = false;
@@ -113,6 +115,11 @@ export class ServedDevice implements Disposable {
     return this.#status;
   }
 
+  /** Whether queues are packed ones; of those no record of requests is kept. */
+  get isPacked(): boolean {
+    return (this.#features & Feature.RingPacked) !== 0n;
+  }
+
   /** Whether a queue waits for its turn. */
   get pending(): boolean {
     const vrings = this.#vrings;
@@ -164,7 +171,7 @@ export class ServedDevice implements Disposable {
     const { queue } = vring;
     if (queue !== undefined) {
       if (queue.heldCount > 0) throw refused(`queue ${vring.index} cannot move: it is at work`);
-      vring.base = queue.availableIndex;
+      vring.base = queue.base;
     }
     vring.addresses = addresses;
     if (queue !== undefined) {
@@ -176,7 +183,9 @@ export class ServedDevice implements Disposable {
   /** Sets the index that a stopped queue goes on from. */
   setBase(index: number, base: number): void {
     const vring = this.#stopped(index);
-    if (base > 0xffff) throw refused(`queue ${index}: expected an index of 16 bits, got ${base}`);
+    if (base > 0xffff && !this.isPacked) {
+      throw refused(`queue ${index}: expected an index of 16 bits, got ${base}`);
+    }
     vring.base = base;
   }
 
@@ -357,14 +366,20 @@ export class ServedDevice implements Disposable {
       this.device.activate(this.#context);
     }
     try {
-      vring.queue = new Virtqueue(this.memory.memory, {
+      const settings = {
         ...rings,
         size,
         indirect: (this.#features & Feature.RingIndirectDesc) !== 0n,
         eventIdx: (this.#features & Feature.RingEventIdx) !== 0n,
-        availableIndex: vring.base,
-        inflight: this.#inflight?.queue(index, size),
-      });
+      };
+      const { base } = vring;
+      vring.queue = this.isPacked
+        ? new PackedVirtqueue(this.memory.memory, { ...settings, base })
+        : new Virtqueue(this.memory.memory, {
+          ...settings,
+          availableIndex: base,
+          inflight: this.#inflight?.queue(index, size),
+        });
     } catch (cause) {
       if (!(cause instanceof VirtioError)) throw cause;
       throw new VhostUserError("refused", `queue ${index}: ${cause.message}`, { cause });
@@ -395,7 +410,7 @@ export class ServedDevice implements Disposable {
     if (queue !== undefined) {
       this.device.queueStopping?.(vring.index);
       this.#notify(vring);
-      vring.base = queue.availableIndex;
+      vring.base = queue.base;
       vring.queue = undefined;
       vring.pending = false;
     }
