@@ -9,7 +9,7 @@ import { GIB } from "../../../base/mod.ts";
 import { ExitReason } from "../../mod.ts";
 import { at } from "../asm/mod.ts";
 import type { GuestTest } from "../guest_case.ts";
-import { Port } from "../layout.ts";
+import { CODE, FREE, Port } from "../layout.ts";
 import { result } from "../tables.ts";
 
 const HOLE = 0xc000_0000;
@@ -66,6 +66,33 @@ export const MEMORY_TESTS: readonly GuestTest[] = [
       assert.equal(m.memory.readU64(first + 0xff8), 0x1111_1111_2222_2222n);
       assert.equal(m.memory.readU64(first + 0x1000), 0xbad_bad_bad0n);
       assert.equal(m.memory.readU64(second), 0x3333_3333_4444_4444n);
+    },
+  },
+  {
+    name: "a loop over devices, memory and its own page: each access happens once, in order",
+    run(m) {
+      const [device, turns] = [0xd000_0000, 400];
+      m.load(64, (a) => {
+        a.mov("rbx", device).mov("rsi", FREE).mov("ecx", turns).xor("edi", "edi").label("loop");
+        a.add("rdi", at("rbx")).add(at("rsi", { size: 8 }), 3).mov(at("rbx", { disp: 8 }), "rdi");
+        // Code lies in this page, too, so stores to it are looked at.
+        a.add(at(CODE + 0xff0, { size: 4 }), 5).add(at("rbx", { disp: 16, size: 4 }), 1);
+        a.dec("ecx").jcc("ne", "loop").out(Port.Done, "al");
+      });
+      m.startLong();
+      m.io.onMmioRead = (address, size) => size === 8 ? 2n : BigInt(address - device);
+      m.run();
+      assert.equal(m.memory.readU64(FREE), BigInt(3 * turns));
+      assert.equal(m.memory.readU32(CODE + 0xff0), 5 * turns);
+      assert.deepEqual(
+        m.io.accesses.map(({ kind, address, value }) => [kind, address - device, value]),
+        Array.from({ length: turns }, (_, turn) => [
+          ["read", 0, 2n],
+          ["write", 8, BigInt(2 * turn + 2)],
+          ["read", 16, 16n],
+          ["write", 16, 17n],
+        ]).flat(),
+      );
     },
   },
   {
