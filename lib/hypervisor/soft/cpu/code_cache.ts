@@ -78,6 +78,9 @@ const RUN = 64;
 /** As many bytes as they may have, and those of one more. */
 const RUN_BYTES = (RUN + 1) * MAX_INSTRUCTION;
 
+/** Records that nothing leads to any more, which are kept at most where others are fewer, in bytes. */
+const WASTE_BYTES = 16 << 20;
+
 /** Decoded code of one vCPU. */
 export class CodeCache {
   readonly #i32: Int32Array;
@@ -104,6 +107,8 @@ export class CodeCache {
   #page: CodePage | undefined;
   #mapTop: number;
   #arenaTop: number;
+  /** Bytes of records whose code was changed. */
+  #waste = 0;
   /** Decoded instructions, invalidated pages, flushes: for statistics. */
   /** Called with the table slot of a region whose code is gone. */
   onDiscard: (slot: number) => void = () => {};
@@ -111,6 +116,8 @@ export class CodeCache {
   decoded = 0;
   invalidated = 0;
   flushes = 0;
+  /** True while all code is thrown away, for {@link onDiscard}. */
+  isFlushing = false;
 
   constructor(
     cpu: { readonly buffer: ArrayBufferLike },
@@ -211,6 +218,11 @@ export class CodeCache {
     return this.#arenaTop + (2 * RUN + 2) * RECORD <= this.#regions.arenaEnd;
   }
 
+  /** True where most records are of code that was changed since, so that it is time for {@link flush}. */
+  get isWasteful(): boolean {
+    return this.#waste > WASTE_BYTES && this.#waste > (this.#arenaTop - this.#regions.arena) / 2;
+  }
+
   /** Throws all decoded code away. Only between runs: no record may be executing. */
   flush(): void {
     this.#i32.fill(0, this.#regions.maps >>> 2, this.#mapTop >>> 2);
@@ -220,12 +232,15 @@ export class CodeCache {
       this.#u64[marks + pageNumber] = 0n;
       this.#i32[index + pageNumber] = 0;
     }
+    this.isFlushing = true;
     for (const page of this.#pages.values()) this.#discardRegions(page);
+    this.isFlushing = false;
     this.#pages.clear();
     this.#byMap.length = 0;
     this.#byRam.clear();
     this.#mapTop = this.#regions.maps;
     this.#arenaTop = this.#regions.arena;
+    this.#waste = 0;
     this.flushTlb();
     this.flushes++;
   }
@@ -269,6 +284,7 @@ export class CodeCache {
       const ranges = page.ranges;
       for (let i = 0; i < ranges.length; i += 2) {
         const end = ranges[i + 1] as number;
+        this.#waste += end - (ranges[i] as number);
         for (let at = ranges[i] as number; at < end; at += RECORD) this.#i32[at >>> 2] = refetch;
       }
       page.ranges = [];

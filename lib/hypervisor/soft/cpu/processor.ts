@@ -774,7 +774,7 @@ export class Processor {
     const ram = this.#fetchAddress(linear);
     if (ram < 0) return Exit.Fault;
     const offset = ram & 4095;
-    if (!this.code.hasRoom) this.code.flush();
+    if (!this.code.hasRoom || this.code.isWasteful) this.code.flush();
     if (this.#exports.codeIntact(ram) === 0) this.code.invalidate(ram >>> 12);
     const page = this.code.page(ram - offset, codeTag & ~CodeMode.user);
     this.#enterTlb(linear, codeTag, page);

@@ -23,7 +23,7 @@ const BYTES_PER_BYTE = 10;
 const LARGE_BYTES = 1600;
 
 /** About what modules in use may take, unless told otherwise. */
-const CODE_LIMIT_BYTES = 256 << 20;
+const CODE_LIMIT_BYTES = 192 << 20;
 
 /** Which part of that instances may take that nothing uses at present. */
 const IDLE_PART = 16;
@@ -37,7 +37,7 @@ export interface InstallerOptions {
   readonly exports: WebAssembly.Exports;
   readonly code: CodeCache;
   readonly store: TranslationStore | undefined;
-  /** About how much memory modules in use may take; 256 MiB where it is absent. */
+  /** About how much memory modules in use may take; 192 MiB where it is absent. */
   readonly codeLimitBytes?: number | undefined;
   /** By slot, for others: 1 where {@link Installer.isLarge}. */
   readonly large?: Uint8Array | undefined;
@@ -95,6 +95,12 @@ export class Installer {
    */
   readonly #idle = new Set<Live>();
   #idleBytes = 0;
+  /**
+   * Those that code used when all was thrown away, as there was too much: what still runs takes them back
+   * without being compiled again. The others go where there is need of room.
+   */
+  readonly #aside = new Set<Live>();
+  #asideBytes = 0;
 
   constructor(options: InstallerOptions) {
     this.#options = options;
@@ -307,19 +313,42 @@ export class Installer {
     const bytes = costOf(live.unit);
     this.stats.liveBytes += bytes;
     if (this.#idle.delete(live)) this.#idleBytes -= bytes;
+    else if (this.#aside.delete(live)) this.#asideBytes -= bytes;
+    this.#makeRoom();
   }
 
   /** Notes that no code uses `live`, and lets go of those that nobody has used for longest. */
   #rest(live: Live): void {
+    if (this.#options.code.isFlushing) {
+      this.#aside.add(live);
+      this.#asideBytes += costOf(live.unit);
+      this.#makeRoom();
+      return;
+    }
     this.#idle.add(live);
     this.#idleBytes += costOf(live.unit);
     for (const oldest of this.#idle) {
       if (this.#idleBytes <= this.#limit / IDLE_PART || oldest === live) break;
       this.#idle.delete(oldest);
       this.#idleBytes -= costOf(oldest.unit);
-      this.stats.droppedBytes += costOf(oldest.unit);
-      this.#live.delete(oldest.unit);
+      this.#drop(oldest);
     }
+    this.#makeRoom();
+  }
+
+  /** Lets go of what was put aside, as far as all would take more than it may. */
+  #makeRoom(): void {
+    for (const oldest of this.#aside) {
+      if (this.stats.liveBytes + this.#idleBytes + this.#asideBytes <= this.#limit) break;
+      this.#aside.delete(oldest);
+      this.#asideBytes -= costOf(oldest.unit);
+      this.#drop(oldest);
+    }
+  }
+
+  #drop(live: Live): void {
+    this.#live.delete(live.unit);
+    this.stats.droppedBytes += costOf(live.unit);
   }
 }
 
