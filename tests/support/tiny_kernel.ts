@@ -20,6 +20,11 @@ const PM1A_CONTROL = 0x604;
 /** SLP_EN with the SLP_TYP of S5. */
 const SOFT_OFF = 1 << 13 | 5 << 10;
 
+/** Where {@link tinyKernels.rewrite} has the pages that it rewrites. */
+const REWRITTEN = 16 << 20;
+/** `lea eax, [rax + 2 rax + 1]` and `xor ecx, eax`, some times. */
+const REWRITTEN_WORK = Array.from({ length: 16 }, () => [0x8d, 0x44, 0x40, 1, 0x31, 0xc1]).flat();
+
 /** Byte that ends the input of {@link tinyKernels.echo} and {@link tinyKernels.checksum}. */
 export const END_OF_INPUT = 0x04;
 
@@ -124,6 +129,27 @@ export class Code {
   /** MOV ECX, value. */
   ecx(value: number): this {
     return this.raw(0xb9).#u32(value);
+  }
+
+  /** MOV EBX, value. */
+  ebx(value: number): this {
+    return this.raw(0xbb).#u32(value);
+  }
+
+  /** MOV EBP, value. */
+  ebp(value: number): this {
+    return this.raw(0xbd).#u32(value);
+  }
+
+  /** MOV R13D, value. */
+  r13d(value: number): this {
+    return this.raw(0x41, 0xbd).#u32(value);
+  }
+
+  /** Copies the code between two labels to where RBX points. */
+  copy(begin: Label, end: Label): this {
+    return this.raw(0x48, 0xbe).#absolute(begin).raw(0x48, 0xb9).#absolute(end)
+      .raw(0x48, 0x29, 0xf1, 0x48, 0x89, 0xdf, 0xf3, 0xa4); // sub rcx, rsi; mov rdi, rbx; rep movsb
   }
 
   /** Writes `text` to COM1, byte by byte. */
@@ -253,6 +279,29 @@ export const tinyKernels = {
       new Code().print("ready\n").label("again").ecx(turns).label("wait")
         .raw(0xff, 0xc9).jumpIfNotZero("wait") // dec ecx
         .outByte(COM1, 0x2e).jump("again").finish(),
+    ),
+
+  /**
+   * Prints `ready`, then rewrites and runs the code in `pages` pages again and again; a dot after each
+   * `turns` times that a page was.
+   */
+  rewrite: ({ pages, turns }: { pages: number; turns: number }) =>
+    elf(
+      new Code().print("ready\n")
+        .raw(0x45, 0x31, 0xe4) // xor r12d, r12d
+        .label("dot").ebp(turns)
+        .label("round").ebx(REWRITTEN).r13d(pages)
+        .label("page").copy("begin", "end")
+        // add [rbx + 6], r12d; inc r12d; call rbx
+        .raw(0x44, 0x01, 0x63, 0x06, 0x41, 0xff, 0xc4, 0xff, 0xd3)
+        .raw(0x81, 0xc3, 0, 0x10, 0, 0) // add ebx, 4096
+        .raw(0xff, 0xcd).jumpIfZero("print") // dec ebp
+        .label("on").raw(0x41, 0xff, 0xcd).jumpIfNotZero("page").jump("round") // dec r13d
+        .label("print").outByte(COM1, 0x2e).ebp(turns).jump("on")
+        // What is copied: twenty times mov eax, a number; some work.
+        .label("begin").raw(0xba, 20, 0, 0, 0, 0xb8, 0, 0, 0, 0)
+        .raw(...REWRITTEN_WORK, 0xff, 0xca, 0x75, 0x100 - REWRITTEN_WORK.length - 9, 0xc3)
+        .label("end").finish(),
     ),
 
   /** Prints without end. */
