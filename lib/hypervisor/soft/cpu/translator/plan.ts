@@ -19,8 +19,8 @@ interface Limits {
 }
 const NARROW: Limits = { blocks: 96, instructions: 400, entries: 24, pages: 1, callees: false };
 const WIDE: Limits = { blocks: 400, instructions: 800, entries: 160, pages: 8, callees: true };
-/** Bytes from the first page; see PseudoRecord. */
-const MAX_DISTANCE = 1 << 28;
+/** Bytes from the first page: pages' distances have 16 bits, see also PseudoRecord. */
+const MAX_DISTANCE = 1 << 27;
 
 /** A straight piece of code. */
 export interface RegionBlock {
@@ -131,7 +131,7 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
   let whole = true;
   const pages = [0];
   const read = (at: number): RegionInsn | undefined => {
-    if (Math.abs(at) > MAX_DISTANCE) return undefined;
+    if (Math.abs(at) >= MAX_DISTANCE) return undefined;
     const page = linearPage(at);
     if (!pages.includes(page)) {
       if (pages.length >= limits.pages) return undefined;

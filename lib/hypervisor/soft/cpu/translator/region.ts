@@ -15,6 +15,7 @@ import {
   extS,
   extU,
   type FuncBuilder,
+  geU,
   i32,
   i64,
   type Label,
@@ -26,6 +27,7 @@ import {
   or,
   select,
   shl,
+  shrS,
   shrU,
   sub,
   ValType,
@@ -50,8 +52,11 @@ import {
   TLB_ENTRY,
   TlbField,
 } from "../state.ts";
+import { type ControlFlow, enterBlock, labelAhead, nestBlocks } from "./control_flow.ts";
 import { isPlain, LazyFlags, mayStore, overwritesFlags } from "./lazy_flags.ts";
+import { findLoops } from "./loops.ts";
 import { entryOf, linearPage, type RegionBlock, type RegionPlan } from "./plan.ts";
+import { findReturns } from "./returns.ts";
 import { ProbeCx, RegionCx, type RegionFrame, Untranslatable, usesStack } from "./region_cx.ts";
 
 const { I32, I64 } = ValType;
@@ -59,7 +64,7 @@ const { I32, I64 } = ValType;
 /** Accesses to the stack from which on its page is kept in locals. */
 const STACK_USES = 2;
 
-/** How a region is left, but for one that goes on in another. */
+/** How a region is left, but for one that goes on with a record it knows. */
 enum Way {
   fuel,
   jump,
@@ -131,6 +136,12 @@ export function emitRegion(
   const self = f.local(I32);
   const known = f.local(I32);
   const how = f.local(I32);
+  const go: Elsewhere = {
+    record: f.local(I32),
+    word: f.local(I32),
+    pageMap: f.local(I32),
+    page: f.local(I64),
+  };
   const read = new Set<number>();
   const written = new Set<number>();
   const spill = () => {
@@ -145,21 +156,26 @@ export function emitRegion(
     f.store64(CPU, i32(0), flagAux, S.flagAux);
     f.store32(CPU, i32(0), flagKind, S.flagKind);
   };
-  /** Takes `word` of a record of the region, which lies in the page at `page`, as where to go on. */
-  const enter = (word: Local, page: Expr) => {
+  /**
+   * Takes `word` of a record of the region, which lies in the page at `page`, as where to go on; `first`
+   * where the region is entered.
+   */
+  const enter = (word: Local, page: Expr, first: boolean) => {
     const entry = f.let(shrU(word, 16));
     f.set(block, and(entry, Entry.numberMask));
     if (plan.pages.length === 1) f.set(ripBase, page);
     else {
-      const base = f.let(sub(page, distance(plan.pages, shrU(entry, Entry.pageShift))));
-      const here = shl(i32(1), shrU(entry, Entry.pageShift));
-      f.set(known, or(select(eq(base, ripBase), known, i32(0)), here));
+      const n = f.let(shrU(entry, Entry.pageShift));
+      const base = f.let(sub(page, distance(plan.pages, n)));
+      const here = shl(i32(1), n);
+      f.set(known, first ? here : or(select(eq(base, ripBase), known, i32(0)), here));
       f.set(ripBase, base);
     }
     f.store64(CPU, i32(0), ripBase, S.ripBase);
   };
   const number = new Map(plan.blocks.map((b, i) => [b.start, i]));
-  const dispatched = plan.dispatched.map((start) => number.get(start) as number);
+  const returns = findReturns(plan);
+  const { loops, dispatched } = findLoops(plan, returns);
   const proofs = plan.pages.map((page) => {
     const offset = plan.entries.find((at) => linearPage(at) === page) as number;
     return { offset, entry: entryOf(plan, offset) };
@@ -173,7 +189,10 @@ export function emitRegion(
     const body = (missed: Label | undefined, faulted: Label) =>
       f.loop((dispatch) => {
         f.block((exit) => {
-          const labels = new Array<Label>(plan.blocks.length);
+          const flow: ControlFlow = {
+            ...{ block, into: f.local(I32), loops, dispatched },
+            labels: { blocks: [], loops: new Map() },
+          };
           let current = 0;
           const frame: RegionFrame = {
             gpr,
@@ -192,7 +211,6 @@ export function emitRegion(
             target,
             self,
             known,
-            dispatch,
             exit,
             missed,
             faulted,
@@ -200,16 +218,16 @@ export function emitRegion(
             outOfFuel: leave,
             flags: new LazyFlags(),
             blockAt: (offset) => number.get(offset) ?? -1,
-            dispatchedAs: (n) => dispatched.indexOf(n),
-            labelOf: (n) => n > current ? labels[n] : undefined,
+            returns: () => returns.get(current) ?? [],
+            labelOf: (n) => labelAhead(n, flow, current),
+            enterBlock: (n) => enterBlock(f, n, { ...flow, current, dispatch }),
             pageOf: (offset) => plan.pages.indexOf(linearPage(offset)),
             proofOf: (n) => proofs[n] as { offset: number; entry: number },
             read,
             written,
           };
-          nestBlocks(f, block, {
-            labels,
-            dispatched,
+          nestBlocks(f, flow, {
+            count: plan.blocks.length,
             body: (i) => {
               current = i;
               emitBlock(f, runtime, {
@@ -221,9 +239,8 @@ export function emitRegion(
             },
           });
         });
-        emitIndirect(f, runtime, {
-          ...{ target, self, dispatch, enter, spill },
-          outOfFuel: leave,
+        emitIndirect(f, {
+          ...{ target, self, dispatch, enter, go },
           away: () => leaveAs(Way.jump),
           leaves: counts,
         });
@@ -241,6 +258,11 @@ export function emitRegion(
     leaveAs(Way.fault);
   });
   spill();
+  f.if(go.record, () => {
+    f.store32(CPU, i32(0), go.pageMap, S.pageMap);
+    f.store64(CPU, i32(0), go.page, S.ripBase);
+    f.returnCallIndirect(runtime.handlerType, and(go.word, 0xffff), go.record);
+  });
   f.if(eqz(how), () => f.return(i32(Exit.Fuel)));
   if (!counts) {
     const interpret = runtime.helpers.get("interpretAt");
@@ -271,90 +293,83 @@ export function emitRegion(
     }
     const word = f.let(load.i32(CPU, f.param(0)));
     f.set(self, and(word, 0xffff));
-    enter(word, load.i64(CPU, i32(0), S.ripBase));
+    enter(word, load.i64(CPU, i32(0), S.ripBase), true);
   });
 }
 
+/** Pages whose distances stand in an i64, see MAX_DISTANCE in plan.ts. */
+const PACKED = 4;
+
 /** Distance (i64) of page number `n` of a region from its first page, in bytes. */
-function distance(pages: readonly number[], n: Expr): Expr {
-  let value: Expr = i64(0);
-  pages.forEach((page, i) => {
-    if (i > 0) value = select(eq(n, i32(i)), i64(BigInt(page) << 12n), value);
-  });
-  return value;
+function distance(pages: readonly number[], n: Local): Expr {
+  const packed: bigint[] = [];
+  for (let i = 0; i < pages.length; i += PACKED) {
+    packed.push(
+      pages.slice(i, i + PACKED)
+        .reduce((all, page, k) => all | (BigInt.asUintN(16, BigInt(page)) << BigInt(16 * k)), 0n),
+    );
+  }
+  const chosen = packed.slice(1).reduce<Expr>(
+    (value, constant, i) => select(geU(n, i32(PACKED * (i + 1))), i64(constant), value),
+    i64(packed[0] ?? 0n),
+  );
+  // Shifts look at the low bits of their count alone.
+  const top = extU(shl(sub(i32(PACKED - 1), n), 4));
+  return shl(shrS(shl(chosen, top), 48), 12);
+}
+
+/** A record outside of a region to go on with. */
+interface Elsewhere {
+  /** i32: 0 where there is none. */
+  readonly record: Local;
+  /** i32: its first word. */
+  readonly word: Local;
+  /** i32: the map of its page, and that (i64). */
+  readonly pageMap: Local;
+  readonly page: Local;
 }
 
 /** Goes on at `target`: in the region, in another, or in the interpreter. */
 function emitIndirect(
   f: FuncBuilder,
-  runtime: Runtime,
   parts: {
     target: Local;
     self: Local;
     dispatch: Label;
-    outOfFuel: Label;
-    /** Goes on at `target`, outside of the region. */
+    /** What it would go on with elsewhere. */
+    go: Elsewhere;
+    /** Goes on outside of the region. */
     away: () => void;
-    enter: (word: Local, page: Expr) => void;
-    spill: () => void;
+    enter: (word: Local, page: Expr, first: boolean) => void;
     /** Leaves where it would go on outside of the region, while that is compared. */
     leaves: boolean;
   },
 ): void {
-  const { target } = parts;
+  const { target, go } = parts;
   const fuel = f.let(sub(load.i32(CPU, i32(0), S.fuel), FuelCost.jump));
-  f.store32(CPU, i32(0), fuel, S.fuel);
-  f.if(ltS(fuel, i32(0)), () => {
-    f.store64(CPU, i32(0), target, S.rip);
-    f.br(parts.outOfFuel);
-  });
-  // As `jump` does, for 64-bit code.
-  const tlb = f.let(
-    add(i32(ITLB), and(wrap(shrU(target, 12 - 4)), (ITLB_ENTRIES - 1) << 4)),
-  );
-  const page = f.let(and(target, ~0xfffn));
+  // Without a record, `jump` does it all.
   f.block((away) => {
-    f.brIf(away, ne(or(page, extU(load.i32(CPU, i32(0), S.codeTag))), load.i64(CPU, tlb)));
-    const pageMap = f.let(load.i32(CPU, tlb, 8));
-    const record = f.let(load.i32(CPU, add(pageMap, shl(and(wrap(target), 4095), 2))));
+    f.brIf(away, ltS(fuel, i32(0)));
+    f.store32(CPU, i32(0), fuel, S.fuel);
+    // As `jump` does, for 64-bit code.
+    const tlb = f.let(
+      add(i32(ITLB), and(wrap(shrU(target, 12 - 4)), (ITLB_ENTRIES - 1) << 4)),
+    );
+    f.set(go.page, and(target, ~0xfffn));
+    f.brIf(away, ne(or(go.page, extU(load.i32(CPU, i32(0), S.codeTag))), load.i64(CPU, tlb)));
+    f.set(go.pageMap, load.i32(CPU, tlb, 8));
+    const offset = shl(and(wrap(target), 4095), 2);
+    const record = f.let(load.i32(CPU, add(go.pageMap, offset)));
     f.brIf(away, eqz(record));
-    const word = f.let(load.i32(CPU, record));
-    f.if(eq(and(word, 0xffff), parts.self), () => {
-      parts.enter(word, page);
+    f.set(go.word, load.i32(CPU, record));
+    f.if(eq(and(go.word, 0xffff), parts.self), () => {
+      parts.enter(go.word, go.page, false);
       f.br(parts.dispatch);
     });
     if (parts.leaves) f.brIf(away, and(load.i32(CPU, i32(0), S.checks), Check.log));
-    parts.spill();
-    f.store32(CPU, i32(0), pageMap, S.pageMap);
-    f.store64(CPU, i32(0), page, S.ripBase);
-    f.returnCallIndirect(runtime.handlerType, and(word, 0xffff), record);
+    f.set(go.record, record);
   });
   parts.away();
-  f.unreachable();
-}
-
-/** `br_table` over nested blocks, so that each body falls into the next one. */
-function nestBlocks(
-  f: FuncBuilder,
-  selector: Local,
-  options: { labels: Label[]; dispatched: readonly number[]; body: (i: number) => void },
-): void {
-  const { labels, dispatched } = options;
-  const count = labels.length;
-  const nest = (i: number): void => {
-    if (i < 0) {
-      const targets = dispatched.map((n) => labels[n] as Label);
-      f.brTable(selector, targets.slice(0, -1), targets.at(-1) as Label);
-      return;
-    }
-    f.block((label) => {
-      labels[i] = label;
-      nest(i - 1);
-    });
-    options.body(i);
-  };
-  // Outermost is the last block: its label stands around all before it.
-  nest(count - 1);
   f.unreachable();
 }
 

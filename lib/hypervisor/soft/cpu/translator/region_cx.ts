@@ -10,6 +10,7 @@ import {
   and,
   call,
   cond,
+  eq,
   eqz,
   type Expr,
   extU,
@@ -115,14 +116,12 @@ export interface RegionFrame {
   readonly pages: Map<string, NearPage>;
   /** i32: set where a store changed code: the region is left behind the instruction. */
   readonly stale: Local;
-  /** i32: what the dispatcher is to go on with, by its number. */
+  /** i32: see {@link missed}. */
   readonly block: Local;
   /** i32: the region's slot. */
   readonly self: Local;
   /** i32, a bit for each page of the region: the page is known to be where the region has it. */
   readonly known: Local;
-  /** Top of the loop that dispatches to blocks. */
-  readonly dispatch: Label;
   /**
    * Leaves before the instruction at offset `block`, which the interpreter does instead, as accesses do that
    * the TLB does not have; undefined where instructions do them themselves.
@@ -140,10 +139,12 @@ export interface RegionFrame {
   readonly flags: LazyFlags;
   /** Block that begins at offset, or -1. */
   blockAt(offset: number): number;
-  /** Number of block `n`, a head of a loop, for the dispatcher. */
-  dispatchedAs(n: number): number;
-  /** Where block `n` can be branched to without the dispatcher, its label. */
+  /** Offsets that the block being written may return to, see findReturns. */
+  returns(): readonly number[];
+  /** The label of block `n`, where it comes later and nothing else is to be done to go there. */
   labelOf(n: number): Label | undefined;
+  /** Goes on with block `n`. */
+  enterBlock(n: number): void;
   /** Number of the region's page that holds offset. */
   pageOf(offset: number): number;
   /** Offset of an entry of the region in its page `n`, and its {@link Rec.block}. */
@@ -465,7 +466,7 @@ export class RegionCx extends Cx {
       this.f.ifUnlikely(this.s32(S.codeChanged), () => {
         this.#commit?.();
         this.setS32(S.codeChanged, i32(0));
-        this.jump(this.nextRip());
+        this.#leaveFor(this.nextRip());
       });
       return;
     }
@@ -562,6 +563,16 @@ export class RegionCx extends Cx {
   // --- control flow ------------------------------------------------------------------------------
 
   override jump(rip: Expr): void {
+    if (this.insn.mnemonic === "ret") {
+      for (const offset of this.#frame.returns()) {
+        this.f.if(eq(rip, add(this.#frame.ripBase, offset)), () => this.goTo(offset));
+      }
+    }
+    this.#leaveFor(rip);
+  }
+
+  /** Goes on at `rip`, wherever that is. */
+  #leaveFor(rip: Expr): void {
     this.f.set(this.#frame.target, rip);
     this.f.br(this.#frame.exit);
   }
@@ -575,7 +586,7 @@ export class RegionCx extends Cx {
 
   /** A string instruction that is not finished begins again. */
   override dispatch(_record: Expr): void {
-    this.jump(this.rip());
+    this.#leaveFor(this.rip());
   }
 
   /** Behind the instruction: leaves where it changed code. */
@@ -586,7 +597,7 @@ export class RegionCx extends Cx {
   #leaveWhereStale(target: number): void {
     this.f.ifUnlikely(this.#frame.stale, () => {
       this.f.store32(CPU, i32(0), i32(0), S.codeChanged);
-      this.jump(add(this.#frame.ripBase, target));
+      this.#leaveFor(add(this.#frame.ripBase, target));
     });
   }
 
@@ -631,7 +642,7 @@ export class RegionCx extends Cx {
     const frame = this.#frame;
     const block = frame.blockAt(target);
     if (block < 0) {
-      this.jump(add(frame.ripBase, target));
+      this.#leaveFor(add(frame.ripBase, target));
       return;
     }
     const page = frame.pageOf(target);
@@ -640,13 +651,9 @@ export class RegionCx extends Cx {
       // A loop: let others in from time to time. Without fuel a jump comes back at once.
       const fuel = f.let(sub(this.s32(S.fuel), 1));
       this.setS32(S.fuel, fuel);
-      f.ifUnlikely(ltS(fuel, i32(0)), () => this.jump(add(frame.ripBase, target)));
+      f.ifUnlikely(ltS(fuel, i32(0)), () => this.#leaveFor(add(frame.ripBase, target)));
     }
-    const label = frame.labelOf(block);
-    if (label === undefined) {
-      f.set(frame.block, i32(frame.dispatchedAs(block)));
-      f.br(frame.dispatch);
-    } else f.br(label);
+    frame.enterBlock(block);
   }
 
   /**
@@ -661,7 +668,7 @@ export class RegionCx extends Cx {
       const proof = add(frame.ripBase, offset);
       f.if(
         eqz(call(this.helper("entersRegion"), proof, or(frame.self, entry << 16))),
-        () => this.jump(add(frame.ripBase, target)),
+        () => this.#leaveFor(add(frame.ripBase, target)),
       );
       f.set(frame.known, or(frame.known, 1 << n));
     });
