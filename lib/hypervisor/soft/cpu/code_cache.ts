@@ -225,7 +225,7 @@ export class CodeCache {
 
   /** Throws all decoded code away. Only between runs: no record may be executing. */
   flush(): void {
-    this.#i32.fill(0, this.#regions.maps >>> 2, this.#mapTop >>> 2);
+    for (const page of this.#pages.values()) this.#clearMap(page);
     const marks = this.#regions.codeMarks >>> 3;
     const index = this.#regions.codeIndex >>> 2;
     for (const pageNumber of this.#byRam.keys()) {
@@ -277,8 +277,10 @@ export class CodeCache {
   /** Throws away the code of RAM page number `pageNumber`. */
   invalidate(pageNumber: number): void {
     const pages = this.#byRam.get(pageNumber);
-    this.#u64[(this.#regions.codeMarks >>> 3) + pageNumber] = 0n;
-    if (pages === undefined) return;
+    if (pages === undefined) {
+      this.#u64[(this.#regions.codeMarks >>> 3) + pageNumber] = 0n;
+      return;
+    }
     const refetch = this.#interpreter.special.refetch;
     for (const page of pages) {
       const ranges = page.ranges;
@@ -292,10 +294,24 @@ export class CodeCache {
       for (const guard of page.crossings) this.#i32[(guard + Rec.link) >>> 2] = 0;
       page.crossings.clear();
       this.#discardRegions(page);
-      this.#i32.fill(0, page.map >>> 2, (page.map + PAGE_MAP) >>> 2);
+      this.#clearMap(page);
     }
+    this.#u64[(this.#regions.codeMarks >>> 3) + pageNumber] = 0n;
     this.#i32[S.codeChanged >>> 2] = 1;
     this.invalidated++;
+  }
+
+  /**
+   * Takes all records out of the map of `page`, whose code is still marked. What no line of code is in
+   * is not touched: it may never have been, and then takes no memory.
+   */
+  #clearMap(page: CodePage): void {
+    const marks = (this.#regions.codeMarks >>> 2) + page.ram / 2048;
+    const start = page.map >>> 2;
+    for (let part = 0; part < 4; part++) {
+      const lines = (this.#i32[marks + (part >>> 1)] as number) >>> 16 * (part & 1) & 0xffff;
+      if (lines !== 0) this.#i32.fill(0, start + 1024 * part, start + 1024 * (part + 1));
+    }
   }
 
   /** Decodes from `offset` in `page` on; the page map has no record there yet. */
