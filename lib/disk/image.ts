@@ -31,8 +31,20 @@ export interface DiskTransfers {
    * @returns the offset in the file of {@link fd}, -1 where it is not to be transferred so
    */
   locate(offset: number, vector: IoVector, writing: boolean): number;
-  /** A write that was located is about to begin. */
+  /**
+   * Whether what changes the disk by the image's own methods has to wait until no write is under way: it
+   * may free where one goes, or begin what one has begun.
+   */
+  readonly changesWait: boolean;
+  /** A write that was located is about to begin. Each is ended by {@link endWrite}. */
   beginWrite(): void;
+  /**
+   * The write at `offset` of the disk is done, or has failed: then it is as if it had not begun, for
+   * whoever makes it anew.
+   *
+   * @throws {DiskError} where it has not become a part of the disk.
+   */
+  endWrite(offset: number, done: boolean): void;
   /**
    * Whether what was written is made durable by making the image's file so, by fdatasync(2) or the like;
    * if not, only the image can.

@@ -176,7 +176,7 @@ export class ImageFile implements Disposable {
     this.endSync(errno);
   }
 
-  /** Somebody writes to the descriptor. */
+  /** Somebody writes to the descriptor, or has written. */
   beginWrite(): void {
     this.#unsynced = true;
   }
@@ -228,6 +228,11 @@ export class ImageFile implements Disposable {
   reserve(offset: number, lengthBytes: number): void {
     if (!this.#tryRange(offset, lengthBytes, allocate)) this.writeZeros(offset, lengthBytes);
     this.#lengthBytes = Math.max(this.#lengthBytes, offset + lengthBytes);
+  }
+
+  /** Counts what others are about to write there as the file's; until they have, it may be shorter. */
+  extend(endOffset: number): void {
+    this.#lengthBytes = Math.max(this.#lengthBytes, endOffset);
   }
 
   /** Gives storage back; false where the file system or device cannot. What is read then is open. */

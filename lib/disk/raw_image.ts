@@ -58,7 +58,10 @@ export class RawImage implements DiskImage {
         return !isForbidden && file.isAligned(offset, vector) ? offset : -1;
       },
       syncs: true,
+      changesWait: false,
       beginWrite: () => file.beginWrite(),
+      // What others made durable meanwhile was not this.
+      endWrite: () => file.beginWrite(),
       beginSync: () => file.beginSync(),
       endSync: (errno) => file.endSync(errno),
     };

@@ -19,7 +19,7 @@ import {
 } from "./config_space.ts";
 import { DiskCommands } from "./disk_commands.ts";
 import { FailureLog } from "./failure_log.ts";
-import { BlockFeature, ConfigField, RequestStatus } from "./protocol.ts";
+import { BlockFeature, ConfigField, RequestStatus, RequestType } from "./protocol.ts";
 import { BlockRequest } from "./request.ts";
 import type { RingTransfers } from "./ring_transfers.ts";
 
@@ -118,6 +118,7 @@ export class BlockDevice implements ServableDevice {
       reply.refuse(`${request.name} is nothing for a disk`);
       return;
     }
+    this.#awaitWrites();
     this.#image.resize(request.data.sizeBytes);
     setCapacity(this.config, this.#image, this.#blockBytes);
     this.configChanged?.();
@@ -163,11 +164,17 @@ export class BlockDevice implements ServableDevice {
         case "pending":
           return undefined;
         default:
+          if (request.type !== RequestType.In) this.#awaitWrites();
           return this.#commands.execute(request);
       }
     } catch (error) {
       return this.#failed(error);
     }
+  }
+
+  /** Lets what changes the disk otherwise come after all writes under way, where it must. */
+  #awaitWrites(): void {
+    if (this.#transfers?.changesWait === true) this.#drain();
   }
 
   /** Takes what is done beside the thread. */

@@ -14,6 +14,8 @@ export class RingTransfers implements Disposable {
   /** The ring. */
   readonly ring: IoUring;
   readonly #file: DiskTransfers;
+  /** Writes under way. */
+  #writes = 0;
   /** Whether the file tells what is in memory. */
   #tells = true;
 
@@ -57,6 +59,7 @@ export class RingTransfers implements Disposable {
         const at = file.locate(offset, vector, true);
         if (at < 0) return "refused";
         file.beginWrite();
+        this.#writes++;
         this.ring.write(file.fd, vector, { offset: at, token });
         return "pending";
       }
@@ -70,16 +73,28 @@ export class RingTransfers implements Disposable {
     }
   }
 
+  /** Whether a change that is not made here has to wait until nothing is under way. */
+  get changesWait(): boolean {
+    return this.#writes > 0 && this.#file.changesWait;
+  }
+
   /**
    * What became of a request that was completed with `result`.
    *
    * @returns false where it is to be carried out anew, which shows what failed
-   * @throws {DiskError} where making things durable has failed.
+   * @throws {DiskError} where making things durable, or a part of the disk, has failed.
    */
   finish(request: BlockRequest, result: number): boolean {
-    if (request.type !== RequestType.Flush) return result === request.vector.lengthBytes;
-    this.#file.endSync(Math.max(0, -result));
-    return true;
+    if (request.type === RequestType.Flush) {
+      this.#file.endSync(Math.max(0, -result));
+      return true;
+    }
+    const isWhole = result === request.vector.lengthBytes;
+    if (request.type === RequestType.Out) {
+      this.#writes--;
+      this.#file.endWrite(request.offset, isWhole);
+    }
+    return isWhole;
   }
 
   [Symbol.dispose](): void {

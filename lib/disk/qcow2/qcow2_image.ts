@@ -25,6 +25,7 @@ import { ClusterKind, ClusterMap } from "./cluster_map.ts";
 import { Decompressor } from "./compressed.ts";
 import { l1EntriesFor, type Qcow2Header, SIZE_FIELD } from "./header.ts";
 import { readHeader, readL1 } from "./metadata.ts";
+import { NewClusters } from "./new_clusters.ts";
 import { RecoveryLog } from "./recovery_log.ts";
 import { damage, TableWriter } from "./table_writer.ts";
 import { Qcow2Transfers } from "./transfers.ts";
@@ -66,6 +67,7 @@ export class Qcow2Image implements DiskImage {
   readonly #part = new IoVector();
   readonly #composed = new IoVector();
   readonly #padding = new IoVector(1);
+  readonly #newClusters = new NewClusters();
   #scratch: MemorySpan | undefined;
   #sizeBytes: number;
   #open = true;
@@ -166,6 +168,105 @@ export class Qcow2Image implements DiskImage {
       this.#file.writeVector(this.#slice(vector, done, take), host + inCluster);
       done += take;
     }
+  }
+
+  /**
+   * Where in the file a write of the range can go that is made by others, -1 where it is left to
+   * {@link writeAt}. New clusters become a part of the disk at its {@link endWrite}; until then nothing
+   * names them, and the range reads as before.
+   *
+   * @throws {DiskError} where the image cannot be written to.
+   */
+  beginWrite(offset: number, lengthBytes: number): number {
+    checkWritable(this, offset, lengthBytes);
+    const writer = this.#writing();
+    const guest = Math.floor(offset / this.#clusterBytes);
+    const inCluster = offset - guest * this.#clusterBytes;
+    const count = Math.ceil((inCluster + lengthBytes) / this.#clusterBytes);
+    if (this.#newClusters.overlaps(guest, count)) return -1;
+    this.#map.lookup(guest);
+    const { kind, copied, hostOffset } = this.#map;
+    if (kind === ClusterKind.Data && copied) {
+      if (this.#map.run(guest, count) < count) return -1;
+      writer.checkInPlace(hostOffset, count);
+      return hostOffset + inCluster;
+    }
+    const tail = count * this.#clusterBytes - inCluster - lengthBytes;
+    const host = this.#takeNew(writer, { guest, count, head: inCluster, tail });
+    return host < 0 ? -1 : host + inCluster;
+  }
+
+  /** Ends what {@link beginWrite} began. @throws {DiskError} where its clusters cannot be used. */
+  endWrite(offset: number, done: boolean): void {
+    const guest = Math.floor(offset / this.#clusterBytes);
+    const taken = this.#newClusters.take(guest);
+    if (taken === undefined) return;
+    const { count, cluster } = taken;
+    const { refcounts } = this.#writer!;
+    const giveBack = () => {
+      for (let index = 0; index < count; index++) refcounts.release(cluster + index);
+    };
+    if (!done) {
+      giveBack();
+      return;
+    }
+    let writer: TableWriter;
+    try {
+      writer = this.#writing();
+    } catch (error) {
+      giveBack();
+      throw error;
+    }
+    for (let index = 0; index < count; index++) {
+      writer.dropCluster(guest + index);
+      this.#map.setCluster(guest + index, (cluster + index) * this.#clusterBytes);
+    }
+  }
+
+  /**
+   * Takes clusters of the file that follow each other, for clusters of the disk that nothing else is to be
+   * written to: around the new bytes there are zeros, which the file's new part has.
+   *
+   * @returns where they are, -1 where it is not as simple
+   */
+  #takeNew(
+    writer: TableWriter,
+    what: {
+      readonly guest: number;
+      readonly count: number;
+      readonly head: number;
+      readonly tail: number;
+    },
+  ): number {
+    const { guest, count, head, tail } = what;
+    const isPart = head > 0 || tail > 0;
+    if (head > 0 && !this.#readsZero(guest) || tail > 0 && !this.#readsZero(guest + count - 1)) {
+      return -1;
+    }
+    this.#map.prepare(guest, writer);
+    if (this.#allocatable(guest, count) < count) return -1;
+    this.#map.lookup(guest);
+    // What keeps its cluster is written in place.
+    if (this.#map.kind === ClusterKind.ZeroAllocated && this.#map.copied) return -1;
+    const { refcounts } = writer;
+    const cluster = refcounts.allocate(count);
+    const host = cluster * this.#clusterBytes;
+    if (refcounts.allocated < count || (isPart && host < this.#file.lengthBytes)) {
+      for (let index = refcounts.allocated; index > 0; index--) {
+        refcounts.release(cluster + index - 1);
+      }
+      return -1;
+    }
+    this.#file.extend(host + count * this.#clusterBytes);
+    this.#newClusters.add(guest, { count, cluster });
+    return host;
+  }
+
+  #readsZero(guest: number): boolean {
+    this.#map.lookup(guest);
+    const { kind } = this.#map;
+    return kind === ClusterKind.Zero || (kind === ClusterKind.Unallocated &&
+      guest * this.#clusterBytes >= (this.#backing?.sizeBytes ?? 0));
   }
 
   flush(): void {

@@ -1,8 +1,9 @@
 /**
- * Reads and flushes of qcow2 images by other means than the image's.
+ * Reads, writes and flushes of qcow2 images by other means than the image's.
  *
- * No writes: one under way to a cluster that is freed and used anew would end up in another place of
- * the disk. What is read from such a cluster is only wrong for a guest that frees what it reads.
+ * A write under way to a cluster that is freed and used anew would end up in another place of the disk,
+ * so changes by the image's own methods wait until there is none. What is read from such a cluster is
+ * only wrong for a guest that frees what it reads.
  *
  * @module
  */
@@ -16,6 +17,7 @@ import type { Qcow2Image } from "./qcow2_image.ts";
 export class Qcow2Transfers implements DiskTransfers {
   readonly direct: boolean;
   readonly syncs = true;
+  readonly changesWait = true;
   readonly #image: Qcow2Image;
   readonly #file: ImageFile;
   readonly #backing: DiskImage | undefined;
@@ -34,8 +36,14 @@ export class Qcow2Transfers implements DiskTransfers {
   }
 
   locate(offset: number, vector: IoVector, writing: boolean): number {
-    if (writing) return -1;
     const { lengthBytes } = vector;
+    if (writing) {
+      this.#fd = this.#file.rawFd;
+      // A cluster begins where a direct transfer can.
+      const fits = this.#image.discardUnitBytes % this.#file.alignmentBytes === 0 &&
+        this.#file.isAligned(offset % this.#image.discardUnitBytes, vector);
+      return fits ? this.#image.beginWrite(offset, lengthBytes) : -1;
+    }
     const at = this.#image.locate(offset, lengthBytes);
     if (at !== undefined) {
       this.#fd = this.#file.rawFd;
@@ -48,7 +56,15 @@ export class Qcow2Transfers implements DiskTransfers {
     return behind;
   }
 
-  beginWrite(): void {}
+  beginWrite(): void {
+    this.#file.beginWrite();
+  }
+
+  endWrite(offset: number, done: boolean): void {
+    // What others made durable meanwhile was not this.
+    this.#file.beginWrite();
+    this.#image.endWrite(offset, done);
+  }
 
   beginSync(): boolean {
     this.#fd = this.#file.rawFd;
