@@ -125,6 +125,7 @@ export {
 } from "./signal.ts";
 export { catchSignals } from "./signal_event.ts";
 export { monotonicNs, realtimeNs, threadCpuNs, yieldThread } from "./clock.ts";
+export { lowerPriority } from "./priority.ts";
 export {
   getegid,
   geteuid,

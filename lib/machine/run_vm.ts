@@ -16,7 +16,7 @@ import { MemoryTrim } from "./memory_trim.ts";
 import { type Outcome, processStatus } from "./outcome.ts";
 import { PlatformTimers } from "./platform_timers.ts";
 import { SerialInput } from "./serial_input.ts";
-import { startService } from "./service_worker.ts";
+import { preferVcpus, startService } from "./service_worker.ts";
 import type { SerialPort } from "./serial_ports.ts";
 import { SignalWatch } from "./signals.ts";
 import { VcpuTeam } from "./vcpu_team.ts";
@@ -157,6 +157,7 @@ class Run {
     machine.run({ ...assembly, virtio, own });
     // The guest needs its devices much later than its first instruction: back ends come up meanwhile.
     const launching = virtio.launch();
+    if (assembly.engine === "soft") preferVcpus();
     inputs.use(startService(assembly.vm, assembly.memory));
     const { engineStats } = this.#config;
     if (engineStats !== undefined) this.#statsOf = () => writeStats(engineStats, assembly.vm);

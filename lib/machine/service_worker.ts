@@ -5,12 +5,25 @@
  */
 
 import { getLogLevels, Logger } from "../base/mod.ts";
+import { lowerPriority } from "../host/mod.ts";
 import type { Vm } from "../hypervisor/mod.ts";
 import type { GuestMemory } from "../memory/mod.ts";
 import type { ServiceStart } from "./vcpu_messages.ts";
 import { workerModuleUrl } from "./worker_url.ts";
 
 const log = new Logger("machine");
+
+/** Threads of the runtime that compile, as the kernel has their name. */
+const COMPILERS = "V8 DefaultWorke";
+/** How far they go behind the vCPUs: as far as they still keep up where all processors are busy. */
+const COMPILER_STEPS = 5;
+
+/**
+ * Lets vCPUs go first where they and the threads that make their code faster want the same processors.
+ */
+export function preferVcpus(): void {
+  lowerPriority(COMPILERS, COMPILER_STEPS);
+}
 
 /**
  * Starts it where the engine has such work; what it returns is disposed when no vCPU runs any more.

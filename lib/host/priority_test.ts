@@ -1,0 +1,33 @@
+import assert from "node:assert/strict";
+
+/** In a process of its own, as the threads are for all: nice values of threads by their names. */
+const PROGRAM = `
+  import { lowerPriority } from ${JSON.stringify(new URL("./mod.ts", import.meta.url).href)};
+  const look = () => [...Deno.readDirSync("/proc/self/task")].map(({ name }) => {
+    const stat = Deno.readTextFileSync("/proc/self/task/" + name + "/stat");
+    const end = stat.lastIndexOf(")");
+    const nice = Number(stat.slice(end + 2).split(" ")[16]);
+    return [stat.slice(stat.indexOf("(") + 1, end), nice];
+  });
+  const before = look();
+  const counts = [lowerPriority("V8 DefaultWorke", 3), lowerPriority("no such thread", 3)];
+  console.log(JSON.stringify({ before, counts, after: look() }));`;
+
+type Threads = [string, number][];
+
+Deno.test("threads of a name go behind the others", async () => {
+  const { stdout, success } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", `data:text/javascript,${encodeURIComponent(PROGRAM)}`],
+    stderr: "inherit",
+  }).output();
+  assert.ok(success);
+  const { before, counts, after }: { before: Threads; counts: number[]; after: Threads } = JSON
+    .parse(new TextDecoder().decode(stdout));
+  const nices = (threads: Threads, compiler: boolean) =>
+    threads.filter(([name]) => (name === "V8 DefaultWorke") === compiler).map(([, nice]) => nice);
+  const own = nices(before, false)[0] ?? 0;
+  assert.ok(nices(after, true).length > 0);
+  assert.deepEqual(counts, [nices(after, true).length, 0]);
+  assert.ok(nices(after, true).every((nice) => nice === Math.min(own + 3, 19)), `${after}`);
+  assert.ok(nices(after, false).every((nice) => nice === own), `${after}`);
+});
