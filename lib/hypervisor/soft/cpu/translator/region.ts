@@ -57,7 +57,14 @@ import { isPlain, LazyFlags, mayStore, overwritesFlags } from "./lazy_flags.ts";
 import { findLoops } from "./loops.ts";
 import { entryOf, linearPage, type RegionBlock, type RegionPlan } from "./plan.ts";
 import { findReturns } from "./returns.ts";
-import { ProbeCx, RegionCx, type RegionFrame, Untranslatable, usesStack } from "./region_cx.ts";
+import {
+  ProbeCx,
+  RegionCx,
+  type RegionFrame,
+  registersOf,
+  Untranslatable,
+  usesStack,
+} from "./region_cx.ts";
 
 const { I32, I64 } = ValType;
 
@@ -118,7 +125,10 @@ export function emitRegion(
   },
 ): void {
   const { plan, faultTag, counts } = options;
-  const gpr = Array.from({ length: 16 }, () => f.local(I64));
+  const returns = findReturns(plan);
+  const { loops, dispatched } = findLoops(plan, returns);
+  const chosen = chooseRegisters(plan, loops);
+  const gpr = Array.from({ length: 16 }, (_, n) => chosen.has(n) ? f.local(I64) : undefined);
   const flagResult = f.local(I64);
   const flagAux = f.local(I64);
   const flagKind = f.local(I32);
@@ -174,8 +184,6 @@ export function emitRegion(
     f.store64(CPU, i32(0), ripBase, S.ripBase);
   };
   const number = new Map(plan.blocks.map((b, i) => [b.start, i]));
-  const returns = findReturns(plan);
-  const { loops, dispatched } = findLoops(plan, returns);
   const proofs = plan.pages.map((page) => {
     const offset = plan.entries.find((at) => linearPage(at) === page) as number;
     return { offset, entry: entryOf(plan, offset) };
@@ -295,6 +303,38 @@ export function emitRegion(
     f.set(self, and(word, 0xffff));
     enter(word, load.i64(CPU, i32(0), S.ripBase), true);
   });
+}
+
+/** Uses of a register for each instruction from which on it is kept in a local. */
+const OFTEN = 0.1;
+/** How much more the uses in a loop count than those around it, and in how many loops at most. */
+const LOOP_WEIGHT = 8;
+const MOST_DEPTH = 3;
+
+/**
+ * Chooses the registers that a region keeps in locals: the others would cost more where it is entered and
+ * left than where they are used, and would be kept in memory by compilers anyway.
+ */
+function chooseRegisters(
+  plan: RegionPlan,
+  loops: ReadonlyMap<number, { readonly first: number; readonly last: number }>,
+): Set<number> {
+  const uses = new Array<number>(16).fill(0);
+  let all = 0;
+  for (const [i, block] of plan.blocks.entries()) {
+    let depth = 0;
+    for (const { first, last } of loops.values()) if (first <= i && i <= last) depth++;
+    const weight = LOOP_WEIGHT ** Math.min(depth, MOST_DEPTH);
+    for (const at of block.insns) {
+      all += weight;
+      for (const n of registersOf(at)) uses[n] = (uses[n] ?? 0) + weight;
+    }
+  }
+  const chosen = new Set<number>([Reg.rsp]);
+  uses.forEach((count, n) => {
+    if (count >= OFTEN * all) chosen.add(n);
+  });
+  return chosen;
 }
 
 /** Pages whose distances stand in an i64, see MAX_DISTANCE in plan.ts. */

@@ -40,7 +40,7 @@ import {
 } from "../../wasm/mod.ts";
 import { type CachedPage, Cx, type FlagsOf, type Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
-import { CPU, Exit, FlagKind, pseudoRecord, Rec, S, TlbField } from "../state.ts";
+import { CPU, Exit, FlagKind, pseudoRecord, Rec, Reg, regOffset, S, TlbField } from "../state.ts";
 import { isPlain, keep, type LazyFlags, type PendingFlags } from "./lazy_flags.ts";
 
 /** An instruction as its record says it. */
@@ -97,8 +97,8 @@ export interface NearPage {
 
 /** The region around an instruction. */
 export interface RegionFrame {
-  /** The 16 general registers. */
-  readonly gpr: readonly Local[];
+  /** The general registers; undefined for one that stays in the state, see chooseRegisters. */
+  readonly gpr: readonly (Local | undefined)[];
   readonly flagResult: Local;
   readonly flagAux: Local;
   /** i32. */
@@ -170,6 +170,19 @@ export function usesStack(at: RegionInsn): boolean {
 /** Number of the general register whose slot is at `slot`, or -1. */
 function gprOf(slot: number): number {
   return slot >= S.regs && slot < S.zero ? (slot - S.regs) >> 3 : -1;
+}
+
+/** The general registers that an instruction names, and those that the stack is used with. */
+export function registersOf(at: RegionInsn): number[] {
+  const found = [at.base, at.index, at.wide?.base ?? S.zero, at.wide?.index ?? S.zero].map(gprOf);
+  for (const { kind } of at.insn.operands) {
+    if (kind === "G" || kind === "Z") found.push(gprOf(at.a));
+    else if (kind === "R" || (kind === "E" && !at.mem)) found.push(gprOf(at.b));
+    else if (kind === "A") found.push(Reg.rax);
+    else if (kind === "CL") found.push(Reg.rcx);
+  }
+  if (usesStack(at)) found.push(Reg.rsp);
+  return found.filter((n) => n >= 0);
 }
 
 /** Context of one instruction in a region. */
@@ -261,9 +274,9 @@ export class RegionCx extends Cx {
     pages.clear();
   }
 
-  #gpr(n: number): Local {
+  #gpr(n: number): Expr {
     const local = this.#frame.gpr[n];
-    if (local === undefined) throw new TypeError(`no general register ${n}`);
+    if (local === undefined) return super.reg(n, 8);
     this.#frame.read.add(n);
     return local;
   }
@@ -277,12 +290,18 @@ export class RegionCx extends Cx {
   }
 
   #write(n: number, value: Expr, how: { size: number; high: boolean }): void {
-    const local = this.#gpr(n);
-    this.#frame.written.add(n);
+    const local = this.#frame.gpr[n];
     for (const [key, { registers }] of this.#frame.pages) {
       if (registers.includes(n)) this.#frame.pages.delete(key);
     }
     const { size } = how;
+    if (local === undefined) {
+      if (how.high) this.f.storeSized(1, CPU, i32(0), value, regOffset(n) + 1);
+      else super.setReg(n, value, size);
+      return;
+    }
+    this.#frame.written.add(n);
+    this.#frame.read.add(n);
     if (size >= 4) this.f.set(local, zeroExtend(value, size));
     else if (how.high) {
       this.f.set(local, or(and(local, ~0xff00n), shl(and(value, 0xff), 8)));
