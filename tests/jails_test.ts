@@ -263,6 +263,26 @@ jailTest("a guest that is faster than its device waits for it, and ends with it"
   await bench.checkClean();
 });
 
+jailTest(
+  "orders that come before all devices are there are carried out when they are",
+  async (bench) => {
+    const { path, args } = disk(bench);
+    await using vm = await bench.start(tinyKernels.sleep(), ["--name", "vm", ...args]);
+    await vm.waitFor("ready");
+    const sizeBytes = 2 * MIB;
+    const resize = { Resize: { new_size: sizeBytes } };
+    const orders = ["SuspendVm", "ResumeVm", {
+      DiskCommand: { disk_index: 0, command: resize },
+    }] as const;
+    // One after the other, as a script does that has just seen the guest begin.
+    for (const order of orders) assert.equal(await bench.request("vm", order), "Ok");
+    assert.equal((await Deno.stat(path)).size, sizeBytes);
+    assert.equal(await bench.request("vm", "Exit"), "Ok");
+    assert.equal((await vm.end()).code, 0);
+    await bench.checkClean();
+  },
+);
+
 jailTest("a policy that forbids a device to report is named, too", async (bench) => {
   const folder = await policiesWithout(bench, "sendmsg");
   const options = ["--no-balloon", "--seccomp-policy-dir", folder];
