@@ -198,7 +198,7 @@ export const RUN_OPTIONS = {
         },
         "code-memory": {
           type: { kind: "mib", min: 16, max: MAX_MEMORY_MIB },
-          help: "about how much memory translated code may take; 192 MiB by default",
+          help: "about how much memory translated code may take; 256 MiB by default",
         },
       },
     },

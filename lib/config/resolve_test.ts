@@ -49,7 +49,7 @@ Deno.test("defaults are the seeds': one vCPU, 256 MiB, the console on standard i
     restartDevices: false,
     socket: undefined,
     hypervisor: "auto",
-    soft: { cache: true, cacheFolder: undefined, cacheMib: 64, codeMib: 192 },
+    soft: { cache: true, cacheFolder: undefined, cacheMib: 64, codeMib: 256 },
     engineStats: undefined,
     extendedStatus: false,
     logLevel: "info",

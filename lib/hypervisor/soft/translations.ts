@@ -14,7 +14,7 @@ export interface TranslationSettings {
   readonly cacheFolder?: string | undefined;
   /** How large its file may become, and what is kept of it in memory, in bytes. */
   readonly cacheLimitBytes?: number | undefined;
-  /** About how much memory modules in use may take, in bytes; 192 MiB where it is absent. */
+  /** About how much memory modules in use may take, in bytes; 256 MiB where it is absent. */
   readonly codeLimitBytes?: number | undefined;
 }
 

@@ -23,7 +23,7 @@ const BYTES_PER_BYTE = 10;
 const LARGE_BYTES = 1600;
 
 /** About what modules in use may take, unless told otherwise. */
-const CODE_LIMIT_BYTES = 192 << 20;
+const CODE_LIMIT_BYTES = 256 << 20;
 
 /** Which part of that instances may take that nothing uses at present. */
 const IDLE_PART = 16;
@@ -37,7 +37,7 @@ export interface InstallerOptions {
   readonly exports: WebAssembly.Exports;
   readonly code: CodeCache;
   readonly store: TranslationStore | undefined;
-  /** About how much memory modules in use may take; 192 MiB where it is absent. */
+  /** About how much memory modules in use may take; 256 MiB where it is absent. */
   readonly codeLimitBytes?: number | undefined;
   /** By slot, for others: 1 where {@link Installer.isLarge}. */
   readonly large?: Uint8Array | undefined;
