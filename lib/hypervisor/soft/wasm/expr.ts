@@ -182,6 +182,10 @@ function arith(code32: number, code64: number): (a: Operand, b: Operand) => Expr
 
 /** What operation `code` of two i64 comes to where both are constants; undefined where it is not known. */
 function folded(code: number, x: Expr, y: Expr): Expr | undefined {
+  // A local is not what it holds now.
+  if (code === Op.i64_add && x instanceof Simple && y instanceof I64Const && y.value === 0n) {
+    return x;
+  }
   if (!(x instanceof I64Const && y instanceof I64Const)) return undefined;
   const count = BigInt.asUintN(6, y.value);
   switch (code) {

@@ -145,7 +145,8 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
   // Functions that are called come when all of the caller is there.
   const callees: number[] = [];
   const lead = (at: number, list: number[]): boolean => {
-    if (options.wide && options.taken(at)) return false;
+    if (leaders.has(at)) return true;
+    if (options.taken(at)) return false;
     if (leaders.size >= limits.blocks) {
       whole = false;
       return false;
@@ -158,11 +159,14 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
     const from = work.pop() ?? callees.shift();
     if (from === undefined) break;
     let at = from;
+    let held = false;
     while (!insns.has(at)) {
       if (insns.size >= limits.instructions) {
         whole = false;
         break;
       }
+      // Where another region goes on, but for what STI holds interrupts off from.
+      if (!leaders.has(at) && !held && options.taken(at)) break;
       const insn = read(at);
       if (insn === undefined) break;
       // No interrupt may come between STI and what follows, as one could where the region is left: HLT.
@@ -172,6 +176,7 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
         if (!fits || read(insn.next) === undefined) break;
       }
       insns.set(at, insn);
+      held = insn.insn.mnemonic === "sti";
       const calls = insn.insn.mnemonic === "call";
       if (insn.insn.operands[0]?.kind === "J") {
         const target = insn.next + insn.immLow;

@@ -204,7 +204,9 @@ export class TranslationService {
     };
     const taken = (at: number) => {
       const holds = find(at >> 12);
-      return holds !== undefined && this.#client.part.large[this.#slotAt(holds, at & 0xfff)] === 1;
+      if (holds === undefined) return false;
+      const slot = this.#slotAt(holds, at & 0xfff);
+      return wide ? this.#client.part.large[slot] === 1 : slot >= HANDLER_SLOTS;
     };
     if (wide && taken(offset)) return undefined;
     const has = (at: number) => !wide && this.#slotAt(page, at) >= HANDLER_SLOTS;

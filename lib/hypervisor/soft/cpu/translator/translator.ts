@@ -201,11 +201,12 @@ export class Translator {
     const start = performance.now();
     const offset = Number(rip & 0xfffn);
     const find = this.#finder(page, rip);
-    // Large regions do not overlap: what one has, others leave to it.
+    // What another region goes on with is left to it; wide ones take over what small ones have.
     const taken = (at: number): boolean => {
       const holds = find(at >> 12);
       if (holds === undefined) return false;
-      return this.installer.isLarge(this.#recordOf(holds, at & 0xfff));
+      const record = this.#recordOf(holds, at & 0xfff);
+      return how.wide ? this.installer.isLarge(record) : holds.regions.has(record);
     };
     if (how.wide && taken(offset)) return false;
     const arrived = (at: number): boolean => {
