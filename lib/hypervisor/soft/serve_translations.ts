@@ -16,10 +16,11 @@ export function serveTranslations(options: {
   cpus: readonly WebAssembly.Memory[];
   ram: WebAssembly.Memory;
   ramBytes: number;
+  lowBytes: number;
   team: WebAssembly.Memory | undefined;
   translations: TranslationSettings;
 }): void {
-  const { desk, cpus, ram, ramBytes, translations } = options;
+  const { desk, cpus, ram, ramBytes, lowBytes, translations } = options;
   const several = options.team !== undefined;
   try {
     const { folder, version } = storeOptions(translations, { several, ramBytes });
@@ -27,7 +28,7 @@ export function serveTranslations(options: {
       { smp: several, holdsRam: holdsRam(cpuLayout(), ramBytes) },
       folder === undefined ? undefined : { folder, version },
     );
-    new TranslationService({ desk, cpus, ram, interpreter }).serve();
+    new TranslationService({ desk, cpus, ram, ramBytes, lowBytes, interpreter }).serve();
   } finally {
     desk.lose();
   }

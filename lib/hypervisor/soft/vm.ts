@@ -201,10 +201,10 @@ class SoftVm implements Vm {
 
   get service(): VmService | undefined {
     const { memory, cpus, team, tier, translations, desk } = this.#parts;
-    const { wasmMemory: ram, sizeBytes: ramBytes } = memory;
+    const { wasmMemory: ram, sizeBytes: ramBytes, lowBytes } = memory;
     if ((tier !== "auto" && tier !== "elsewhere") || ram === undefined) return undefined;
     return {
-      serve: () => serveTranslations({ desk, cpus, ram, ramBytes, team, translations }),
+      serve: () => serveTranslations({ desk, cpus, ram, ramBytes, lowBytes, team, translations }),
       lost: () => desk.lose(),
       end: () => desk.end(),
     };

@@ -97,7 +97,6 @@ export class CodeCache {
   readonly #protect: (ram: number) => void;
   readonly #seal: (ram: number) => void;
   readonly #team: CpuTeam | undefined;
-  readonly #pageNumbers: Int32Array | undefined;
   /** Bytes of a page that records were made from, where others may write meanwhile. */
   readonly #snapshot = new Uint8Array(4096);
   /** Bytes of an instruction across pages. */
@@ -129,8 +128,6 @@ export class CodeCache {
       protect: (ram: number) => void;
       seal: (ram: number) => void;
       team?: CpuTeam;
-      /** RAM page numbers by the number of the page map, for other threads. */
-      pageNumbers?: Int32Array | undefined;
     },
   ) {
     this.#i32 = new Int32Array(cpu.buffer);
@@ -144,7 +141,6 @@ export class CodeCache {
     this.#protect = options.protect;
     this.#seal = options.seal;
     this.#team = options.team;
-    this.#pageNumbers = options.pageNumbers;
     this.#mapTop = options.regions.maps;
     this.#arenaTop = options.regions.arena;
   }
@@ -172,9 +168,7 @@ export class CodeCache {
       asked: false,
       crossings: new Set(),
     };
-    const number = (page.map - this.#regions.maps) / PAGE_MAP;
-    this.#byMap[number] = page;
-    if (this.#pageNumbers !== undefined) this.#pageNumbers[number] = ram / 4096;
+    this.#byMap[(page.map - this.#regions.maps) / PAGE_MAP] = page;
     this.#mapTop += PAGE_MAP;
     this.#pages.set(key, page);
     const pageNumber = ram / 4096;

@@ -232,7 +232,6 @@ export class Processor {
       protect: (at) => this.#exports.protectPage(at),
       seal: (at) => this.#exports.sealCode(at),
       ...(this.#team === undefined ? {} : { team: this.#team }),
-      pageNumbers: options.desk?.pageNumbers,
     });
     // The handler that leaves at its instruction stands before regions.
     const guard = table.get(this.interpreter.special.stop) as TableFunction;

@@ -19,8 +19,6 @@ export enum DeskState {
 
 /** Slots of the table that regions may be in. */
 const TABLE_SLOTS = 1 << 16;
-/** Code pages that a vCPU may have. */
-const MAX_PAGES = 8192;
 /** Requests of a vCPU that may wait. */
 const REQUESTS = 16;
 const REQUEST_WORDS = 128;
@@ -45,8 +43,7 @@ const SERVED = 1;
 const ANSWERED = 2;
 const TAKEN = 3;
 const REQUEST_RING = 16;
-const PAGE_NUMBERS = REQUEST_RING + REQUESTS * REQUEST_WORDS;
-const LARGE = PAGE_NUMBERS + MAX_PAGES;
+const LARGE = REQUEST_RING + REQUESTS * REQUEST_WORDS;
 const ANSWER_RING = LARGE + TABLE_SLOTS / 4;
 const VCPU_WORDS = ANSWER_RING + RESULT_WORDS;
 
@@ -54,7 +51,7 @@ const VCPU_WORDS = ANSWER_RING + RESULT_WORDS;
 const SKIP = -1;
 
 /** Words of a request: {@link Ask}, then the offsets in the page where the guest was seen. */
-const ASK_WORDS = 7;
+const ASK_WORDS = 8;
 
 /** Offsets of a request that fit. */
 const MAX_WARM = REQUEST_WORDS - ASK_WORDS;
@@ -81,8 +78,9 @@ export interface Ask {
   /** Linear address of the page, low and high half. */
   linearLow: number;
   linearHigh: number;
-  /** `S.codeTag` there. */
-  tag: number;
+  /** CR3, low and high half. */
+  rootLow: number;
+  rootHigh: number;
 }
 
 /** For {@link TranslationDesk.attach}. */
@@ -173,8 +171,6 @@ export class TranslationDesk {
 
 /** What one vCPU and who serves it share. */
 export class DeskPart {
-  /** RAM page numbers of the vCPU's page maps, by their number. */
-  readonly pageNumbers: Int32Array<SharedArrayBuffer>;
   /** By slot: 1 where a region is there that no other is to have the code of. */
   readonly large: Uint8Array<SharedArrayBuffer>;
   readonly #desk: TranslationDesk;
@@ -183,7 +179,6 @@ export class DeskPart {
   constructor(desk: TranslationDesk, words: Int32Array<SharedArrayBuffer>) {
     this.#desk = desk;
     this.#words = words;
-    this.pageNumbers = words.subarray(PAGE_NUMBERS, PAGE_NUMBERS + MAX_PAGES);
     this.large = new Uint8Array(words.buffer, words.byteOffset + 4 * LARGE, TABLE_SLOTS);
   }
 
@@ -213,13 +208,14 @@ export class DeskPart {
     words[at + 2] = ask.offset | (ask.wide ? 1 << 16 : 0);
     words[at + 3] = ask.linearLow;
     words[at + 4] = ask.linearHigh;
-    words[at + 5] = ask.tag;
+    words[at + 5] = ask.rootLow;
+    words[at + 6] = ask.rootHigh;
     let count = 0;
     for (const offset of warm) {
       if (count === MAX_WARM) break;
       words[at + ASK_WORDS + count++] = offset;
     }
-    words[at + 6] = count;
+    words[at + 7] = count;
     Atomics.store(words, ASKED, asked + 1);
     this.#desk.wake();
   }
@@ -240,9 +236,10 @@ export class DeskPart {
     ask.wide = get(2) >> 16 !== 0;
     ask.linearLow = get(3);
     ask.linearHigh = get(4);
-    ask.tag = get(5);
+    ask.rootLow = get(5);
+    ask.rootHigh = get(6);
     warm.length = 0;
-    const count = Math.min(get(6), MAX_WARM);
+    const count = Math.min(get(7), MAX_WARM);
     for (let i = 0; i < count; i++) warm.push(get(ASK_WORDS + i) & 0xfff);
     return true;
   }

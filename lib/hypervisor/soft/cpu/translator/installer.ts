@@ -144,6 +144,19 @@ export class Installer {
   }
 
   /**
+   * Whether the region in `record`'s place gives way to `region` of `unit`: not where that has less, as
+   * one does that was made while other pages were not to be found.
+   */
+  #yields(record: number, unit: Unit, region: number): boolean {
+    const installed = this.#bySlot.get(this.#u16[record >>> 1] as number);
+    if (installed === undefined) return true;
+    if (isLarge(installed.live.unit, installed.region)) return false;
+    const [before, now] = [partsOf(installed.live.unit, installed.region), partsOf(unit, region)];
+    if (now.length !== before.length) return now.length > before.length;
+    return codeBytes(now) >= codeBytes(before);
+  }
+
+  /**
    * Installs all of a new unit.
    *
    * @param pages The pages of each region's parts.
@@ -242,7 +255,7 @@ export class Installer {
     for (const { offset, block } of part.entries) {
       const record = this.#record(page, offset);
       if (record === 0) continue;
-      if (!page.regions.has(record) || (over && !this.isLarge(record))) {
+      if (!page.regions.has(record) || (over && this.#yields(record, live.unit, region))) {
         records.push([record, block]);
       }
     }
@@ -352,12 +365,19 @@ export class Installer {
   }
 }
 
-function isLarge(unit: Unit, region: number): boolean {
-  const parts = unit.regions[region]?.parts;
-  if (parts === undefined || parts.length < 2) return false;
+function partsOf(unit: Unit, region: number): readonly UnitPart[] {
+  return unit.regions[region]?.parts ?? [];
+}
+
+function codeBytes(parts: readonly UnitPart[]): number {
   let bytes = 0;
   for (const { code } of parts) for (const range of code) bytes += range.bytes.length;
-  return bytes >= LARGE_BYTES;
+  return bytes;
+}
+
+function isLarge(unit: Unit, region: number): boolean {
+  const parts = partsOf(unit, region);
+  return parts.length >= 2 && codeBytes(parts) >= LARGE_BYTES;
 }
 
 /** What V8 takes for the module of `unit`, about, in bytes. */

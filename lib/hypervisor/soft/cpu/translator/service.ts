@@ -10,15 +10,7 @@ import { Collector } from "../collector.ts";
 import { CodeCache, type CodePage, DecodeResult } from "../code_cache.ts";
 import { Decoder } from "../decoder.ts";
 import type { Interpreter } from "../interpreter.ts";
-import {
-  CodeMode,
-  FIXED_END,
-  HANDLER_SLOTS,
-  ITLB,
-  ITLB_ENTRIES,
-  ITLB_ENTRY,
-  PAGE_MAP,
-} from "../state.ts";
+import { CodeMode, FIXED_END, HANDLER_SLOTS, PAGE_MAP } from "../state.ts";
 import { allRows } from "../table.ts";
 import { cpuLayout } from "../cpu_memory.ts";
 import {
@@ -28,12 +20,15 @@ import {
   MAX_ANSWER_WORDS,
   type TranslationDesk,
 } from "./desk.ts";
+import { findPage } from "./find_page.ts";
 import { costOf } from "./installer.ts";
 import { UnitCoder } from "./store_format.ts";
 import { type MadeUnit, UnitMaker, waysOf } from "./unit_maker.ts";
 
 /** How long nothing is asked for until there is time to tidy up, in ms. */
 const IDLE_MS = 1000;
+
+const TWO_32 = 0x1_0000_0000;
 
 /** Pages that are looked at for a region. */
 const COPIES = 32;
@@ -45,6 +40,9 @@ export interface ServiceOptions {
   readonly desk: TranslationDesk;
   readonly cpus: readonly WebAssembly.Memory[];
   readonly ram: WebAssembly.Memory;
+  /** RAM in all, and from guest physical 0. */
+  readonly ramBytes: number;
+  readonly lowBytes: number;
   readonly interpreter: Interpreter;
 }
 
@@ -85,9 +83,11 @@ export class TranslationService {
   readonly #code: CodeCache;
   readonly #maker: UnitMaker;
   readonly #coder = new UnitCoder();
-  readonly #maps = cpuLayout().regions;
+  readonly #regions = cpuLayout().regions;
+  readonly #ramWords: Int32Array;
   readonly #ask: Ask = {
-    ...{ pageNumber: 0, map: 0, offset: 0, wide: false, linearLow: 0, linearHigh: 0, tag: 0 },
+    ...{ pageNumber: 0, map: 0, offset: 0, wide: false, linearLow: 0, linearHigh: 0 },
+    ...{ rootLow: 0, rootHigh: 0 },
   };
   readonly #warm: number[] = [];
   readonly #head = new Int32Array(AnswerHead.words);
@@ -103,6 +103,7 @@ export class TranslationService {
     this.#clients = cpus.map((memory, id) => new Client(desk.of(id), memory));
     this.#client = this.#clients[0] as Client;
     this.#ram = new Uint8Array(options.ram.buffer);
+    this.#ramWords = new Int32Array(options.ram.buffer);
     const codeMarks = FIXED_END;
     const codeIndex = codeMarks + 8 * COPIES;
     const codeSums = codeIndex + 4 * COPIES;
@@ -229,18 +230,19 @@ export class TranslationService {
     return page;
   }
 
-  /** The page behind page 0 of the request by `number` pages, where the vCPU has it in its TLB. */
+  /** The page behind page 0 of the request by `number` pages, where the vCPU has decoded code of it. */
   #pageAt(number: number): CodePage | undefined {
-    const { linearLow, linearHigh, tag } = this.#ask;
-    const { i32, part } = this.#client;
-    const sum = (linearLow >>> 0) + number * 4096;
-    const low = sum | 0;
-    const high = linearHigh + Math.floor(sum / 0x1_0000_0000) | 0;
-    const entry = (ITLB + ((low >>> 12) & (ITLB_ENTRIES - 1)) * ITLB_ENTRY) >>> 2;
-    if (i32[entry] !== (low | tag) || i32[entry + 1] !== high) return undefined;
-    const map = i32[entry + 2] as number;
-    const pageNumber = part.pageNumbers[(map - this.#maps.maps) / PAGE_MAP];
-    return pageNumber === undefined ? undefined : this.#copy({ pageNumber, map });
+    const { linearLow, linearHigh, rootLow, rootHigh } = this.#ask;
+    const low = (linearLow >>> 0) + number * 4096;
+    const high = linearHigh + Math.floor(low / TWO_32) | 0;
+    const { ramBytes, lowBytes } = this.#options;
+    const layout = { words: this.#ramWords, lowBytes, highBytes: ramBytes - lowBytes };
+    const root = (rootHigh >>> 0) * TWO_32 + (rootLow >>> 0);
+    const pageNumber = findPage(layout, { root, low: low | 0, high });
+    const map = pageNumber === undefined
+      ? 0
+      : this.#client.i32[(this.#regions.codeIndex >>> 2) + pageNumber] ?? 0;
+    return pageNumber === undefined || map === 0 ? undefined : this.#copy({ pageNumber, map });
   }
 
   /** Slot of the handler that the vCPU has for the instruction at a page's offset; 0 where it has none. */

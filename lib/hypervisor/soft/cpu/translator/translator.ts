@@ -77,7 +77,8 @@ export class Translator {
   readonly #i32: Int32Array;
   readonly #desk: DeskPart | undefined;
   readonly #ask: Ask = {
-    ...{ pageNumber: 0, map: 0, offset: 0, wide: false, linearLow: 0, linearHigh: 0, tag: 0 },
+    ...{ pageNumber: 0, map: 0, offset: 0, wide: false, linearLow: 0, linearHigh: 0 },
+    ...{ rootLow: 0, rootHigh: 0 },
   };
   readonly #head = new Int32Array(AnswerHead.words);
   /** Pages with a request that is not answered yet, in the order of the requests. */
@@ -147,7 +148,8 @@ export class Translator {
     ask.wide = wide;
     ask.linearLow = (this.#i32[S.rip >>> 2] as number) & ~0xfff;
     ask.linearHigh = this.#i32[(S.rip >>> 2) + 1] as number;
-    ask.tag = this.#i32[S.codeTag >>> 2] as number;
+    ask.rootLow = this.#i32[S.cr3 >>> 2] as number;
+    ask.rootHigh = this.#i32[(S.cr3 >>> 2) + 1] as number;
     if (this.#asked.length === 0) this.#heardMs = performance.now();
     desk.ask(ask, page.heat.keys());
     page.asked = true;
