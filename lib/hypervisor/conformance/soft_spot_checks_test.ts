@@ -33,7 +33,7 @@ Deno.test({
   fn: () =>
     withHelper((helper) => {
       using machine = machineOf(helper);
-      const turns = 200_000;
+      const turns = 800_000;
       machine.load(64, (a) => {
         a.mov("ebx", FREE).mov("ecx", turns).xor("edi", "edi").label("loop");
         a.mov("eax", "ecx").shl("eax", 3).xor("edi", "eax").call("function").dec("ecx");
