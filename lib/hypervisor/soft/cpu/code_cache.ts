@@ -349,7 +349,9 @@ export class CodeCache {
       if (status === DecodeStatus.Ok) {
         length = this.#decoder.length;
         record = this.#write(record, at);
-        ends = (this.#decoder.insn.traits & Trait.end) !== 0;
+        // Behind a call, code comes back.
+        const { traits, mnemonic } = this.#decoder.insn;
+        ends = (traits & Trait.end) !== 0 && mnemonic !== "call";
       } else {
         record = this.#special(record, {
           handler: status === DecodeStatus.Invalid ? special.invalid : special.tooLong,
