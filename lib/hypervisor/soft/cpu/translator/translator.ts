@@ -16,7 +16,7 @@ import { UnitCoder } from "./store_format.ts";
 import { UnitMaker, waysOf } from "./unit_maker.ts";
 
 /** Samples at one place that make it hot. */
-const HOT = 6;
+const HOT = 8;
 
 /** Samples that make a place worth a region with the functions that it calls, in other pages too. */
 const VERY_HOT = 100;
