@@ -241,7 +241,7 @@ export const Reg = {
  * An entry: i64 tag for reads, i64 tag for writes, i64 physical page, i32 addend (offset in
  * Runtime.ram minus linear address, modulo 2^32), i32 unused. A tag is the linear page; low bits set never match.
  */
-export const TLB_ENTRIES = 2048;
+export const TLB_ENTRIES = 8192;
 export const TLB_ENTRY = 32;
 export const TLB_TABLE = TLB_ENTRIES * TLB_ENTRY;
 export const TLB_USER = 0x1_0000;
@@ -276,7 +276,7 @@ export const CodeMode = {
 /** Where single instructions are decoded to be run apart: 8 records. */
 export const SCRATCH_RECORDS = ITLB_END;
 /** First byte behind the tables of fixed size, a multiple of 64 KiB. */
-export const FIXED_END = 0x6_0000;
+export const FIXED_END = 0x12_0000;
 
 /** Kinds of access that a page walk is asked for. */
 export const Access = {
