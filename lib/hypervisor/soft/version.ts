@@ -4,7 +4,6 @@
  * @module
  */
 
-import { hasWideArithmetic } from "./wasm/mod.ts";
 import { join } from "node:path";
 import { sumWords } from "./cpu/translator/unit.ts";
 
@@ -16,7 +15,7 @@ const SOURCES = ["cpu", "wasm"];
 
 /** At most 31 characters that differ where modules may differ. */
 export function translatorVersion(): string {
-  return `${hasWideArithmetic ? "w" : ""}${sourceVersion()}`.slice(0, 31);
+  return sourceVersion().slice(0, 31);
 }
 
 function sourceVersion(): string {

@@ -22,7 +22,6 @@ import {
   type FuncBuilder,
   type FuncRef,
   geS,
-  hasWideArithmetic,
   i32,
   i64,
   load,
@@ -944,11 +943,10 @@ export class Cx {
 
   /** The product of two i64 in 128 bits. */
   mulWide(signed: boolean, a: Local, b: Local): { low: Local; high: Local } {
-    if (hasWideArithmetic) return this.f.mulWide(signed, a, b);
     return { low: this.f.let(mul(a, b)), high: this.f.let(this.mulHigh(signed, a, b)) };
   }
 
-  /** High half of the product of two i64, each used more than once, without wide arithmetic. */
+  /** High half of the product of two i64, each used more than once. */
   protected mulHigh(signed: boolean, a: Local, b: Local): Expr {
     return call(this.helper(signed ? "mulHighS" : "mulHighU"), a, b);
   }

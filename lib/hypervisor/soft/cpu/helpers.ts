@@ -19,7 +19,6 @@ import {
   type FuncBuilder,
   type FuncRef,
   geU,
-  hasWideArithmetic,
   i32,
   i64,
   load,
@@ -177,7 +176,6 @@ export function buildArithmetic(module: ModuleBuilder, helpers: Map<string, Func
   {
     const f = mulHighU;
     const [a, b] = [f.param(0), f.param(1)];
-    if (hasWideArithmetic) f.return(f.mulWide(false, a, b).high);
     const a0 = f.let(and(a, LOW));
     const a1 = f.let(shrU(a, 32));
     const b0 = f.let(and(b, LOW));

@@ -7,7 +7,6 @@
 
 import { join } from "node:path";
 import { readOwnFile, removeOldFiles, replaceFile } from "../cache_files.ts";
-import { hasWideArithmetic } from "../wasm/mod.ts";
 import type { RuntimeExport, RuntimeExports, SpecialHandlers } from "./interpreter.ts";
 import { sumWords } from "./translator/unit.ts";
 
@@ -62,9 +61,9 @@ export interface InterpreterKind {
   readonly holdsRam: boolean;
 }
 
-/** Name of the part that is the image, of those made with the same features of WebAssembly. */
+/** Name of the part that is the image. */
 export function imagePart({ smp, holdsRam }: InterpreterKind): string {
-  return `image-${hasWideArithmetic ? "w" : ""}${smp ? "smp" : "1"}${holdsRam ? "-ram" : ""}`;
+  return `image-${smp ? "smp" : "1"}${holdsRam ? "-ram" : ""}`;
 }
 
 /** The image that the executable brings along; undefined where the program is not built. */

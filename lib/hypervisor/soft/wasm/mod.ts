@@ -8,4 +8,3 @@ export * from "./module.ts";
 export { ByteWriter } from "./bytes.ts";
 export type { FuncType } from "./types.ts";
 export * from "./exception.ts";
-export { hasWideArithmetic } from "./wide.ts";

@@ -6,7 +6,7 @@
 
 import { ByteWriter } from "./bytes.ts";
 import { callIndex, Expr, Local, memarg } from "./expr.ts";
-import { type FuncType, Op, OpFc, OpFd, OpFe, ValType } from "./types.ts";
+import { type FuncType, Op, OpFd, OpFe, ValType } from "./types.ts";
 
 /** A function that can be called: imported or defined. */
 export interface FuncRef {
@@ -342,17 +342,6 @@ export class FuncBuilder implements FuncRef {
     this.out.u8(0xfe);
     this.out.u32(OpFe.fence);
     this.out.u8(0);
-  }
-
-  /** The product of two i64 in 128 bits; only where there is {@link hasWideArithmetic}. */
-  mulWide(signed: boolean, a: Expr, b: Expr): { low: Local; high: Local } {
-    const [low, high] = [this.local(ValType.I64), this.local(ValType.I64)];
-    a.emit(this.out);
-    b.emit(this.out);
-    this.out.u8(0xfc);
-    this.out.u32(signed ? OpFc.i64_mul_wide_s : OpFc.i64_mul_wide_u);
-    for (const local of [high, low]) this.out.localSet(local.index);
-    return { low, high };
   }
 
   /** Marks a place that cannot be reached. */

@@ -204,8 +204,6 @@ export const OpFc = {
   i64_trunc_sat_f64_u: 7,
   memory_copy: 10,
   memory_fill: 11,
-  i64_mul_wide_s: 21,
-  i64_mul_wide_u: 22,
 } as const;
 
 /** Opcodes behind the 0xFD prefix (SIMD). */
