@@ -192,6 +192,7 @@ jailTest(
     {
       await using vm = await bench.start(tinyKernels.sleep(), options);
       await vm.waitFor("ready");
+      await devicesOf(bench);
       const { code } = await bench.vmctl("disk", "resize", "0", "2M", "vm");
       assert.equal(code, 1);
       const { code: status, stderr } = await vm.end();
