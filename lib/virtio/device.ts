@@ -6,7 +6,7 @@
 
 import type { FdLike, Watch, WatchCallback } from "../host/mod.ts";
 import type { DeviceMemory } from "./device_memory.ts";
-import type { DeviceQueue } from "./device_queue.ts";
+import type { Virtqueue } from "./virtqueue.ts";
 
 /** What a device is given while it is active. All of it belongs to the thread that serves the device. */
 export interface DeviceContext {
@@ -15,7 +15,7 @@ export interface DeviceContext {
   /** Guest memory as it is mapped now. Changes are announced by {@link VirtioDeviceBackend.quiesce}. */
   readonly memory: DeviceMemory;
   /** Queue `index` while it is started. */
-  queue(index: number): DeviceQueue | undefined;
+  queue(index: number): Virtqueue | undefined;
   /**
    * Notifies the driver of what was pushed to queue `index`, where it wants that. After
    * {@link VirtioDeviceBackend.process} this is done by itself.

@@ -24,7 +24,7 @@ export const Feature = {
   RingReset: 1n << 40n,
 } as const;
 
-/** Features of the queue that {@link Virtqueue} serves. */
+/** Features that any {@link Virtqueue} serves. */
 export const QUEUE_FEATURES: bigint = Feature.Version1 | Feature.RingIndirectDesc |
   Feature.RingEventIdx;
 

@@ -8,7 +8,6 @@ export { DescriptorChain, Pieces } from "./chain.ts";
 export { type AreaPlace, DeviceMemory, MemoryArea } from "./device_memory.ts";
 export { VhostUserError, type VhostUserErrorKind, VirtioError } from "./errors.ts";
 export { DeviceStatus, DeviceType, Feature, QUEUE_FEATURES } from "./features.ts";
-export type { DeviceQueue } from "./device_queue.ts";
 export { InflightQueue, inflightQueueBytes } from "./inflight.ts";
 export { EVENT_AREA_BYTES, PACKED_BEGIN } from "./packed_ring.ts";
 export { PackedVirtqueue, type PackedVirtqueueSettings } from "./packed_virtqueue.ts";
@@ -21,6 +20,7 @@ export {
   type RingAddresses,
   usedRingBytes,
 } from "./ring.ts";
+export { SplitVirtqueue, type SplitVirtqueueSettings } from "./split_virtqueue.ts";
 export { Virtqueue, type VirtqueueSettings } from "./virtqueue.ts";
 export type { DeviceContext, VirtioDeviceBackend } from "./device.ts";
 export { VhostUserBackend, type VhostUserBackendOptions } from "./vhost_user/backend.ts";

@@ -7,45 +7,13 @@ import { PackedVirtqueue, type PackedVirtqueueSettings } from "./packed_virtqueu
 import type { QueueFaultReason } from "./queue_fault.ts";
 import { DescriptorFlag } from "./ring.ts";
 import type { DriverBuffer } from "./testing/mock_driver.ts";
-import { MockPackedDriver, type RawPackedDescriptor } from "./testing/mock_packed_driver.ts";
-import { RingMemory } from "./testing/ring_memory.ts";
+import type { MockPackedDriver, RawPackedDescriptor } from "./testing/mock_packed_driver.ts";
+import { DATA, packedRig, pieceLengths, RINGS, TABLES } from "./testing/queue_rig.ts";
 
 const { Next, Write, Indirect } = DescriptorFlag;
-const RINGS = 0x1_0000;
-const TABLE = 0x3_0000;
-const DATA = 0x4_0000;
-const AREAS = [
-  { guestAddress: 0, sizeBytes: 0x8_0000 },
-  { guestAddress: 0x8_0000, sizeBytes: 0x8_0000 },
-];
-
-interface Rig {
-  readonly ring: RingMemory;
-  readonly driver: MockPackedDriver;
-  readonly queue: PackedVirtqueue;
-}
-
-function rig(
-  options:
-    & { size?: number; eventIdx?: boolean; start?: readonly [slot: number, wrap: number] }
-    & Partial<PackedVirtqueueSettings> = {},
-): Rig {
-  const { size = 8, eventIdx = false, start, ...more } = options;
-  const ring = new RingMemory(AREAS);
-  const driver = new MockPackedDriver(ring.memory, { address: RINGS, size, eventIdx });
-  if (start !== undefined) driver.startAt(...start);
-  const settings = { ...driver.addresses, size, eventIdx, indirect: true, base: driver.base };
-  return { ring, driver, queue: new PackedVirtqueue(ring.memory, { ...settings, ...more }) };
-}
-
-function lengths(chain: DescriptorChain): [number[], number[]] {
-  const of = (pieces: DescriptorChain["readable"]) =>
-    Array.from({ length: pieces.count }, (_, index) => pieces.length(index));
-  return [of(chain.readable), of(chain.writable)];
-}
 
 Deno.test("packed: a chain comes out as its pieces, and what is written reaches the driver", () => {
-  const { ring, driver, queue } = rig();
+  const { ring, driver, queue } = packedRig();
   ring.memory.areas[0]!.bytes.set([1, 2, 3, 4], DATA);
   const id = driver.add([
     { address: DATA, length: 4 },
@@ -56,7 +24,7 @@ Deno.test("packed: a chain comes out as its pieces, and what is written reaches 
   assert.equal(driver.publish(), true);
   const chain = queue.pop();
   assert.ok(chain);
-  assert.deepEqual(lengths(chain), [[4], [10, 20, 1]]);
+  assert.deepEqual(pieceLengths(chain), [[4], [10, 20, 1]]);
   assert.equal(chain.readable.readU32(0), 0x04030201);
   assert.equal(chain.writable.copyFrom(new Uint8Array(31).fill(9)), 31);
   assert.equal(queue.heldCount, 1);
@@ -69,35 +37,33 @@ Deno.test("packed: a chain comes out as its pieces, and what is written reaches 
   assert.equal(driver.freeCount, 8);
   assert.equal(ring.memory.areas[0]!.bytes[DATA + 0x200], 9);
   assert.throws(() => queue.push(id, 0), /does not hold/);
-  assert.throws(() => queue.push(-1, 0), /does not hold/);
   assert.throws(() => queue.push(100, 0), /does not hold/);
   assert.ok(ring.intact());
 });
 
 Deno.test("packed: indirect tables, also behind direct descriptors", () => {
-  const { driver, queue } = rig();
+  const { driver, queue } = packedRig();
   driver.addIndirect(
     [{ address: DATA, length: 1 }, { address: DATA, length: 2, writable: true }],
-    TABLE,
+    TABLES,
   );
   driver.publish();
   const chain = queue.pop();
   assert.ok(chain);
-  assert.deepEqual(lengths(chain), [[1], [2]]);
+  assert.deepEqual(pieceLengths(chain), [[1], [2]]);
   const flags = driver.offering();
   const first = { address: DATA, length: 3, id: 6, flags: flags | Next };
-  const second = { address: TABLE, length: 32, id: 7, flags: flags | Indirect | Write };
+  const second = { address: TABLES, length: 32, id: 7, flags: flags | Indirect | Write };
   driver.writeDescriptor(2, second);
   driver.writeDescriptor(1, first);
   const mixed = queue.pop();
   assert.ok(mixed);
   assert.equal(mixed.head, 7);
-  assert.deepEqual(lengths(mixed), [[3, 1], [2]]);
+  assert.deepEqual(pieceLengths(mixed), [[3, 1], [2]]);
 });
 
 interface Malformed {
   readonly reason: QueueFaultReason;
-  readonly settings?: Partial<PackedVirtqueueSettings>;
   spoil(driver: MockPackedDriver): void;
 }
 
@@ -108,14 +74,7 @@ function oneDescriptor(fields: Partial<RawPackedDescriptor>) {
   };
 }
 
-function indirectTable(entry: Partial<RawPackedDescriptor>) {
-  return (driver: MockPackedDriver) => {
-    // Descriptor 4, as a table.
-    driver.writeDescriptor(4, { address: DATA, length: 1, id: 0, flags: 0, ...entry });
-    oneDescriptor({ address: RINGS + 64, flags: Indirect })(driver);
-  };
-}
-
+/** What only a driver of a packed queue can do wrong, or does in another way. */
 const MALFORMED: Readonly<Record<string, Malformed>> = {
   "an id that does not exist": {
     reason: "head-out-of-range",
@@ -130,64 +89,15 @@ const MALFORMED: Readonly<Record<string, Malformed>> = {
       }
     },
   },
-  "an address outside": {
-    reason: "buffer-outside-memory",
-    spoil: oneDescriptor({ address: 0x20_0000 }),
-  },
-  "an address that wraps around": {
-    reason: "buffer-outside-memory",
-    spoil: oneDescriptor({ address: 0xffff_ffff_ffff_fff8n }),
-  },
-  "a buffer to read behind one to write": {
-    reason: "readable-after-writable",
-    spoil(driver) {
-      const flags = driver.offering();
-      driver.writeDescriptor(1, { address: DATA, length: 1, id: 0, flags });
-      oneDescriptor({ flags: Next | Write })(driver);
-    },
-  },
-  "more than 4 GiB": {
-    reason: "chain-too-large",
-    spoil(driver) {
-      const flags = driver.offering();
-      driver.writeDescriptor(1, { address: DATA, length: 0xffff_ffff, id: 0, flags });
-      oneDescriptor({ flags: Next })(driver);
-    },
-  },
-  "a nested indirect table": {
-    reason: "indirect-nested",
-    spoil: indirectTable({ flags: Indirect }),
-  },
-  "an indirect table with a next": {
-    reason: "indirect-with-next",
-    spoil: oneDescriptor({ flags: Indirect | Next }),
-  },
-  "an empty indirect table": {
-    reason: "indirect-length",
-    spoil: oneDescriptor({ flags: Indirect, length: 0 }),
-  },
-  "an indirect table with a part of a descriptor": {
-    reason: "indirect-length",
-    spoil: oneDescriptor({ flags: Indirect, length: 24 }),
-  },
   "an indirect table without an end": {
     reason: "chain-too-long",
     spoil: oneDescriptor({ flags: Indirect, length: 16 * 1025 }),
   },
-  "an indirect table outside": {
-    reason: "indirect-outside-memory",
-    spoil: oneDescriptor({ flags: Indirect, address: 0x1000_0000 }),
-  },
-  "an indirect table that was not agreed on": {
-    reason: "indirect-not-negotiated",
-    settings: { indirect: false },
-    spoil: indirectTable({}),
-  },
 };
 
-for (const [what, { reason, settings, spoil }] of Object.entries(MALFORMED)) {
-  Deno.test(`packed: ${what} breaks the queue`, () => {
-    const { ring, driver, queue } = rig(settings);
+for (const [what, { reason, spoil }] of Object.entries(MALFORMED)) {
+  Deno.test(`packed: ${what} breaks the queue: ${reason}`, () => {
+    const { ring, driver, queue } = packedRig();
     spoil(driver);
     assert.equal(queue.pop(), undefined);
     assert.equal(queue.fault?.reason, reason);
@@ -197,7 +107,7 @@ for (const [what, { reason, settings, spoil }] of Object.entries(MALFORMED)) {
 }
 
 Deno.test("packed: what the device holds cannot be offered again", () => {
-  const { driver, queue } = rig({ size: 4 });
+  const { driver, queue } = packedRig({ size: 4 });
   driver.add([{ address: DATA, length: 1 }]);
   driver.publish();
   assert.ok(queue.pop());
@@ -205,7 +115,7 @@ Deno.test("packed: what the device holds cannot be offered again", () => {
   assert.equal(queue.pop(), undefined);
   assert.equal(queue.fault?.reason, "head-in-use");
 
-  const full = rig({ size: 2 });
+  const full = packedRig({ size: 2 });
   full.driver.add([{ address: DATA, length: 1 }]);
   full.driver.add([{ address: DATA, length: 1 }]);
   full.driver.publish();
@@ -218,7 +128,7 @@ Deno.test("packed: what the device holds cannot be offered again", () => {
 });
 
 Deno.test("packed: sizes, places and addresses that cannot be are refused", () => {
-  const { ring, driver } = rig();
+  const { ring, driver } = packedRig();
   const good = { ...driver.addresses, size: 8, indirect: true, eventIdx: true };
   const refused = (more: Partial<PackedVirtqueueSettings>) =>
     assert.throws(() => new PackedVirtqueue(ring.memory, { ...good, ...more }), VirtioError);
@@ -235,7 +145,7 @@ Deno.test("packed: sizes, places and addresses that cannot be are refused", () =
 
 Deno.test("packed: kicks and interrupts are asked for by place, and one is not lost", () => {
   for (const eventIdx of [false, true]) {
-    const { driver, queue } = rig({ eventIdx, start: [6, 0] });
+    const { driver, queue } = packedRig({ eventIdx, start: [6, 0] });
     const buffers = [{ address: DATA, length: 1 }];
     driver.add(buffers);
     assert.equal(driver.publish(), true, "the device waits");
@@ -256,7 +166,7 @@ Deno.test("packed: kicks and interrupts are asked for by place, and one is not l
     assert.equal(queue.needsNotification(), eventIdx, "two were asked for");
   }
   // Places that do not exist are no reason to tell nobody.
-  const { driver, queue } = rig({ eventIdx: true });
+  const { driver, queue } = packedRig({ eventIdx: true });
   driver.ringBytes.set([0xff, 0x7f, EventFlag.Descriptor, 0], 8 * 16);
   driver.add([{ address: DATA, length: 1 }]);
   driver.publish();
@@ -265,7 +175,7 @@ Deno.test("packed: kicks and interrupts are asked for by place, and one is not l
 });
 
 Deno.test("packed: a chain that is put back comes again, also over the ring's end", () => {
-  const { driver, queue } = rig({ size: 4, start: [3, 1] });
+  const { driver, queue } = packedRig({ size: 4, start: [3, 1] });
   const id = driver.add([{ address: DATA, length: 1 }, { address: DATA, length: 2 }]);
   driver.publish();
   const { base } = queue;
@@ -306,7 +216,11 @@ Deno.test("packed: every chain comes out once, in order, and comes back as it wa
       }),
       turns,
       ({ size, eventIdx, start: [slot, wrap] }, turns) => {
-        const { ring, driver, queue: first } = rig({ size, eventIdx, start: [slot % size, wrap] });
+        const { ring, driver, queue: first } = packedRig({
+          size,
+          eventIdx,
+          start: [slot % size, wrap],
+        });
         let queue = first;
         const offered: { id: number; expected: [number[], number[]] }[] = [];
         const held: number[] = [];
@@ -324,7 +238,7 @@ Deno.test("packed: every chain comes out once, in order, and comes back as it wa
                 address: DATA + index * 0x2000,
               }));
               // A table stays as it is until the device has seen it.
-              const table = TABLE + driver.freeCount * 1024;
+              const table = TABLES + driver.freeCount * 1024;
               const id = turn.indirect
                 ? driver.addIndirect(buffers, table + offered.length * 128)
                 : driver.add(buffers);
@@ -343,7 +257,7 @@ Deno.test("packed: every chain comes out once, in order, and comes back as it wa
                 kicked = false;
                 break;
               }
-              assert.deepEqual(lengths(chain), next!.expected);
+              assert.deepEqual(pieceLengths(chain), next!.expected);
               held.push(chain.head);
               break;
             }
@@ -390,6 +304,6 @@ Deno.test("packed: every chain comes out once, in order, and comes back as it wa
 });
 
 Deno.test("packed: a new queue begins where vhost-user says", () => {
-  const { queue } = rig();
+  const { queue } = packedRig();
   assert.equal(queue.base, PACKED_BEGIN);
 });

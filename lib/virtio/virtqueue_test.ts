@@ -1,492 +1,250 @@
 import assert from "node:assert/strict";
-import fc from "fast-check";
 import { DescriptorChain } from "./chain.ts";
-import { VirtioError } from "./errors.ts";
-import { InflightQueue, inflightQueueBytes } from "./inflight.ts";
-import { DescriptorFlag } from "./ring.ts";
-import { type DriverBuffer, MockDriver, mockRingBytes } from "./testing/mock_driver.ts";
-import { RingMemory } from "./testing/ring_memory.ts";
+import { DeviceMemory } from "./device_memory.ts";
 import type { QueueFaultReason } from "./queue_fault.ts";
-import { Virtqueue, type VirtqueueSettings } from "./virtqueue.ts";
+import { DescriptorFlag } from "./ring.ts";
+import type { DriverBuffer } from "./testing/mock_driver.ts";
+import {
+  BORDER,
+  DATA,
+  HIGH,
+  HOLE,
+  packedRig,
+  pieceLengths,
+  RINGS,
+  splitRig,
+  TABLES,
+} from "./testing/queue_rig.ts";
+import type { RingMemory } from "./testing/ring_memory.ts";
+import type { Virtqueue } from "./virtqueue.ts";
 
 const { Next, Write, Indirect } = DescriptorFlag;
-const RINGS = 0x1_0000;
-const DATA = 0x4_0000;
-const AREAS = [
-  { guestAddress: 0, sizeBytes: 0x8_0000 },
-  // Adjacent to the first one, but somewhere else in this process.
-  { guestAddress: 0x8_0000, sizeBytes: 0x8_0000 },
-  { guestAddress: 2 ** 32, sizeBytes: 0x1_0000 },
-];
+/** Descriptor 4, where a table can lie as well as anywhere else. */
+const TABLE = RINGS + 64;
 
-interface Rig {
+/** A descriptor of either layout. */
+interface Descriptor {
+  readonly address?: number | bigint;
+  readonly length?: number;
+  readonly flags?: number;
+}
+
+/** A queue of either layout. */
+interface AnyRig {
   readonly ring: RingMemory;
-  readonly driver: MockDriver;
   readonly queue: Virtqueue;
+  /** Makes a chain and shows it to the device. */
+  offer(buffers: readonly DriverBuffer[]): number;
+  /** Writes descriptors from the ring's first one on, and offers them as they are. */
+  offerRaw(descriptors: readonly Descriptor[]): void;
+  /** Writes an entry of the table at {@link TABLE}. */
+  writeTable(entry: Descriptor): void;
+  takeUsed(): number;
 }
 
-function rig(
-  options: { size?: number; eventIdx?: boolean; start?: number } & Partial<VirtqueueSettings> = {},
-): Rig {
-  const { size = 8, eventIdx = false, start = 0, ...more } = options;
-  const ring = new RingMemory(AREAS);
-  const driver = new MockDriver(ring.memory, { address: RINGS, size, eventIdx });
-  driver.startAt(start);
-  const queue = new Virtqueue(ring.memory, {
-    ...driver.addresses,
-    size,
-    eventIdx,
-    indirect: true,
-    availableIndex: start,
-    ...more,
-  });
-  return { ring, driver, queue };
+interface RigOptions {
+  readonly indirect?: boolean;
 }
 
-function lengths(chain: DescriptorChain): [number[], number[]] {
-  const of = (pieces: DescriptorChain["readable"]) =>
-    Array.from({ length: pieces.count }, (_, index) => pieces.length(index));
-  return [of(chain.readable), of(chain.writable)];
-}
-
-Deno.test("a chain comes out as its pieces, and what is written reaches the driver", () => {
-  const { ring, driver, queue } = rig();
-  ring.memory.areas[0]!.bytes.set([1, 2, 3, 4], DATA);
-  const head = driver.add([
-    { address: DATA, length: 4 },
-    { address: DATA + 0x100, length: 100, writable: true },
-    { address: DATA + 0x200, length: 1, writable: true },
-  ]);
-  assert.equal(driver.publish(), true);
-  const chain = queue.pop();
-  assert.ok(chain);
-  assert.deepEqual(lengths(chain), [[4], [100, 1]]);
-  assert.equal(chain.readable.readU32(0), 0x04030201);
-  assert.equal(chain.readable.readU16(1), 0x0302);
-  assert.equal(chain.writable.copyFrom(new Uint8Array(101).fill(9)), 101);
-  assert.equal(chain.writable.lengthBytes, 101);
-  assert.throws(() => chain.readable.readU32(1), VirtioError);
-  assert.equal(queue.pop(new DescriptorChain()), undefined);
-  queue.push(chain.head, 101);
-  assert.equal(queue.needsNotification(), true);
-  assert.equal(queue.needsNotification(), false);
-  assert.equal(driver.takeUsed(), head);
-  assert.equal(driver.usedLength, 101);
-  assert.equal(ring.memory.areas[0]!.bytes[DATA + 0x200], 9);
-  assert.throws(() => queue.push(head, 0), /does not hold/);
-  assert.throws(() => queue.push(-1, 0), /does not hold/);
-  assert.ok(ring.intact());
-});
-
-Deno.test("a buffer over the border of two areas is split, and one over a hole is refused", () => {
-  const { driver, queue } = rig();
-  driver.add([{ address: 0x8_0000 - 10, length: 30 }]);
-  driver.publish();
-  const chain = queue.pop();
-  assert.ok(chain);
-  assert.deepEqual(lengths(chain), [[10, 20], []]);
-  chain.readable.span(1).bytes.set([7, 7, 7, 7], 0);
-  const copy = new Uint8Array(20);
-  assert.equal(chain.readable.copyTo(copy, 8), 20);
-  assert.deepEqual([...copy.subarray(0, 7)], [0, 0, 7, 7, 7, 7, 0]);
-  driver.add([{ address: 0x10_0000 - 10, length: 30 }]);
-  driver.publish();
-  assert.equal(queue.pop(), undefined);
-  assert.equal(queue.fault?.reason, "buffer-outside-memory");
-});
-
-Deno.test("indirect chains, also behind direct descriptors", () => {
-  const { driver, queue } = rig();
-  driver.addIndirect(
-    [{ address: DATA, length: 1 }, { address: DATA, length: 2, writable: true }],
-    {
-      valueOf: () => 0x3_0000,
-    }.valueOf(),
-  );
-  driver.publish();
-  const chain = queue.pop();
-  assert.ok(chain);
-  assert.deepEqual(lengths(chain), [[1], [2]]);
-  driver.writeDescriptor(6, { address: DATA, length: 3, flags: Next, next: 7 });
-  driver.writeDescriptor(7, { address: 0x3_0000, length: 32, flags: Indirect | Write, next: 0 });
-  driver.writeAvailable(1, 6);
-  driver.setAvailableIndex(2);
-  const mixed = queue.pop();
-  assert.ok(mixed);
-  assert.deepEqual(lengths(mixed), [[3, 1], [2]]);
-});
-
-interface Malformed {
-  readonly reason: QueueFaultReason;
-  readonly settings?: Partial<VirtqueueSettings>;
-  spoil(driver: MockDriver, ring: RingMemory): void;
-}
-
-function oneDescriptor(fields: Partial<Parameters<MockDriver["writeDescriptor"]>[1]>) {
-  return (driver: MockDriver) => {
-    driver.writeDescriptor(0, { address: DATA, length: 16, flags: 0, next: 0, ...fields });
-    driver.writeAvailable(0, 0);
-    driver.setAvailableIndex(1);
-  };
-}
-
-function indirectTable(entries: readonly Parameters<MockDriver["writeDescriptor"]>[1][]) {
-  return (driver: MockDriver) => {
-    // Descriptors 4 and on, as a table.
-    entries.forEach((entry, index) => driver.writeDescriptor(4 + index, entry));
-    const table = { address: RINGS + 64, length: entries.length * 16, flags: Indirect, next: 0 };
-    oneDescriptor(table)(driver);
-  };
-}
-
-const MALFORMED: Readonly<Record<string, Malformed>> = {
-  "an index that jumps": {
-    reason: "available-index",
-    spoil: (driver) => driver.setAvailableIndex(9),
+const LAYOUTS: Readonly<Record<string, (options?: RigOptions) => AnyRig>> = {
+  split(options) {
+    const { ring, driver, queue } = splitRig(options);
+    const write = (index: number, descriptor: Descriptor) =>
+      driver.writeDescriptor(index, {
+        ...{ address: DATA, length: 16, flags: 0, next: index + 1 },
+        ...descriptor,
+      });
+    return {
+      ...{ ring, queue },
+      offer(buffers) {
+        const head = driver.add(buffers);
+        driver.publish();
+        return head;
+      },
+      offerRaw(descriptors) {
+        descriptors.forEach((descriptor, index) => write(index, descriptor));
+        driver.writeAvailable(0, 0);
+        driver.setAvailableIndex(1);
+      },
+      writeTable: (entry) => write(4, entry),
+      takeUsed: () => driver.takeUsed(),
+    };
   },
-  "an index that goes back": {
-    reason: "available-index",
-    spoil: (driver) => driver.setAvailableIndex(-1),
-  },
-  "a head that does not exist": {
-    reason: "head-out-of-range",
-    spoil(driver) {
-      driver.writeAvailable(0, 8);
-      driver.setAvailableIndex(1);
-    },
-  },
-  "a next that does not exist": {
-    reason: "next-out-of-range",
-    spoil: oneDescriptor({ flags: Next, next: 8 }),
-  },
-  "a loop": { reason: "chain-too-long", spoil: oneDescriptor({ flags: Next, next: 0 }) },
-  "an address outside": {
-    reason: "buffer-outside-memory",
-    spoil: oneDescriptor({ address: 0x20_0000 }),
-  },
-  "an address that wraps around": {
-    reason: "buffer-outside-memory",
-    spoil: oneDescriptor({ address: 0xffff_ffff_ffff_fff8n }),
-  },
-  "a length that goes outside": {
-    reason: "buffer-outside-memory",
-    spoil: oneDescriptor({ address: 2 ** 32 + 0xfff0, length: 17 }),
-  },
-  "a nested indirect table": {
-    reason: "indirect-nested",
-    spoil: indirectTable([{ address: RINGS, length: 16, flags: Indirect, next: 0 }]),
-  },
-  "a loop in an indirect table": {
-    reason: "chain-too-long",
-    spoil: indirectTable([{ address: DATA, length: 1, flags: Next, next: 0 }]),
-  },
-  "a next behind an indirect table's end": {
-    reason: "next-out-of-range",
-    spoil: indirectTable([{ address: DATA, length: 1, flags: Next, next: 1 }]),
-  },
-  "an indirect table with a next": {
-    reason: "indirect-with-next",
-    spoil: oneDescriptor({ flags: Indirect | Next }),
-  },
-  "an empty indirect table": {
-    reason: "indirect-length",
-    spoil: oneDescriptor({ flags: Indirect, length: 0 }),
-  },
-  "an indirect table with a part of a descriptor": {
-    reason: "indirect-length",
-    spoil: oneDescriptor({ flags: Indirect, length: 24 }),
-  },
-  "an indirect table outside": {
-    reason: "indirect-outside-memory",
-    spoil: oneDescriptor({ flags: Indirect, address: 0x1000_0000 }),
-  },
-  "an indirect table that was not negotiated": {
-    reason: "indirect-not-negotiated",
-    settings: { indirect: false },
-    spoil: oneDescriptor({ flags: Indirect }),
-  },
-  "a readable buffer behind a writable one": {
-    reason: "readable-after-writable",
-    spoil(driver) {
-      driver.writeDescriptor(1, { address: DATA, length: 1, flags: 0, next: 0 });
-      oneDescriptor({ flags: Next | Write, next: 1 })(driver);
-    },
-  },
-  "a chain that is offered twice": {
-    reason: "head-in-use",
-    spoil(driver) {
-      driver.writeAvailable(1, 0);
-      oneDescriptor({})(driver);
-      driver.setAvailableIndex(2);
-    },
+  packed(options) {
+    const { ring, driver, queue } = packedRig(options);
+    const write = (index: number, descriptor: Descriptor, flags = 0) =>
+      driver.writeDescriptor(index, {
+        ...{ address: DATA, length: 16, id: 0 },
+        ...descriptor,
+        flags: (descriptor.flags ?? 0) | flags,
+      });
+    return {
+      ...{ ring, queue },
+      offer(buffers) {
+        const id = driver.add(buffers);
+        driver.publish();
+        return id;
+      },
+      offerRaw(descriptors) {
+        const flags = driver.offering();
+        descriptors.forEach((descriptor, index) => write(index, descriptor, flags));
+      },
+      writeTable: (entry) => write(4, entry),
+      takeUsed: () => driver.takeUsed(),
+    };
   },
 };
 
-for (const [what, { reason, settings, spoil }] of Object.entries(MALFORMED)) {
-  Deno.test(`${what} breaks the queue: ${reason}`, () => {
-    const { ring, driver, queue } = rig(settings);
-    spoil(driver, ring);
-    const first = queue.pop();
-    if (first !== undefined) assert.equal(queue.pop(new DescriptorChain()), undefined);
-    assert.equal(queue.fault?.reason, reason, queue.fault?.message);
-    // It stays broken, and what is held can be given back without effect.
-    if (first !== undefined) queue.push(first.head, 0);
-    assert.equal(queue.pop(), undefined);
-    assert.equal(queue.needsNotification(), false);
-    assert.equal(driver.takeUsed(), -1);
-    assert.ok(ring.intact());
-  });
+interface Malformed {
+  readonly reason: QueueFaultReason;
+  readonly chain: readonly Descriptor[];
+  readonly table?: Descriptor;
+  readonly options?: RigOptions;
 }
 
-Deno.test("a chain of more than 4 GiB breaks the queue", () => {
-  const ring = new RingMemory([{ guestAddress: 0, sizeBytes: 0x2_0000 }]);
-  const driver = new MockDriver(ring.memory, { address: RINGS, size: 8 });
-  const queue = new Virtqueue(ring.memory, {
-    ...driver.addresses,
-    size: 8,
-    eventIdx: false,
-    indirect: true,
-  });
-  driver.add([{ address: 0, length: 0x2_0000 }, { address: 0, length: 0xffff_ffff }]);
-  driver.publish();
-  assert.equal(queue.pop(), undefined);
-  assert.equal(queue.fault?.reason, "chain-too-large");
-});
+/** What no driver may do, whatever the layout. */
+const MALFORMED: Readonly<Record<string, Malformed>> = {
+  "an address outside": {
+    reason: "buffer-outside-memory",
+    chain: [{ address: 0x20_0000 }],
+  },
+  "an address that wraps around": {
+    reason: "buffer-outside-memory",
+    chain: [{ address: 0xffff_ffff_ffff_fff8n }],
+  },
+  "a length that goes outside": {
+    reason: "buffer-outside-memory",
+    chain: [{ address: HIGH + 0xfff0, length: 17 }],
+  },
+  "a buffer over a hole": {
+    reason: "buffer-outside-memory",
+    chain: [{ address: HOLE - 10, length: 30 }],
+  },
+  "more than 4 GiB": {
+    reason: "chain-too-large",
+    chain: [{ flags: Next }, { length: 0xffff_ffff }],
+  },
+  "a buffer to read behind one to write": {
+    reason: "readable-after-writable",
+    chain: [{ flags: Next | Write }, {}],
+  },
+  "a nested indirect table": {
+    reason: "indirect-nested",
+    chain: [{ address: TABLE, flags: Indirect }],
+    table: { flags: Indirect },
+  },
+  "an indirect table with a next": {
+    reason: "indirect-with-next",
+    chain: [{ flags: Indirect | Next }],
+  },
+  "an empty indirect table": {
+    reason: "indirect-length",
+    chain: [{ flags: Indirect, length: 0 }],
+  },
+  "an indirect table with a part of a descriptor": {
+    reason: "indirect-length",
+    chain: [{ flags: Indirect, length: 24 }],
+  },
+  "an indirect table outside": {
+    reason: "indirect-outside-memory",
+    chain: [{ flags: Indirect, address: 0x1000_0000 }],
+  },
+  "an indirect table that was not negotiated": {
+    reason: "indirect-not-negotiated",
+    chain: [{ address: TABLE, flags: Indirect }],
+    table: {},
+    options: { indirect: false },
+  },
+};
 
-Deno.test("sizes and places that no queue can have are refused", () => {
-  const { ring, driver } = rig();
-  const make = (settings: Partial<VirtqueueSettings>) => () =>
-    new Virtqueue(ring.memory, {
-      ...driver.addresses,
-      size: 8,
-      eventIdx: false,
-      indirect: false,
-      ...settings,
+for (const [layout, makeRig] of Object.entries(LAYOUTS)) {
+  for (const [what, { reason, chain, table, options }] of Object.entries(MALFORMED)) {
+    Deno.test(`${layout}: ${what} breaks the queue: ${reason}`, () => {
+      const rig = makeRig(options);
+      const { queue } = rig;
+      if (table !== undefined) rig.writeTable(table);
+      rig.offerRaw(chain);
+      assert.equal(queue.pop(), undefined);
+      assert.equal(queue.fault?.reason, reason, queue.fault?.message);
+      assert.equal(queue.pop(), undefined);
+      assert.equal(queue.needsNotification(), false);
+      assert.equal(rig.takeUsed(), -1);
+      assert.ok(rig.ring.intact());
     });
-  for (const size of [0, 3, -8, 65536, NaN, 1.5]) assert.throws(make({ size }), VirtioError);
-  assert.throws(make({ descriptorTable: RINGS + 8 }), VirtioError);
-  assert.throws(make({ availableRing: RINGS + 1 }), VirtioError);
-  assert.throws(make({ usedRing: RINGS + 2 }), VirtioError);
-  assert.throws(make({ usedRing: 0x8_0000 - 16 }), VirtioError);
-  assert.throws(make({ descriptorTable: 2 ** 64 }), VirtioError);
-  assert.throws(make({ descriptorTable: NaN }), VirtioError);
-});
-
-Deno.test("kicks are asked for exactly when the queue ran empty", () => {
-  for (const eventIdx of [false, true]) {
-    const { driver, queue } = rig({ eventIdx, start: 0xfffe });
-    const add = () => {
-      driver.add([{ address: DATA, length: 1 }]);
-      return driver.publish();
-    };
-    assert.equal(add(), true);
-    const first = queue.pop();
-    assert.ok(first);
-    assert.equal(add(), false, "while it is at work");
-    const second = queue.pop(new DescriptorChain());
-    assert.ok(second);
-    assert.equal(queue.pop(), undefined);
-    assert.equal(add(), true, "after it ran empty");
-    queue.setPolled(true);
-    assert.ok(queue.pop());
-    assert.equal(queue.pop(), undefined);
-    assert.equal(add(), false, "when it is polled");
-    queue.setPolled(false);
-    assert.ok(queue.pop());
   }
-});
 
-Deno.test("interrupts are given as the driver wants them", () => {
-  const use = ({ driver, queue }: Rig) => {
-    driver.add([{ address: DATA, length: 1 }]);
-    driver.publish();
+  Deno.test(`${layout}: a buffer over the border of two areas is split`, () => {
+    const { queue, offer } = makeRig();
+    offer([{ address: BORDER - 10, length: 30 }]);
+    const chain = queue.pop();
+    assert.ok(chain);
+    assert.deepEqual(pieceLengths(chain), [[10, 20], []]);
+    chain.readable.span(1).bytes.set([7, 7, 7, 7], 0);
+    const copy = new Uint8Array(20);
+    assert.equal(chain.readable.copyTo(copy, 8), 20);
+    assert.deepEqual([...copy.subarray(0, 7)], [0, 0, 7, 7, 7, 7, 0]);
+  });
+
+  Deno.test(`${layout}: a disabled queue gives nothing out and takes back`, () => {
+    const { queue, offer, takeUsed } = makeRig();
+    offer([{ address: DATA, length: 1 }]);
+    offer([{ address: DATA, length: 1 }]);
+    const chain = queue.pop();
+    assert.ok(chain);
+    queue.setEnabled(false);
+    assert.equal(queue.pop(), undefined);
+    queue.push(chain.head, 0);
+    assert.equal(takeUsed(), chain.head);
+    queue.setEnabled(true);
+    assert.ok(queue.pop());
+  });
+
+  Deno.test(`${layout}: a turn ends after its share`, () => {
+    const { queue, offer } = makeRig();
+    for (let count = 0; count < 3; count++) offer([{ address: DATA, length: 1 }]);
+    queue.beginTurn(2);
+    const chains = [queue.pop(new DescriptorChain()), queue.pop(new DescriptorChain())];
+    assert.ok(chains.every((chain) => chain !== undefined));
+    assert.equal(queue.pop(), undefined);
+    assert.equal(queue.turnExhausted, true);
+    queue.endTurn();
+    const last = queue.pop();
+    assert.ok(last);
+    queue.unpop(last.head);
+    assert.equal(queue.heldCount, 2);
+    assert.equal(queue.pop()?.head, last.head);
+  });
+
+  Deno.test(`${layout}: what is held is given back once, also to a broken queue, without effect`, () => {
+    const { queue, ring, offer, takeUsed } = makeRig();
+    const head = offer([{ address: DATA, length: 1 }]);
+    const held = offer([{ address: DATA, length: 1 }]);
+    assert.ok(queue.pop());
+    assert.ok(queue.pop());
+    queue.push(head, 0);
+    for (const other of [head, -1, 8, 1e9, NaN]) {
+      assert.throws(() => queue.push(other, 0), /does not hold/);
+      assert.throws(() => queue.unpop(other), /does not hold/);
+    }
+    assert.equal(takeUsed(), head);
+    queue.setMemory(new DeviceMemory([]));
+    assert.equal(queue.fault?.reason, "ring-outside-memory");
+    queue.push(held, 0);
+    assert.equal(queue.heldCount, 0);
+    assert.equal(queue.pop(), undefined);
+    assert.equal(takeUsed(), -1);
+    assert.ok(ring.intact());
+  });
+
+  Deno.test(`${layout}: a queue goes on in other mappings of its memory`, () => {
+    const { queue, ring, offer, takeUsed } = makeRig();
+    offer([{ address: TABLES, length: 1 }]);
     queue.push(queue.pop()!.head, 0);
-    return queue.needsNotification();
-  };
-  const plain = rig({ start: 5 });
-  assert.equal(use(plain), true);
-  plain.driver.wantInterrupts(false);
-  assert.equal(use(plain), false);
-  const indexed = rig({ eventIdx: true, start: 0xfff0, size: 64 });
-  indexed.driver.wantInterruptAfter(3);
-  assert.equal(use(indexed), true, "the first one always: a predecessor may have failed to");
-  indexed.driver.wantInterruptAfter(20);
-  const answers = Array.from({ length: 19 }, () => use(indexed));
-  assert.deepEqual(answers, [...new Array(18).fill(false), true]);
-});
-
-Deno.test("a disabled queue gives nothing out and takes back", () => {
-  const { driver, queue } = rig();
-  driver.add([{ address: DATA, length: 1 }]);
-  driver.add([{ address: DATA, length: 1 }]);
-  driver.publish();
-  const chain = queue.pop();
-  assert.ok(chain);
-  queue.setEnabled(false);
-  assert.equal(queue.pop(), undefined);
-  queue.push(chain.head, 0);
-  assert.equal(driver.takeUsed(), chain.head);
-  queue.setEnabled(true);
-  assert.ok(queue.pop());
-});
-
-Deno.test("a turn ends after its share", () => {
-  const { driver, queue } = rig();
-  for (let count = 0; count < 3; count++) driver.add([{ address: DATA, length: 1 }]);
-  driver.publish();
-  queue.beginTurn(2);
-  const chains = [queue.pop(new DescriptorChain()), queue.pop(new DescriptorChain())];
-  assert.ok(chains.every((chain) => chain !== undefined));
-  assert.equal(queue.pop(), undefined);
-  assert.equal(queue.turnExhausted, true);
-  queue.endTurn();
-  const last = queue.pop();
-  assert.ok(last);
-  queue.unpop(last.head);
-  assert.equal(queue.pop()?.head, last.head);
-});
-
-Deno.test("what a dead device held comes out again, oldest first", () => {
-  const record = new Uint8Array(inflightQueueBytes(8));
-  const settings = () => ({ inflight: new InflightQueue(record, 8) });
-  const { driver, queue, ring } = rig(settings());
-  const heads = Array.from({ length: 5 }, () => driver.add([{ address: DATA, length: 1 }]));
-  driver.publish();
-  for (let count = 0; count < 4; count++) queue.pop(new DescriptorChain());
-  queue.push(heads[2]!, 0);
-  const next = new Virtqueue(ring.memory, {
-    ...driver.addresses,
-    size: 8,
-    eventIdx: false,
-    indirect: true,
-    availableIndex: 1,
-    ...settings(),
+    assert.ok(takeUsed() >= 0);
+    queue.setMemory(new DeviceMemory([...ring.memory.areas]));
+    const head = offer([{ address: TABLES, length: 5 }]);
+    assert.deepEqual(pieceLengths(queue.pop()!), [[5], []]);
+    queue.push(head, 0);
+    assert.equal(takeUsed(), head);
   });
-  const again = [0, 1, 2, 3].map(() => next.pop(new DescriptorChain())?.head);
-  assert.deepEqual(again, [heads[0], heads[1], heads[3], heads[4]]);
-  assert.equal(next.pop(), undefined);
-  for (const head of again) next.push(head!, 0);
-  const taken = Array.from({ length: 6 }, () => driver.takeUsed());
-  assert.deepEqual(taken, [heads[2], ...again, -1]);
-  assert.deepEqual(new InflightQueue(record, 8).recover(next.usedIndex), []);
-});
-
-Deno.test("a device that died between the used ring and its record does not repeat itself", () => {
-  const record = new Uint8Array(inflightQueueBytes(8));
-  const inflight = new InflightQueue(record, 8);
-  inflight.recover(0);
-  for (const head of [3, 1, 2]) inflight.take(head);
-  inflight.batch(1);
-  // The used ring's index is 1 already, what follows is missing.
-  assert.deepEqual(new InflightQueue(record, 8).recover(1), [3, 2]);
-  // The same before the index was stored: it is done again.
-  inflight.batch(3);
-  assert.deepEqual(new InflightQueue(record, 8).recover(1), [3, 2]);
-});
-
-Deno.test("any record is taken without a crash, and gives each chain once", () => {
-  fc.assert(fc.property(
-    fc.uint8Array({ minLength: inflightQueueBytes(8), maxLength: inflightQueueBytes(8) }),
-    fc.nat(0xffff),
-    (bytes, used) => {
-      const record = new Uint8Array(bytes);
-      record.set([1, 0, 8, 0], 8);
-      const heads = new InflightQueue(record, 8).recover(used);
-      assert.equal(new Set(heads).size, heads.length);
-      assert.ok(heads.every((head) => head < 8));
-    },
-  ));
-});
-
-const buffers = fc.array(
-  fc.record({
-    address: fc.integer({ min: DATA, max: 0xf_0000 }),
-    length: fc.integer({ min: 1, max: 0x1000 }),
-  }),
-  { minLength: 1, maxLength: 6 },
-);
-
-Deno.test("whatever a good driver does comes through, in any order of completion", () => {
-  fc.assert(fc.property(
-    fc.boolean(),
-    fc.nat(0xffff),
-    fc.array(fc.record({ read: buffers, written: fc.nat(3), indirect: fc.boolean() }), {
-      maxLength: 60,
-    }),
-    fc.infiniteStream(fc.boolean()),
-    (eventIdx, start, requests, late) => {
-      const { ring, driver, queue } = rig({ eventIdx, start, size: 16 });
-      const held: DescriptorChain[] = [];
-      const open = new Map<number, readonly DriverBuffer[]>();
-      let kicked = true;
-      let done = 0;
-      const serve = () => {
-        for (let chain; (chain = queue.pop(new DescriptorChain())) !== undefined;) {
-          const wanted = open.get(chain.head);
-          assert.ok(wanted);
-          const readable = wanted.filter(({ writable }) => !writable);
-          const total = readable.reduce((sum, { length }) => sum + length, 0);
-          assert.equal(chain.readable.lengthBytes, total);
-          assert.equal(chain.writable.lengthBytes, (wanted.length - readable.length) * 8);
-          held.push(chain);
-        }
-        while (held.length > 0 && (held.length > 4 || late.next().value)) {
-          const chain = held.splice(held.length >> 1, 1)[0]!;
-          queue.push(chain.head, chain.head);
-        }
-      };
-      const collect = () => {
-        for (let head; (head = driver.takeUsed()) >= 0; done++) {
-          assert.equal(driver.usedLength, head);
-          assert.ok(open.delete(head));
-          driver.free(head);
-        }
-      };
-      for (const [index, { read, written, indirect }] of requests.entries()) {
-        const all: DriverBuffer[] = [...read];
-        for (let count = 0; count < written; count++) {
-          all.push({ address: DATA + count * 8, length: 8, writable: true });
-        }
-        let head: number;
-        const table = 0x2_0000 + index * 256;
-        while ((head = indirect ? driver.addIndirect(all, table) : driver.add(all)) < 0) {
-          while (held.length > 0) queue.push(held[0]!.head, held.shift()!.head);
-          collect();
-          serve();
-        }
-        open.set(head, all);
-        kicked = driver.publish() || kicked;
-        if (kicked && late.next().value) {
-          kicked = false;
-          serve();
-        }
-        collect();
-      }
-      if (kicked) serve();
-      for (const chain of held) queue.push(chain.head, chain.head);
-      collect();
-      assert.equal(open.size, 0);
-      assert.equal(done, requests.length);
-      assert.equal(queue.fault, undefined);
-      assert.ok(ring.intact());
-    },
-  ));
-});
-
-Deno.test("the largest queue works to its last descriptor", () => {
-  const size = 32768;
-  const ring = new RingMemory([{ guestAddress: 0, sizeBytes: 0x20_0000 }]);
-  assert.ok(mockRingBytes(size) < 0x18_0000);
-  const driver = new MockDriver(ring.memory, { address: 0, size });
-  const queue = new Virtqueue(ring.memory, {
-    ...driver.addresses,
-    size,
-    eventIdx: false,
-    indirect: false,
-  });
-  driver.add(Array.from({ length: size }, () => ({ address: 0x1f_0000, length: 1 })));
-  driver.publish();
-  assert.equal(queue.pop()?.readable.count, size);
-  assert.equal(queue.pop(), undefined);
-  assert.equal(queue.fault, undefined);
-});
+}

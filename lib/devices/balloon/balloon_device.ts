@@ -11,10 +11,10 @@ import { PAGE_SIZE } from "../../memory/mod.ts";
 import {
   type DescriptorChain,
   type DeviceContext,
-  type DeviceQueue,
   DeviceType,
   type Pieces,
   type VirtioDeviceBackend,
+  type Virtqueue,
 } from "../../virtio/mod.ts";
 import {
   BALLOON_STATISTICS,
@@ -244,7 +244,7 @@ export class BalloonDevice implements VirtioDeviceBackend, ControllableDevice {
     this.#returnedBytes += lengthBytes;
   }
 
-  #takeStatistics(queue: DeviceQueue): void {
+  #takeStatistics(queue: Virtqueue): void {
     for (let chain; (chain = queue.pop()) !== undefined;) {
       this.#readStatistics(chain);
       // A driver has one buffer; one that offers more gets them back.

@@ -8,7 +8,7 @@ import { Epoll, type FdLike, type Watch, type WatchCallback } from "../../host/m
 import type { DeviceContext, VirtioDeviceBackend } from "../device.ts";
 import { DeviceMemory } from "../device_memory.ts";
 import type { GuestMemory } from "../../memory/mod.ts";
-import { Virtqueue } from "../virtqueue.ts";
+import { SplitVirtqueue } from "../split_virtqueue.ts";
 import { type DriverBuffer, MockDriver } from "./mock_driver.ts";
 
 const RING_SPACING = 0x1_0000;
@@ -36,7 +36,7 @@ export class DeviceRig implements Disposable {
   readonly #memory: DeviceMemory;
   readonly #epoll = new Epoll();
   readonly #watches = new Map<number, WatchCallback>();
-  readonly #queues = new Map<number, Virtqueue>();
+  readonly #queues = new Map<number, SplitVirtqueue>();
   readonly #drivers = new Map<number, MockDriver>();
   readonly #scheduled = new Set<number>();
   #nextToken = 1;
@@ -64,7 +64,7 @@ export class DeviceRig implements Disposable {
       this.#drivers.set(index, driver);
       this.#queues.set(
         index,
-        new Virtqueue(this.#memory, {
+        new SplitVirtqueue(this.#memory, {
           ...driver.addresses,
           size: QUEUE_SIZE,
           indirect: true,
@@ -89,7 +89,7 @@ export class DeviceRig implements Disposable {
     this.#device.queueStopping?.(index);
     this.#queues.set(
       index,
-      new Virtqueue(this.#memory, {
+      new SplitVirtqueue(this.#memory, {
         ...this.#drivers.get(index)!.addresses,
         size: QUEUE_SIZE,
         indirect: true,
@@ -103,7 +103,7 @@ export class DeviceRig implements Disposable {
   }
 
   /** The queue while it is started. */
-  queue(index: number): Virtqueue {
+  queue(index: number): SplitVirtqueue {
     return this.#queues.get(index)!;
   }
 

@@ -9,10 +9,12 @@
  */
 
 import { DescriptorChain, type Pieces } from "../chain.ts";
+import type { DeviceMemory } from "../device_memory.ts";
 import { VirtioError } from "../errors.ts";
-import { DescriptorFlag } from "../ring.ts";
-import { Virtqueue } from "../virtqueue.ts";
 import { PackedVirtqueue } from "../packed_virtqueue.ts";
+import { DescriptorFlag } from "../ring.ts";
+import { SplitVirtqueue } from "../split_virtqueue.ts";
+import type { Virtqueue } from "../virtqueue.ts";
 import { MockDriver } from "./mock_driver.ts";
 import { MockPackedDriver } from "./mock_packed_driver.ts";
 import { RingMemory } from "./ring_memory.ts";
@@ -32,44 +34,116 @@ export interface FuzzResult {
   readonly faults: Readonly<Record<string, number>>;
 }
 
+/** A queue over a ring that is malformed, and a driver that goes on spoiling it. */
+interface Target {
+  readonly queue: Virtqueue;
+  /** More chains than come out. */
+  readonly maxPops: number;
+  /** Whether a ring can be such that they have no end, which is fine. */
+  readonly endless: boolean;
+  /** Fills the ring. */
+  begin(): void;
+  /** Changes a number of it. */
+  meddle(): void;
+}
+
 /**
- * Feeds `rounds` malformed rings to queues.
+ * Feeds `rounds` malformed split rings to queues.
  *
  * @throws {VirtioError} where a queue misbehaves; the message names seed and round.
  */
 export function fuzzRings(rounds: number, seed: number): FuzzResult {
-  const random = xorshift(seed);
-  const ring = fuzzMemory();
-  const chain = new DescriptorChain();
-  const faults: Record<string, number> = {};
-  let chains = 0;
-  for (let round = 0; round < rounds; round++) {
+  return fuzz(rounds, seed, (memory, random) => {
     const eventIdx = random(2) === 0;
-    const driver = new MockDriver(ring.memory, { address: RINGS, size: SIZE, eventIdx });
+    const driver = new MockDriver(memory, { address: RINGS, size: SIZE, eventIdx });
     const start = random(4) === 0 ? random(0x1_0000) : 0;
     driver.startAt(start);
-    const queue = new Virtqueue(ring.memory, {
+    const queue = new SplitVirtqueue(memory, {
       ...driver.addresses,
       size: SIZE,
       indirect: random(4) !== 0,
       eventIdx,
       availableIndex: start,
     });
+    return {
+      queue,
+      // No head comes twice while it is held, so there is an end.
+      maxPops: 2 * SIZE,
+      endless: false,
+      begin() {
+        if (random(3) === 0) scramble(driver, random);
+        else mutate(driver, random);
+      },
+      meddle: () => mutateOnce(driver, random),
+    };
+  });
+}
+
+/**
+ * As {@link fuzzRings}, for packed rings.
+ *
+ * @throws {VirtioError} where a queue misbehaves; the message names seed and round.
+ */
+export function fuzzPackedRings(rounds: number, seed: number): FuzzResult {
+  return fuzz(rounds, seed, (memory, random) => {
+    const eventIdx = random(2) === 0;
+    const driver = new MockPackedDriver(memory, { address: RINGS, size: SIZE, eventIdx });
+    driver.startAt(random(SIZE), random(2));
+    const queue = new PackedVirtqueue(memory, {
+      ...driver.addresses,
+      size: SIZE,
+      indirect: random(4) !== 0,
+      eventIdx,
+      base: driver.base,
+    });
+    const begin = queue.base & 0x7fff;
+    return {
+      queue,
+      // Answers may be taken for offers, by a driver that scribbles: it gets what it asked for.
+      maxPops: 4 * SIZE,
+      endless: true,
+      begin() {
+        if (random(3) === 0) scramblePacked(driver, { random, begin });
+        else {
+          addChains(driver, random);
+          for (let count = random(4); count > 0; count--) mutatePacked(driver, random);
+        }
+      },
+      meddle: () => mutatePacked(driver, random),
+    };
+  });
+}
+
+function fuzz(
+  rounds: number,
+  seed: number,
+  makeTarget: (memory: DeviceMemory, random: Random) => Target,
+): FuzzResult {
+  const random = xorshift(seed);
+  const ring = fuzzMemory();
+  const chain = new DescriptorChain();
+  const faults: Record<string, number> = {};
+  let chains = 0;
+  for (let round = 0; round < rounds; round++) {
+    const target = makeTarget(ring.memory, random);
+    const { queue } = target;
     try {
-      if (random(3) === 0) scramble(driver, random);
-      else mutate(driver, random);
+      target.begin();
       let popped: DescriptorChain | undefined;
       for (let pops = 0; (popped = queue.pop(chain)) !== undefined; pops++) {
-        // No head comes twice while it is held, so there is an end.
-        if (pops >= 2 * SIZE) throw new VirtioError("chains without end");
+        if (pops >= target.maxPops) {
+          if (target.endless) break;
+          throw new VirtioError("chains without end");
+        }
         chains++;
         checkPieces(popped.readable);
         checkPieces(popped.writable);
         popped.writable.copyFrom(PATTERN);
         if (random(2) === 0) queue.push(popped.head, popped.writable.lengthBytes);
         queue.needsNotification();
+        if (queue.heldCount > SIZE) throw new VirtioError("more chains than descriptors");
         // The driver is at work meanwhile.
-        if (random(4) === 0) mutateOnce(driver, random);
+        if (random(4) === 0) target.meddle();
       }
       const reason = queue.fault?.reason;
       if (reason !== undefined) faults[reason] = (faults[reason] ?? 0) + 1;
@@ -80,59 +154,6 @@ export function fuzzRings(rounds: number, seed: number): FuzzResult {
     }
   }
   if (!ring.intact()) throw new VirtioError(`ring fuzzer: seed ${seed}: wrote outside of memory`);
-  return { rounds, chains, faults };
-}
-
-/**
- * As {@link fuzzRings}, for packed rings.
- *
- * @throws {VirtioError} where a queue misbehaves; the message names seed and round.
- */
-export function fuzzPackedRings(rounds: number, seed: number): FuzzResult {
-  const random = xorshift(seed);
-  const ring = fuzzMemory();
-  const chain = new DescriptorChain();
-  const faults: Record<string, number> = {};
-  let chains = 0;
-  for (let round = 0; round < rounds; round++) {
-    const eventIdx = random(2) === 0;
-    const driver = new MockPackedDriver(ring.memory, { address: RINGS, size: SIZE, eventIdx });
-    driver.startAt(random(SIZE), random(2));
-    const queue = new PackedVirtqueue(ring.memory, {
-      ...driver.addresses,
-      size: SIZE,
-      indirect: random(4) !== 0,
-      eventIdx,
-      base: driver.base,
-    });
-    const begin = queue.base & 0x7fff;
-    try {
-      if (random(3) === 0) scramblePacked(driver, { random, begin });
-      else {
-        addChains(driver, random);
-        for (let count = random(4); count > 0; count--) mutatePacked(driver, random);
-      }
-      let popped: DescriptorChain | undefined;
-      // Answers may be taken for offers, by a driver that scribbles: it gets what it asked for.
-      for (let pops = 0; pops < 4 * SIZE && (popped = queue.pop(chain)) !== undefined; pops++) {
-        chains++;
-        checkPieces(popped.readable);
-        checkPieces(popped.writable);
-        popped.writable.copyFrom(PATTERN);
-        if (random(2) === 0) queue.push(popped.head, popped.writable.lengthBytes);
-        queue.needsNotification();
-        if (queue.heldCount > SIZE) throw new VirtioError("more chains than descriptors");
-        // The driver is at work meanwhile.
-        if (random(4) === 0) mutatePacked(driver, random);
-      }
-      const reason = queue.fault?.reason;
-      if (reason !== undefined) faults[reason] = (faults[reason] ?? 0) + 1;
-      if (round % 1024 === 0 && !ring.intact()) throw new VirtioError("wrote outside of memory");
-    } catch (cause) {
-      throw new VirtioError(`packed ring fuzzer: seed ${seed}, round ${round}`, { cause });
-    }
-  }
-  if (!ring.intact()) throw new VirtioError(`packed ring fuzzer: seed ${seed}: wrote outside`);
   return { rounds, chains, faults };
 }
 

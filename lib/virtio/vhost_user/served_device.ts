@@ -19,12 +19,12 @@ import {
 } from "../../host/mod.ts";
 import type { DeviceContext, VirtioDeviceBackend } from "../device.ts";
 import type { DeviceMemory } from "../device_memory.ts";
-import type { DeviceQueue } from "../device_queue.ts";
 import { VhostUserError, VirtioError } from "../errors.ts";
 import { DeviceStatus, Feature, QUEUE_FEATURES } from "../features.ts";
 import { PackedVirtqueue } from "../packed_virtqueue.ts";
 import { isQueueSize, type RingAddresses } from "../ring.ts";
-import { Virtqueue } from "../virtqueue.ts";
+import { SplitVirtqueue } from "../split_virtqueue.ts";
+import type { Virtqueue } from "../virtqueue.ts";
 import type { Channel } from "./channel.ts";
 import type { InflightArea } from "./inflight_area.ts";
 import { MemoryTable } from "./memory_table.ts";
@@ -59,7 +59,7 @@ class Vring {
   call: Fd | undefined;
   error: Fd | undefined;
   /** While it is started. */
-  queue: DeviceQueue | undefined;
+  queue: Virtqueue | undefined;
   /** Whether the device is to look at it. */
   pending = false;
   faultTold = false;
@@ -375,7 +375,7 @@ export class ServedDevice implements Disposable {
       const { base } = vring;
       vring.queue = this.isPacked
         ? new PackedVirtqueue(this.memory.memory, { ...settings, base })
-        : new Virtqueue(this.memory.memory, {
+        : new SplitVirtqueue(this.memory.memory, {
           ...settings,
           availableIndex: base,
           inflight: this.#inflight?.queue(index, size),
