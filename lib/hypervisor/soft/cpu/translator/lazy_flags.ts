@@ -33,6 +33,8 @@ export class LazyFlags {
   pending: PendingFlags | undefined;
   /** True where nobody can see the flags that the instruction being written sets, but by `pending`. */
   unseen = false;
+  /** True once there was an INC or DEC whose flags anybody may see. */
+  steps = false;
 }
 
 /** `value` as something that keeps its value: a constant, or a local that is never set again. */

@@ -37,7 +37,6 @@ import type { Runtime } from "../cx.ts";
 import type { HandlerInfo } from "../host_context.ts";
 import type { Insn } from "../opcode.ts";
 import {
-  Check,
   CPU,
   Entry,
   Exit,
@@ -45,6 +44,7 @@ import {
   FuelCost,
   ITLB,
   ITLB_ENTRIES,
+  Rec,
   Reg,
   regOffset,
   S,
@@ -56,7 +56,7 @@ import { type ControlFlow, enterBlock, labelAhead, nestBlocks } from "./control_
 import { isPlain, LazyFlags, mayStore, overwritesFlags } from "./lazy_flags.ts";
 import { findLoops } from "./loops.ts";
 import { entryOf, linearPage, type RegionBlock, type RegionPlan } from "./plan.ts";
-import { findReturns } from "./returns.ts";
+import { findReturns, type Returns } from "./returns.ts";
 import {
   ProbeCx,
   RegionCx,
@@ -152,35 +152,35 @@ export function emitRegion(
   const self = f.local(I32);
   const known = f.local(I32);
   const how = f.local(I32);
-  const go: Elsewhere = {
-    record: f.local(I32),
-    word: f.local(I32),
-    pageMap: f.local(I32),
-    page: f.local(I64),
-  };
+  const flags = new LazyFlags();
   const read = new Set<number>();
   const written = new Set<number>();
   const spill = () => {
     for (const n of written) f.store64(CPU, i32(0), gpr[n] as Local, regOffset(n));
-    f.if(and(flagKind, FlagKind.step), () => {
-      const helper = runtime.helpers.get("flagAuxOfStep");
-      if (helper === undefined) throw new TypeError("no helper flagAuxOfStep");
-      f.set(flagAux, call(helper, flagKind, flagAux, flagResult, carryKind, carryResult));
-      f.set(flagKind, i32(FlagKind.plain));
-    });
+    if (flags.steps) {
+      f.ifUnlikely(and(flagKind, FlagKind.step), () => {
+        const helper = runtime.helpers.get("flagAuxOfStep");
+        if (helper === undefined) throw new TypeError("no helper flagAuxOfStep");
+        f.set(flagAux, call(helper, flagKind, flagAux, flagResult, carryKind, carryResult));
+        f.set(flagKind, i32(FlagKind.plain));
+      });
+    }
     f.store64(CPU, i32(0), flagResult, S.flagResult);
     f.store64(CPU, i32(0), flagAux, S.flagAux);
     f.store32(CPU, i32(0), flagKind, S.flagKind);
   };
   /**
    * Takes `word` of a record of the region, which lies in the page at `page`, as where to go on; `first`
-   * where the region is entered.
+   * where the region is entered, and `S.ripBase` is that page.
    */
   const enter = (word: Local, page: Expr, first: boolean) => {
     const entry = f.let(shrU(word, 16));
-    f.set(block, and(entry, Entry.numberMask));
-    if (plan.pages.length === 1) f.set(ripBase, page);
-    else {
+    if (plan.pages.length === 1) {
+      f.set(block, entry);
+      f.set(ripBase, page);
+      if (first) return;
+    } else {
+      f.set(block, and(entry, Entry.numberMask));
       const n = f.let(shrU(entry, Entry.pageShift));
       const base = f.let(sub(page, distance(plan.pages, n)));
       const here = shl(i32(1), n);
@@ -194,13 +194,14 @@ export function emitRegion(
     const offset = plan.entries.find((at) => linearPage(at) === page) as number;
     return { offset, entry: entryOf(plan, offset) };
   });
-  // Ways out have one place where they spill; `how` says which it was, 0 being that fuel ran out.
+  // Ways out have one place where they spill; `how` says which it was. What it does not set on all of them
+  // would have to be kept while the region runs.
   f.block((leave) => {
-    const leaveAs = (way: Way, label = leave) => {
+    const leaveAs = (way: Way) => {
       f.set(how, i32(way));
-      f.br(label);
+      f.br(leave);
     };
-    const body = (missed: Label | undefined, faulted: Label) =>
+    const body = (outOfFuel: Label, missed: Label | undefined, faulted: Label) =>
       f.loop((dispatch) => {
         f.block((exit) => {
           const flow: ControlFlow = {
@@ -229,8 +230,8 @@ export function emitRegion(
             missed,
             faulted,
             faultTag,
-            outOfFuel: leave,
-            flags: new LazyFlags(),
+            outOfFuel,
+            flags,
             blockAt: (offset) => number.get(offset) ?? -1,
             returns: () => returns.get(current) ?? [],
             labelOf: (n) => labelAhead(n, flow, current),
@@ -253,36 +254,54 @@ export function emitRegion(
             },
           });
         });
-        emitIndirect(f, {
-          ...{ target, self, dispatch, enter, go },
-          away: () => leaveAs(Way.jump),
-          leaves: counts,
-        });
+        if (comesBack(plan, returns)) {
+          f.block((away) => {
+            const to = lookUp(f, target, away);
+            const word = f.let(load.i32(CPU, to.record));
+            f.brIf(away, ne(and(word, 0xffff), self));
+            pay(f, away);
+            enter(word, to.page, false);
+            f.br(dispatch);
+          });
+        }
+        leaveAs(Way.jump);
       });
     f.block((faulted) => {
-      // While a region is compared, its accesses are noted, which the slow paths do.
-      if (counts) f.tryCatch(faultTag, () => body(undefined, faulted));
-      else {
-        f.block((missed) => body(missed, faulted));
-        f.set(target, add(ripBase, extS(block)));
-        leaveAs(Way.miss);
-      }
+      f.block((outOfFuel) => {
+        // While a region is compared, its accesses are noted, which the slow paths do.
+        if (counts) f.tryCatch(faultTag, () => body(outOfFuel, undefined, faulted));
+        else {
+          f.block((missed) => body(outOfFuel, missed, faulted));
+          f.set(target, add(ripBase, extS(block)));
+          leaveAs(Way.miss);
+        }
+      });
+      f.set(target, i64(0));
+      leaveAs(Way.fuel);
     });
     // A fault: registers as they were when it was raised.
+    f.set(target, i64(0));
     leaveAs(Way.fault);
   });
   spill();
-  f.if(go.record, () => {
-    f.store32(CPU, i32(0), go.pageMap, S.pageMap);
-    f.store64(CPU, i32(0), go.page, S.ripBase);
-    f.returnCallIndirect(runtime.handlerType, and(go.word, 0xffff), go.record);
-  });
-  f.if(eqz(how), () => f.return(i32(Exit.Fuel)));
   if (!counts) {
+    f.ifLikely(eq(how, Way.jump), () => {
+      f.block((away) => {
+        pay(f, away);
+        const to = lookUp(f, target, away);
+        f.store32(CPU, i32(0), to.pageMap, S.pageMap);
+        f.store64(CPU, i32(0), to.page, S.ripBase);
+        const slot = load.i32_16u(CPU, to.record, Rec.handler);
+        f.returnCallIndirect(runtime.handlerType, slot, to.record);
+      });
+      // Without a record, `jump` does it all.
+      f.returnCall(runtime.jump, target);
+    });
     const interpret = runtime.helpers.get("interpretAt");
     if (interpret === undefined) throw new TypeError("no helper interpretAt");
     f.if(eq(how, Way.miss), () => f.returnCall(interpret, target));
   }
+  f.if(eq(how, Way.fuel), () => f.return(i32(Exit.Fuel)));
   f.if(eq(how, Way.fault), () => f.throw(faultTag));
   f.returnCall(runtime.jump, target);
   f.unreachable();
@@ -343,11 +362,19 @@ function chooseRegisters(
   return chosen;
 }
 
+/** Pages of a region, at most, whose distances are chosen one by one. */
+const FEW = 4;
 /** Pages whose distances stand in an i64, see MAX_DISTANCE in plan.ts. */
 const PACKED = 4;
 
 /** Distance (i64) of page number `n` of a region from its first page, in bytes. */
 function distance(pages: readonly number[], n: Local): Expr {
+  if (pages.length <= FEW) {
+    return pages.slice(1).reduce<Expr>(
+      (value, page, i) => select(eq(n, i32(i + 1)), i64(BigInt(page) << 12n), value),
+      i64(0),
+    );
+  }
   const packed: bigint[] = [];
   for (let i = 0; i < pages.length; i += PACKED) {
     packed.push(
@@ -364,59 +391,48 @@ function distance(pages: readonly number[], n: Local): Expr {
   return shl(shrS(shl(chosen, top), 48), 12);
 }
 
-/** A record outside of a region to go on with. */
-interface Elsewhere {
-  /** i32: 0 where there is none. */
+/**
+ * True where the region has jumps that may well lead back into it by an address that is only known when
+ * they run: those through a register or memory, and returns to too many places to compare with.
+ */
+function comesBack(plan: RegionPlan, returns: Returns): boolean {
+  return plan.blocks.some(({ insns }, i) => {
+    const last = insns.at(-1);
+    const mnemonic = last?.insn.mnemonic;
+    if (mnemonic === "ret") return returns.get(i)?.length === 0;
+    return mnemonic === "jmp" && last?.insn.operands[0]?.kind !== "J";
+  });
+}
+
+/** A record, the map of its page (both i32), and that page (i64). */
+interface Found {
   readonly record: Local;
-  /** i32: its first word. */
-  readonly word: Local;
-  /** i32: the map of its page, and that (i64). */
   readonly pageMap: Local;
   readonly page: Local;
 }
 
-/** Goes on at `target`: in the region, in another, or in the interpreter. */
-function emitIndirect(
-  f: FuncBuilder,
-  parts: {
-    target: Local;
-    self: Local;
-    dispatch: Label;
-    /** What it would go on with elsewhere. */
-    go: Elsewhere;
-    /** Goes on outside of the region. */
-    away: () => void;
-    enter: (word: Local, page: Expr, first: boolean) => void;
-    /** Leaves where it would go on outside of the region, while that is compared. */
-    leaves: boolean;
-  },
-): void {
-  const { target, go } = parts;
+/** Pays for a jump; goes to `away`, which has `jump` do it, where there is no fuel. */
+function pay(f: FuncBuilder, away: Label): void {
   const fuel = f.let(sub(load.i32(CPU, i32(0), S.fuel), FuelCost.jump));
-  // Without a record, `jump` does it all.
-  f.block((away) => {
-    f.brIf(away, ltS(fuel, i32(0)));
-    f.store32(CPU, i32(0), fuel, S.fuel);
-    // As `jump` does, for 64-bit code.
-    const tlb = f.let(
-      add(i32(ITLB), and(wrap(shrU(target, 12 - 4)), (ITLB_ENTRIES - 1) << 4)),
-    );
-    f.set(go.page, and(target, ~0xfffn));
-    f.brIf(away, ne(or(go.page, extU(load.i32(CPU, i32(0), S.codeTag))), load.i64(CPU, tlb)));
-    f.set(go.pageMap, load.i32(CPU, tlb, 8));
-    const offset = shl(and(wrap(target), 4095), 2);
-    const record = f.let(load.i32(CPU, add(go.pageMap, offset)));
-    f.brIf(away, eqz(record));
-    f.set(go.word, load.i32(CPU, record));
-    f.if(eq(and(go.word, 0xffff), parts.self), () => {
-      parts.enter(go.word, go.page, false);
-      f.br(parts.dispatch);
-    });
-    if (parts.leaves) f.brIf(away, and(load.i32(CPU, i32(0), S.checks), Check.log));
-    f.set(go.record, record);
-  });
-  parts.away();
-  f.unreachable();
+  f.brIf(away, ltS(fuel, i32(0)));
+  f.store32(CPU, i32(0), fuel, S.fuel);
+}
+
+/**
+ * Finds the record at `target` in 64-bit code as helper `jump` does; goes to `away`, which has that do it,
+ * where the instruction TLB has none.
+ */
+function lookUp(f: FuncBuilder, target: Local, away: Label): Found {
+  const tlb = f.let(
+    add(i32(ITLB), and(wrap(shrU(target, 12 - 4)), (ITLB_ENTRIES - 1) << 4)),
+  );
+  const page = f.let(and(target, ~0xfffn));
+  f.brIf(away, ne(or(page, extU(load.i32(CPU, i32(0), S.codeTag))), load.i64(CPU, tlb)));
+  const pageMap = f.let(load.i32(CPU, tlb, 8));
+  const offset = shl(and(wrap(target), 4095), 2);
+  const record = f.let(load.i32(CPU, add(pageMap, offset)));
+  f.brIf(away, eqz(record));
+  return { record, pageMap, page };
 }
 
 function emitBlock(

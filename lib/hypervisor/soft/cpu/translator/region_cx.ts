@@ -40,7 +40,7 @@ import {
 } from "../../wasm/mod.ts";
 import { type CachedPage, Cx, type FlagsOf, type Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
-import { CPU, Exit, FlagKind, pseudoRecord, Rec, Reg, regOffset, S, TlbField } from "../state.ts";
+import { CPU, Exit, FlagKind, pseudoRecord, Rec, Reg, S, TlbField } from "../state.ts";
 import { isPlain, keep, type LazyFlags, type PendingFlags } from "./lazy_flags.ts";
 
 /** An instruction as its record says it. */
@@ -295,19 +295,19 @@ export class RegionCx extends Cx {
       if (registers.includes(n)) this.#frame.pages.delete(key);
     }
     const { size } = how;
-    if (local === undefined) {
-      if (how.high) this.f.storeSized(1, CPU, i32(0), value, regOffset(n) + 1);
-      else super.setReg(n, value, size);
-      return;
-    }
-    this.#frame.written.add(n);
-    this.#frame.read.add(n);
-    if (size >= 4) this.f.set(local, zeroExtend(value, size));
-    else if (how.high) {
-      this.f.set(local, or(and(local, ~0xff00n), shl(and(value, 0xff), 8)));
-    } else {
+    const whole = () => {
+      if (size >= 4) return zeroExtend(value, size);
+      const before = local ?? super.reg(n, 8);
+      if (how.high) return or(and(before, ~0xff00n), shl(and(value, 0xff), 8));
       const mask = size === 1 ? 0xffn : 0xffffn;
-      this.f.set(local, or(and(local, ~mask), and(value, mask)));
+      return or(and(before, ~mask), and(value, mask));
+    };
+    // All of it in memory, too: processors wait where a load needs more than the store before it wrote.
+    if (local === undefined) super.setReg(n, whole(), 8);
+    else {
+      this.#frame.written.add(n);
+      this.#frame.read.add(n);
+      this.f.set(local, whole());
     }
   }
 
@@ -767,6 +767,7 @@ export class RegionCx extends Cx {
     if (this.#skipsFlags()) return;
     const { f } = this;
     const { flags, flagKind, flagResult, carryKind, carryResult } = this.#frame;
+    flags.steps = true;
     const { size } = at;
     const [x, result] = [keep(f, a), keep(f, at.result)];
     const before = flags.pending;

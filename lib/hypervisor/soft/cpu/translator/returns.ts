@@ -10,7 +10,7 @@ import type { RegionPlan } from "./plan.ts";
 /** Places that a return compares its target with at most. */
 const MOST_PLACES = 4;
 
-/** Offsets behind the calls in `plan` that block `n` may return to, where it returns and they are few. */
+/** Offsets behind the calls in `plan` that block `n` may return to, where it returns; none where they are many. */
 export type Returns = ReadonlyMap<number, readonly number[]>;
 
 /** Finds where the blocks of `plan` may return to. */
@@ -47,6 +47,6 @@ export function findReturns(plan: RegionPlan): Returns {
     }
   }
   return new Map(
-    [...returns].filter(([, all]) => all.size <= MOST_PLACES).map(([n, all]) => [n, [...all]]),
+    [...returns].map(([n, all]) => [n, all.size <= MOST_PLACES ? [...all] : []]),
   );
 }
