@@ -269,8 +269,10 @@ export function emitRegion(
     f.block((faulted) => {
       f.block((outOfFuel) => {
         // While a region is compared, its accesses are noted, which the slow paths do.
-        if (counts) f.tryCatch(faultTag, () => body(outOfFuel, undefined, faulted));
-        else {
+        if (counts) {
+          f.tryCatch(faultTag, () => body(outOfFuel, undefined, faulted));
+          f.br(faulted);
+        } else {
           f.block((missed) => body(outOfFuel, missed, faulted));
           f.set(target, add(ripBase, extS(block)));
           leaveAs(Way.miss);
