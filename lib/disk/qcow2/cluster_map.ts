@@ -161,9 +161,19 @@ export class ClusterMap {
     return at - first;
   }
 
-  /** Clusters from `guest` on that the same slice maps, at most `most`. */
-  inSlice(guest: number, most: number): number {
-    return Math.min(most, this.#perSlice - guest % this.#perSlice);
+  /**
+   * How many clusters from `guest` on, which needs a new place, do so, too: at most `wanted`, and at most to
+   * the end of a slice of the map. What was looked up is another cluster then.
+   */
+  allocatable(guest: number, wanted: number): number {
+    const most = Math.min(wanted, this.#perSlice - guest % this.#perSlice);
+    let count = 1;
+    for (; count < most; count++) {
+      this.lookup(guest + count);
+      const { kind, copied } = this;
+      if (copied && (kind === ClusterKind.Data || kind === ClusterKind.ZeroAllocated)) break;
+    }
+    return count;
   }
 
   /** Makes sure that `guest` has an L2 table that nothing else refers to. */
