@@ -78,6 +78,8 @@ const SCRIPT_TAIL = "\n})\n//# sourceURL=vmctl.js\n";
 export const WASM_FLAGS: readonly string[] = [
   "--no-wasm-inlining",
   "--no-wasm-bounds-checks",
+  // What the last run found hot is compiled before it is called (see soft/cpu/translator/ahead.ts).
+  "--experimental-wasm-compilation-hints",
 ];
 
 /** `vmctl ARG…` becomes `vmctl run` with these, the bundle's path and `ARG…`. */

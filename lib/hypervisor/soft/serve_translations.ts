@@ -6,8 +6,10 @@
 
 import { cpuLayout, holdsRam } from "./cpu/cpu_memory.ts";
 import { interpreterFor } from "./cpu/processor.ts";
+import { Ahead } from "./cpu/translator/ahead.ts";
 import type { TranslationDesk } from "./cpu/translator/desk.ts";
 import { TranslationService } from "./cpu/translator/service.ts";
+import { TranslationStore } from "./cpu/translator/store.ts";
 import { storeOptions, type TranslationSettings } from "./translations.ts";
 
 /** Serves `desk` until it ends; whatever goes wrong, vCPUs translate themselves from then on. */
@@ -23,12 +25,14 @@ export function serveTranslations(options: {
   const { desk, cpus, ram, ramBytes, lowBytes, translations } = options;
   const several = options.team !== undefined;
   try {
-    const { folder, version } = storeOptions(translations, { several, ramBytes });
+    const kept = storeOptions(translations, { several, ramBytes });
+    const { folder, version } = kept;
     const interpreter = interpreterFor(
       { smp: several, holdsRam: holdsRam(cpuLayout(), ramBytes) },
       folder === undefined ? undefined : { folder, version },
     );
-    new TranslationService({ desk, cpus, ram, ramBytes, lowBytes, interpreter }).serve();
+    const ahead = new Ahead(new TranslationStore(kept).units(), desk.used);
+    new TranslationService({ desk, cpus, ram, ramBytes, lowBytes, interpreter, ahead }).serve();
   } finally {
     desk.lose();
   }

@@ -178,10 +178,32 @@ export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
     module.tableSlot(f);
     const name = `${locked ? "lock " : ""}${insn.mnemonic}${size || ""}${mem ? " mem" : ""}`;
     module.nameFunc(f, `interpret ${name}`);
+    if (isCommon(info)) module.optimize(f);
   }
 
   buildRun(module, { imports, jump, handlerType, deliver });
   return { runtime: exportRuntime(module, runtime), special, bytes: module.finish() };
+}
+
+/** Instructions that make up most of any guest's code, in the sizes in which they do. */
+const commonInstructions = new Map<number, string>(
+  Object.entries({
+    0: "mov cmp test nop stos movs",
+    4: "mov movzx lea add sub and or xor cmp test shl shr",
+    8: "mov movsxd lea add sub and or xor cmp test shl shr push pop call ret jmp jz jnz js jns ja jae jb " +
+      "jbe jl jle jg jge movs stos",
+  }).map(([size, names]) => [Number(size), names]),
+);
+
+const commonHelpers = new Set([
+  ...["jump", "load4", "load8", "store4", "store8", "helper:flagAuxOf", "helper:flagAuxOfStep"],
+  ...["helper:arithFlags", "helper:findCode", "helper:entersRegion", "helper:interpretAt"],
+  "helper:branchSlow",
+]);
+
+/** Whether V8 shall optimize a handler at once, as any guest needs it soon. */
+function isCommon({ insn, size, locked }: HandlerInfo): boolean {
+  return !locked && commonInstructions.get(size)?.split(" ").includes(insn.mnemonic) === true;
 }
 
 /** Adds `ticks() -> i64`: the TSC, see guest_clock.ts. */
@@ -249,6 +271,7 @@ function exportRuntime(module: ModuleBuilder, runtime: Runtime): RuntimeExports 
   const one = (name: string, func: FuncRef): RuntimeExport => {
     module.exportFunc(name, func);
     module.nameFunc(func, name);
+    if (commonHelpers.has(name)) module.optimize(func);
     return { name, type: func.type };
   };
   const bySize = (name: string, funcs: ReadonlyMap<number, FuncRef>) =>

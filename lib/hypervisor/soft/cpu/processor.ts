@@ -252,6 +252,7 @@ export class Processor {
       codeLimitBytes: options.codeLimitBytes,
       shared: this.#team !== undefined,
       large: options.desk?.large,
+      used: options.desk?.used,
       desk: this.#tier.tier === "auto" || this.#tier.asksNow ? options.desk : undefined,
     });
     if (this.#tier.compares) this.lockstep = this.#makeLockstep();

@@ -6,6 +6,7 @@
 
 import { ByteWriter } from "./bytes.ts";
 import { callIndex, Expr, Local, memarg } from "./expr.ts";
+import { Priority, writePriorities } from "./priorities.ts";
 import { type FuncType, Op, OpFd, OpFe, ValType } from "./types.ts";
 
 /** A function that can be called: imported or defined. */
@@ -435,6 +436,7 @@ export class ModuleBuilder {
   #elements: FuncRef[] = [];
   #importedTags = 0;
   #importsTable = false;
+  readonly #optimized: FuncRef[] = [];
   readonly #names: [FuncRef, string][] = [];
 
   /** Index of a signature. */
@@ -505,6 +507,11 @@ export class ModuleBuilder {
   /** Names a function for profiles. */
   nameFunc(func: FuncRef, name: string): void {
     this.#names.push([func, name]);
+  }
+
+  /** Has V8 optimize a function as soon as the module is compiled. */
+  optimize(func: FuncRef): void {
+    this.#optimized.push(func);
   }
 
   /** Exports a function. */
@@ -582,6 +589,7 @@ export class ModuleBuilder {
         for (const func of hinted) func.finishHints(s);
       });
     }
+    writePriorities(out, this.#optimized.map(({ index }) => [index, Priority.Optimize]));
     section(10, (s) => {
       s.u32(this.#funcs.length);
       for (const func of this.#funcs) func.finish(s);

@@ -30,11 +30,15 @@ export const MAX_ANSWER_WORDS: number = RESULT_WORDS / 4;
 /** How long is waited where something is waited for, in ms. */
 const WAIT_MS = 60_000;
 
+/** Units of a file whose use is noted. */
+const PLACES = 1 << 15;
+
 // Words of the desk.
 const STATE = 0;
 const WAKE = 1;
 const END = 2;
-const VCPUS = 16;
+const USED = 16;
+const VCPUS = USED + PLACES / 4;
 // Words of a vCPU.
 /** Requests put and taken so far. */
 const ASKED = 0;
@@ -92,11 +96,14 @@ export interface DeskHandle {
 /** What all sides know of. */
 export class TranslationDesk {
   readonly vcpuCount: number;
+  /** By place in the file of translations: 1 where a vCPU has that unit. */
+  readonly used: Uint8Array<SharedArrayBuffer>;
   readonly #words: Int32Array<SharedArrayBuffer>;
 
   private constructor({ words, vcpuCount }: DeskHandle) {
     this.#words = new Int32Array(words);
     this.vcpuCount = vcpuCount;
+    this.used = new Uint8Array(words, 4 * USED, PLACES);
   }
 
   /** Makes one; memory is taken where it is used. */
@@ -180,6 +187,11 @@ export class DeskPart {
     this.#desk = desk;
     this.#words = words;
     this.large = new Uint8Array(words.buffer, words.byteOffset + 4 * LARGE, TABLE_SLOTS);
+  }
+
+  /** {@link TranslationDesk.used}. */
+  get used(): Uint8Array<SharedArrayBuffer> {
+    return this.#desk.used;
   }
 
   /** Whether somebody serves. */

@@ -9,6 +9,7 @@ import type { Tag } from "../../wasm/mod.ts";
 import { CodeMode } from "../state.ts";
 import { type CodeCache, type CodePage, DecodeResult } from "../code_cache.ts";
 import type { Guards } from "./guards.ts";
+import { regionName } from "./heat.ts";
 import type { TranslationStore } from "./store.ts";
 import { isCodeThere, pageSum, type Unit, type UnitPart } from "./unit.ts";
 
@@ -41,6 +42,8 @@ export interface InstallerOptions {
   readonly codeLimitBytes?: number | undefined;
   /** By slot, for others: 1 where {@link Installer.isLarge}. */
   readonly large?: Uint8Array | undefined;
+  /** For others: set to 1 at the places of a file's units that have an instance. */
+  readonly used?: Uint8Array | undefined;
   /** True where others may write to code at any time. */
   readonly shared: boolean;
   /** Stand before regions where those are to be compared with the interpreter. */
@@ -136,6 +139,13 @@ export class Installer {
     return this.#bySlot.get(this.#u16[record >>> 1] as number)?.live.unit;
   }
 
+  /** Notes that the guest was seen at `record`, in `page`. */
+  sample(page: CodePage, record: number): void {
+    if (!page.regions.has(record)) return;
+    const installed = this.#bySlot.get(this.#u16[record >>> 1] as number);
+    if (installed !== undefined) this.#options.store?.sample(installed.live.unit, installed.region);
+  }
+
   /** True where `record` is an entry of a region that no other is to have the code of. */
   isLarge(record: number): boolean {
     if (record === 0) return false;
@@ -190,16 +200,17 @@ export class Installer {
   /** Brings back what is known of `page`, whose code nobody has looked at since it was changed. */
   open(page: CodePage): void {
     page.opened = true;
-    const { store } = this.#options;
+    const { store, used } = this.#options;
     if (store === undefined) return;
     for (const candidate of store.candidates(page.ram / 4096, this.pageSum(page.ram))) {
-      const { unit, region, part, fromDisk } = candidate;
+      const { unit, region, part, fromDisk, place } = candidate;
       if (!isCodeThere(part, this.#ram, page.ram)) continue;
       const live = this.#instantiate(unit);
       if (live === undefined) {
         store.discard(unit);
         continue;
       }
+      if (used !== undefined && place >= 0) used[place] = 1;
       const over = (unit.regions[region]?.parts.length ?? 0) > 1;
       if (!this.#enter(live, region, { part, page, over })) continue;
       candidate.use();
@@ -249,7 +260,7 @@ export class Installer {
   ): boolean {
     const { part, page, over } = at;
     const { code, table, guards, large } = this.#options;
-    const func = live.instance.exports[`r${region}`];
+    const func = live.instance.exports[regionName(region)];
     if (typeof func !== "function") return false;
     const records: [number, number][] = [];
     for (const { offset, block } of part.entries) {

@@ -10,6 +10,7 @@ import { Collector } from "../collector.ts";
 import { CodeCache, type CodePage, DecodeResult } from "../code_cache.ts";
 import { Decoder } from "../decoder.ts";
 import type { Interpreter } from "../interpreter.ts";
+import type { Ahead } from "./ahead.ts";
 import { CodeMode, FIXED_END, HANDLER_SLOTS, PAGE_MAP } from "../state.ts";
 import { allRows } from "../table.ts";
 import { cpuLayout } from "../cpu_memory.ts";
@@ -44,6 +45,8 @@ export interface ServiceOptions {
   readonly ramBytes: number;
   readonly lowBytes: number;
   readonly interpreter: Interpreter;
+  /** What is compiled where nothing is asked for. */
+  readonly ahead: Ahead;
 }
 
 /** A page of a vCPU. */
@@ -137,7 +140,7 @@ export class TranslationService {
 
   /** Serves until the desk ends. */
   serve(): void {
-    const { desk } = this.#options;
+    const { desk, ahead } = this.#options;
     desk.open();
     while (!desk.ending) {
       const wakes = desk.wakes;
@@ -150,7 +153,10 @@ export class TranslationService {
         served = true;
       }
       this.#collector.busy(this.#dropped);
-      if (served || desk.waitFor(wakes, IDLE_MS)) continue;
+      if (served) continue;
+      const pause = ahead.step();
+      if (desk.waitFor(wakes, Math.min(pause, IDLE_MS)) || pause < IDLE_MS) continue;
+      ahead.end();
       this.#collector.idle(this.#dropped);
       desk.waitFor(wakes, Infinity);
     }

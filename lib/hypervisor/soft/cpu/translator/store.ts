@@ -9,8 +9,9 @@
 
 import { join } from "node:path";
 import { readOwnFile, removeOldFiles, replaceFile } from "../../cache_files.ts";
+import { withHeat } from "./heat.ts";
 import { readUnit, type UnitHeader, unitHeaders, writeUnits } from "./store_format.ts";
-import type { Unit, UnitPart } from "./unit.ts";
+import { codeSum, type Unit, type UnitPart } from "./unit.ts";
 
 /** How much modules and their files may take, unless told otherwise, in bytes. */
 const DEFAULT_LIMIT_BYTES = 64 << 20;
@@ -36,8 +37,12 @@ export interface StoreOptions {
 interface Kept {
   unit: Unit | undefined;
   readonly header: UnitHeader | undefined;
-  /** Made or used in this run. */
-  used: boolean;
+  /** Where it stands in the file, -1 for nowhere. */
+  readonly place: number;
+  /** The how manieth it was to be used in this run, 0 where it was not. */
+  rank: number;
+  /** Samples of its regions in this run, by their number. */
+  readonly heat: Map<number, number>;
   bad: boolean;
   readonly bytes: number;
 }
@@ -48,6 +53,8 @@ export interface Candidate {
   readonly region: number;
   readonly part: UnitPart;
   readonly fromDisk: boolean;
+  /** Where its unit stands in the file, -1 for nowhere. */
+  readonly place: number;
   /** Notes that it was of use. */
   readonly use: () => void;
 }
@@ -61,8 +68,10 @@ export class TranslationStore {
   readonly #kept = new Set<Kept>();
   readonly #byPage = new Map<number, Set<Kept>>();
   readonly #bySum = new Map<number, Set<Kept>>();
+  readonly #byUnit = new WeakMap<Unit, Kept>();
   #bytes = 0;
   #unsaved = 0;
+  #ranks = 0;
 
   constructor(options: StoreOptions) {
     this.#options = options;
@@ -86,13 +95,15 @@ export class TranslationStore {
 
   /** Reads the file, where there is one. */
   load(): void {
-    for (const header of this.#readFile()) {
-      this.#keep({ unit: undefined, header, used: false, bad: false, bytes: header.byteLength });
+    for (const [place, header] of this.units().entries()) {
+      const bytes = header.byteLength;
+      this.#keep({ unit: undefined, header, place, rank: 0, heat: new Map(), bad: false, bytes });
       this.stats.loadedUnits++;
     }
   }
 
-  #readFile(): UnitHeader[] {
+  /** What the file has at present, in the order in which the run that wrote it used it first. */
+  units(): UnitHeader[] {
     const path = this.#path;
     const file = path === undefined ? undefined : readOwnFile(path, 2 * this.#limit);
     return file === undefined ? [] : unitHeaders(file, this.#options.version);
@@ -102,12 +113,23 @@ export class TranslationStore {
   add(unit: Unit): void {
     let bytes = UNIT_BYTES + unit.bytes.length;
     for (const region of unit.regions) for (const part of region.parts) bytes += partBytes(part);
-    this.#keep({ unit, header: undefined, used: true, bad: false, bytes });
+    const rank = ++this.#ranks;
+    const kept: Kept = {
+      ...{ unit, header: undefined, place: -1, rank, heat: new Map(), bad: false, bytes },
+    };
+    this.#byUnit.set(unit, kept);
+    this.#keep(kept);
     this.#unsaved++;
     for (const kept of this.#kept) {
       if (this.#bytes <= this.#limit) break;
       this.#drop(kept);
     }
+  }
+
+  /** Notes that the guest was seen in region number `region` of `unit`. */
+  sample(unit: Unit, region: number): void {
+    const heat = this.#byUnit.get(unit)?.heat;
+    heat?.set(region, (heat.get(region) ?? 0) + 1);
   }
 
   #keep(kept: Kept): void {
@@ -151,9 +173,9 @@ export class TranslationStore {
       for (const part of parts) {
         if (part.pageNumber !== at.pageNumber && part.sum !== at.sum) continue;
         const use = () => {
-          kept.used = true;
+          if (kept.rank === 0) kept.rank = ++this.#ranks;
         };
-        yield { unit, region, part, fromDisk: kept.header !== undefined, use };
+        yield { unit, region, part, fromDisk: kept.header !== undefined, place: kept.place, use };
       }
     }
   }
@@ -164,7 +186,7 @@ export class TranslationStore {
     if (kept.unit === undefined) {
       kept.bad = true;
       this.stats.badUnits++;
-    }
+    } else this.#byUnit.set(kept.unit, kept);
     return kept.unit;
   }
 
@@ -185,32 +207,53 @@ export class TranslationStore {
    */
   save(): void {
     const { folder, version } = this.#options;
-    if (folder === undefined || this.#unsaved === 0) return;
-    const mine = new Set<number>();
+    if (folder === undefined) return;
+    const used = [...this.#kept].filter((kept) => kept.rank > 0 && !kept.bad)
+      .sort((a, b) => a.rank - b.rank)
+      .map((kept) => ({ kept, entry: heated(kept) }));
+    const isNew = used.some(({ kept, entry }) => entry !== kept.header);
+    if (!isNew) return;
     const chosen: (Unit | UnitHeader)[] = [];
     let room = this.#limit;
-    const choose = (entry: Unit | UnitHeader, bytes: number) => {
-      if (bytes > room) return;
+    const choose = (entry: Unit | UnitHeader | undefined, bytes: number) => {
+      if (entry === undefined || bytes > room) return;
       room -= bytes;
       chosen.push(entry);
     };
     // What was of use goes first, then what others wrote meanwhile, at last what was not.
+    for (const { kept, entry } of used) choose(entry, kept.bytes);
+    for (const header of this.#foreign()) choose(header, header.byteLength);
     for (const kept of this.#kept) {
-      if (kept.header !== undefined) mine.add(kept.header.check);
-      const entry = kept.header ?? kept.unit;
-      if (kept.used && !kept.bad && entry !== undefined) choose(entry, kept.bytes);
-    }
-    for (const header of this.#readFile()) {
-      if (!mine.has(header.check)) choose(header, header.byteLength);
-    }
-    for (const kept of this.#kept) {
-      if (!kept.used && kept.header !== undefined) choose(kept.header, kept.bytes);
+      if (kept.rank === 0 && kept.header !== undefined) choose(kept.header, kept.bytes);
     }
     if (!replaceFile(folder, `${PREFIX}${version}`, writeUnits(chosen, version))) return;
     this.stats.savedUnits = chosen.length;
     this.#unsaved = 0;
     removeOldFiles(folder, { prefix: PREFIX, keep: KEPT_VERSIONS });
   }
+
+  /** What others wrote into the file since it was read, but for what differs in heat only. */
+  #foreign(): UnitHeader[] {
+    const known = new Set<number>();
+    for (const { header } of this.#kept) if (header !== undefined) known.add(header.check);
+    const foreign = this.units().filter(({ check }) => !known.has(check));
+    if (foreign.length === 0) return foreign;
+    const codes = new Set<number>();
+    for (const kept of this.#kept) {
+      const unit = this.#open(kept);
+      if (unit !== undefined) codes.add(codeSum(unit));
+    }
+    return foreign.filter((header) => {
+      const unit = readUnit(header);
+      return unit !== undefined && !codes.has(codeSum(unit));
+    });
+  }
+}
+
+/** What goes into a file of `kept`: as it is in the old one, or with what is known better by now. */
+function heated({ unit, header, heat }: Kept): Unit | UnitHeader | undefined {
+  const hot = unit === undefined || heat.size === 0 ? unit : withHeat(unit, heat);
+  return hot === unit ? header ?? unit : hot;
 }
 
 /** Bytes of a part beside the module. */

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import fc from "fast-check";
+import { ModuleBuilder, Priority, readPriorities } from "../../wasm/mod.ts";
 import { readUnit, unitHeaders, writeUnits } from "./store_format.ts";
 import { TranslationStore } from "./store.ts";
 import { CodeRanges, type Unit, UnitEntries } from "./unit.ts";
@@ -169,4 +170,57 @@ Deno.test("a folder that cannot be is no error", () => {
   const store = filled(folder, [unitAt(1)]);
   store.save();
   assert.equal(store.unsaved, 1);
+});
+
+/** A unit with a module, of page `pageNumber`. */
+function moduleAt(pageNumber: number): Unit {
+  const module = new ModuleBuilder();
+  const func = module.func([]);
+  func.return();
+  module.exportFunc("r0", func);
+  return { ...unitAt(pageNumber), bytes: module.finish() };
+}
+
+Deno.test("a file has units in the order of their first use, with how hot they were", () => {
+  inFolder((folder) => {
+    filled(folder, [1, 2, 3].map(moduleAt)).save();
+    const store = filled(folder, []);
+    const sampled = (samples: number) => {
+      for (const page of [3, 1]) {
+        for (const { unit, use, place } of store.candidates(page, -1)) {
+          assert.equal(place, page - 1);
+          use();
+          for (let i = 0; i < samples; i++) store.sample(unit, 0);
+        }
+      }
+    };
+    sampled(0);
+    store.save();
+    const path = join(folder, `translations-${VERSION}`);
+    const pages = () =>
+      new TranslationStore({ folder, version: VERSION }).units().map((header) => {
+        const bytes = readUnit(header)?.bytes ?? new Uint8Array();
+        return [header.pages[0]?.[0], readPriorities(bytes).get("r0") ?? Priority.None];
+      });
+    // An order alone is not worth to be written.
+    assert.deepEqual(pages(), [[1, Priority.None], [2, Priority.None], [3, Priority.None]]);
+    sampled(100);
+    store.save();
+    const expected = [[3, Priority.Optimize], [1, Priority.Optimize], [2, Priority.None]];
+    assert.deepEqual(pages(), expected);
+    // The same again, by one that knows of nothing: no news, and nothing twice.
+    const { ino } = Deno.statSync(path);
+    const same = filled(folder, []);
+    for (const { unit, use } of same.candidates(3, -1)) {
+      use();
+      same.sample(unit, 0);
+    }
+    same.save();
+    assert.equal(Deno.statSync(path).ino, ino);
+    // One that read the file before has older heat of the same units.
+    store.add(moduleAt(4));
+    filled(folder, [moduleAt(1)]).save();
+    store.save();
+    assert.deepEqual(pages().map(([page]) => page), [3, 1, 4, 2]);
+  });
 });

@@ -102,6 +102,7 @@ export class Translator {
   sample(page: CodePage, rip: bigint): void {
     if (this.#desk?.hasAnswer === true) this.#takeAnswers(this.#desk);
     const offset = Number(rip & 0xfffn);
+    this.installer.sample(page, this.#recordOf(page, offset));
     const count = (page.heat.get(offset) ?? 0) + 1;
     page.heat.set(offset, count);
     // Where code is changed again and again, what is made of it must be worth it.

@@ -143,6 +143,19 @@ export function sumWords(words: Uint32Array, at: number, count: number): number 
   return (a >>> 0) + (b & 0x1f_ffff) * 0x1_0000_0000;
 }
 
+/** Sum of what `unit` stands for, whatever its module is. */
+export function codeSum(unit: Unit): number {
+  const sums: number[] = [unit.regions.length];
+  for (const { parts } of unit.regions) {
+    for (const { pageNumber, sum, entries, code } of parts) {
+      sums.push(parts.length, pageNumber, sum, sumWords(entries.words, 0, entries.length));
+      sums.push(sumWords(code.words, 0, code.words.length));
+    }
+  }
+  const words = new Uint32Array(new Float64Array(sums).buffer);
+  return sumWords(words, 0, words.length);
+}
+
 /** Sum of the page at RAM offset `ram`. */
 export function pageSum(ram: Uint32Array, at: number): number {
   return sumWords(ram, at >>> 2, PAGE_WORDS);

@@ -11,6 +11,7 @@ import type { Interpreter } from "../interpreter.ts";
 import { fastCallRows } from "../integer/fast_calls.ts";
 import { clockRows, quickSystemRows, systemRows } from "../integer/system.ts";
 import { Rec, RECORD, S, STACK_ADDRESS } from "../state.ts";
+import { regionName } from "./heat.ts";
 import { emitRegion, Translatability } from "./region.ts";
 import { entryOf, type InsnReader, planRegions, type RegionPlan } from "./plan.ts";
 import { LazyRuntime } from "./lazy_runtime.ts";
@@ -146,7 +147,7 @@ export class UnitMaker {
     let instructions = 0;
     regions.forEach(({ plan, func }, i) => {
       module.nameFunc(func, `region ${(plan.entries[0] as number).toString(16)}`);
-      module.exportFunc(`r${i}`, func);
+      module.exportFunc(regionName(i), func);
       for (const block of plan.blocks) instructions += block.insns.length;
     });
     // The pages were found when they were read.
