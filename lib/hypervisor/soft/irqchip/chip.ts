@@ -1,17 +1,17 @@
 import { SharedLock } from "../../../memory/mod.ts";
 import type { GsiRoute } from "../../types.ts";
+import { checkGsiRoutes, GsiRoutes } from "./gsi_routes.ts";
 import { GuestClock, type GuestClockHandle } from "./guest_clock.ts";
-import { IoApic, IOAPIC_PINS } from "./ioapic.ts";
+import { IoApic } from "./ioapic.ts";
 import { LocalApics } from "./lapic.ts";
-import { DELIVER_FIXED, type MsrStatus } from "./lapic_layout.ts";
+import type { MsrStatus } from "./lapic_layout.ts";
+import { LapicRegisters } from "./lapic_registers.ts";
 import {
   CLOCK,
   CPU_COUNT,
   EOI_SEEN,
   EOI_WATCHED,
-  GSI,
   GSI_COUNT,
-  GSI_WORDS,
   LAYOUT_VERSION,
   LOCK,
   NEXT_DEADLINE,
@@ -24,17 +24,6 @@ import { Pit } from "./pit.ts";
 
 /** Guest physical address of the I/O APIC's page. */
 export const IOAPIC_BASE = 0xfec0_0000;
-
-// Words of a route.
-const ROUTE_PIC = 0;
-const ROUTE_IOAPIC = 1;
-const ROUTE_MSI = 2;
-const ROUTE_ADDRESS_LOW = 3;
-const ROUTE_ADDRESS_HIGH = 4;
-const ROUTE_DATA = 5;
-
-/** On PCs the timer's interrupt arrives at I/O APIC pin 2, by the identity at pin 0: both work here. */
-const TIMER_SECOND_PIN = 2;
 
 const PORT_NONE = 0;
 const PORT_PIC = 1;
@@ -102,6 +91,8 @@ export class SoftIrqChip {
   readonly #pit: Pit;
   readonly #ioapic: IoApic;
   readonly #lapics: LocalApics;
+  readonly #registers: LapicRegisters;
+  readonly #routes: GsiRoutes;
 
   private constructor(handle: SoftIrqChipHandle, clock: GuestClock) {
     const words = new Int32Array(handle.buffer);
@@ -115,9 +106,15 @@ export class SoftIrqChip {
       wake: (cpu) => this.#wake(cpu),
       broadcastEoi: (vector) => this.#ioapic.endOfInterrupt(vector),
     });
+    this.#registers = new LapicRegisters(words, this.#lapics, (cpu) => this.#wake(cpu));
     this.#pic = new PicPair(words, () => this.#wakeForPic());
-    this.#pit = new Pit(words, () => this.#tick());
+    this.#pit = new Pit(words, () => this.#routes.tick());
     this.#ioapic = new IoApic(words, this.#lapics, () => this.#pic.acknowledge());
+    this.#routes = new GsiRoutes(words, {
+      pic: this.#pic,
+      ioapic: this.#ioapic,
+      lapics: this.#lapics,
+    });
   }
 
   /** Makes a chip in power-on state with guest time 0. */
@@ -163,12 +160,7 @@ export class SoftIrqChip {
     this.#pit.reset();
     this.#ioapic.reset();
     this.#lapics.reset();
-    this.#words.fill(0, GSI, GSI + GSI_WORDS * GSI_COUNT);
-    for (let gsi = 0; gsi < IOAPIC_PINS; gsi++) {
-      const route = GSI + gsi * GSI_WORDS;
-      if (gsi < 16 && gsi !== 2) this.#words[route + ROUTE_PIC] = gsi + 1;
-      this.#words[route + ROUTE_IOAPIC] = gsi + 1;
-    }
+    this.#routes.reset();
     this.#lock.unlock();
   }
 
@@ -241,7 +233,7 @@ export class SoftIrqChip {
   setIrqLine(gsi: number, level: boolean): void {
     if (gsi < 0 || gsi >= GSI_COUNT) return;
     this.#lock.lock();
-    this.#drive(gsi, level);
+    this.#routes.drive(gsi, level);
     this.#lock.unlock();
   }
 
@@ -249,7 +241,7 @@ export class SoftIrqChip {
   deliverMsi(address: number, data: number): void {
     if (Math.floor(address / 0x10_0000) !== 0xfee) return;
     this.#lock.lock();
-    this.#message(address | 0, data);
+    this.#routes.deliver(address | 0, data);
     this.#lock.unlock();
   }
 
@@ -265,32 +257,9 @@ export class SoftIrqChip {
    * @throws {RangeError} when `gsi` or a pin does not exist.
    */
   setGsiRoutes(gsi: number, routes: readonly GsiRoute[]): void {
-    if (!Number.isInteger(gsi) || gsi < 0 || gsi >= GSI_COUNT) {
-      throw new RangeError(`expected a GSI from 0 to ${GSI_COUNT - 1}, got ${gsi}`);
-    }
-    for (const route of routes) {
-      if (route.type === "msi") continue;
-      const pins = route.chip === "pic" ? 16 : IOAPIC_PINS;
-      if (!Number.isInteger(route.pin) || route.pin < 0 || route.pin >= pins) {
-        throw new RangeError(
-          `expected a pin of the ${route.chip} from 0 to ${pins - 1}, got ${route.pin}`,
-        );
-      }
-    }
-    const at = GSI + gsi * GSI_WORDS;
-    const words = this.#words;
+    checkGsiRoutes(gsi, routes);
     this.#lock.lock();
-    words.fill(0, at, at + GSI_WORDS);
-    for (const route of routes) {
-      if (route.type === "msi") {
-        words[at + ROUTE_MSI] = 1;
-        words[at + ROUTE_ADDRESS_LOW] = Number(BigInt.asIntN(32, route.address));
-        words[at + ROUTE_ADDRESS_HIGH] = Number(BigInt.asIntN(32, route.address >> 32n));
-        words[at + ROUTE_DATA] = route.data;
-      } else {
-        words[at + (route.chip === "pic" ? ROUTE_PIC : ROUTE_IOAPIC)] = route.pin + 1;
-      }
-    }
+    this.#routes.set(gsi, routes);
     this.#lock.unlock();
   }
 
@@ -364,7 +333,7 @@ export class SoftIrqChip {
   /** Whether guest physical address `address` belongs to the chip, seen from `cpu`. */
   handlesMmio(address: number, cpu = 0): boolean {
     return (address >= IOAPIC_BASE && address < IOAPIC_BASE + 0x1000) ||
-      this.#lapics.decodes(cpu, address);
+      this.#registers.decodes(cpu, address);
   }
 
   /** Load by `cpu`. Registers have 32 bits; the rest of a wider access reads 0. */
@@ -378,7 +347,7 @@ export class SoftIrqChip {
     } else if ((offset & 0xf) < 4) {
       const now = this.clock.nowNs();
       this.#lock.lock();
-      value = this.#lapics.readRegister(cpu, offset & ~0xf, now);
+      value = this.#registers.readRegister(cpu, offset & ~0xf, now);
       this.#lock.unlock();
     }
     value >>>= (offset & 3) << 3;
@@ -416,7 +385,7 @@ export class SoftIrqChip {
     const value = data.getInt32(0, true);
     const now = this.clock.nowNs();
     this.#lock.lock();
-    this.#lapics.writeRegister(cpu, offset, value, now);
+    this.#registers.writeRegister(cpu, offset, value, now);
     this.#lock.unlock();
   }
 
@@ -424,19 +393,19 @@ export class SoftIrqChip {
 
   /** Low half of what {@link readMsr} read. Of this object alone, as each worker has its own. */
   get msrLow(): number {
-    return this.#lapics.msrLow;
+    return this.#registers.msrLow;
   }
 
   /** High half of what {@link readMsr} read. */
   get msrHigh(): number {
-    return this.#lapics.msrHigh;
+    return this.#registers.msrHigh;
   }
 
   /** RDMSR of IA32_APIC_BASE, IA32_TSC_DEADLINE or x2APIC; the value is in `msrLow` and `msrHigh`. */
   readMsr(cpu: number, index: number): MsrStatus {
     const now = this.clock.nowNs();
     this.#lock.lock();
-    const status = this.#lapics.readMsr(cpu, index, now);
+    const status = this.#registers.readMsr(cpu, index, now);
     this.#lock.unlock();
     return status;
   }
@@ -445,7 +414,7 @@ export class SoftIrqChip {
   writeMsr(cpu: number, index: number, low: number, high: number): MsrStatus {
     const now = this.clock.nowNs();
     this.#lock.lock();
-    const status = this.#lapics.writeMsr(cpu, index, low, high, now);
+    const status = this.#registers.writeMsr(cpu, index, low, high, now);
     this.#lock.unlock();
     return status;
   }
@@ -453,7 +422,7 @@ export class SoftIrqChip {
   /** Tells the deadline timer of `cpu` by how many ticks its TSC is ahead of guest nanoseconds. */
   setTscOffset(cpu: number, ticks: number): void {
     this.#lock.lock();
-    this.#lapics.setTscOffset(cpu, ticks);
+    this.#registers.setTscOffset(cpu, ticks);
     this.#lock.unlock();
   }
 
@@ -501,36 +470,5 @@ export class SoftIrqChip {
     for (let cpu = 0; cpu < this.cpuCount; cpu++) {
       if (this.#lapics.acceptsExtInt(cpu)) this.#wake(cpu);
     }
-  }
-
-  #tick(): void {
-    this.#drive(0, false);
-    this.#drive(0, true);
-    if (this.#words[GSI + ROUTE_IOAPIC] === 1) {
-      this.#ioapic.setLine(TIMER_SECOND_PIN, false);
-      this.#ioapic.setLine(TIMER_SECOND_PIN, true);
-    }
-  }
-
-  #drive(gsi: number, level: boolean): void {
-    const words = this.#words;
-    const at = GSI + gsi * GSI_WORDS;
-    const pic = words[at + ROUTE_PIC] as number;
-    const ioapic = words[at + ROUTE_IOAPIC] as number;
-    if (pic !== 0) this.#pic.setLine(pic - 1, level);
-    if (ioapic !== 0) this.#ioapic.setLine(ioapic - 1, level);
-    if (level && words[at + ROUTE_MSI] !== 0 && words[at + ROUTE_ADDRESS_HIGH] === 0) {
-      this.#message(words[at + ROUTE_ADDRESS_LOW] as number, words[at + ROUTE_DATA] as number);
-    }
-  }
-
-  #message(address: number, data: number): void {
-    const destination = (address >> 12) & 0xff;
-    const logical = (address & 4) !== 0;
-    const mode = (data >> 8) & 7;
-    const level = (data & 0x8000) !== 0;
-    // A level message that de-asserts means nothing to a local APIC.
-    if (level && (data & 0x4000) === 0 && mode === DELIVER_FIXED) return;
-    this.#lapics.send(mode, data & 0xff, destination, logical, level, false);
   }
 }
