@@ -10,8 +10,8 @@ import { BlockFeature, CONFIG_BYTES, ConfigField, SECTOR_BYTES } from "./protoco
 
 /** Most descriptors of a queue. */
 export const MAX_QUEUE_SIZE = 1024;
-/** Most pieces of data of a request: a MiB of single pages, with a queue of 256. */
-export const SEG_MAX = 254;
+/** Most pieces of data of a request: the largest one that Linux makes, 1280 KiB, in single pages. */
+export const SEG_MAX = 320;
 /** Most ranges of a request to discard or zero. */
 export const MAX_RANGES = 32;
 /** Most sectors of a range to discard: 2 GiB. */
