@@ -1,7 +1,7 @@
 /**
  * What a guest gets of a disk, against QEMU with the same guest and the same image in the same run:
- * sequential requests of 1 MiB, random ones of 4 KiB one at a time and 32 at a time; and what 1 to 8 disks
- * give that are read at once.
+ * sequential requests of 1 MiB, random ones of 4 KiB one at a time and 32 at a time; what 1 to 8 disks give
+ * that are read at once; and the memory that the process of a disk takes meanwhile.
  *
  * @module
  */
@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { FetchError } from "../guest/mod.ts";
 import { type BenchContext, type BenchResult, type Measure, median } from "./bench.ts";
+import { DEVICE_MEMORY_LIMIT_MIB, deviceMib, devicePids } from "./device_memory.ts";
 import {
   GUEST_MEMORY_MIB,
   type LinuxGuest,
@@ -26,6 +27,8 @@ const DISK_BYTES = 256 * 1024 * 1024;
 /** Each of several disks. */
 const SMALL_DISK_BYTES = 64 * 1024 * 1024;
 const TIMEOUT_MS = 300_000;
+/** How often the memory of a device is looked at. */
+const MEMORY_PERIOD_MS = 200;
 /** Throughput is to be at least QEMU's. */
 const LIMIT = 1;
 
@@ -52,6 +55,12 @@ const PATTERNS: Readonly<Record<string, string>> = {
 
 /** Microseconds a request, by pattern. */
 type Loads = ReadonlyMap<string, number>;
+
+/** Memory of a device at work, in MiB. */
+interface DeviceMemory {
+  readonly median: number;
+  readonly most: number;
+}
 
 async function compileLoad(folder: string): Promise<Uint8Array> {
   const output = join(folder, "block_load");
@@ -112,14 +121,43 @@ async function qemuLoads(
 async function vmctlLoads(
   context: BenchContext,
   guest: LinuxGuest,
-  disks: readonly string[],
+  { disks, options = [] }: {
+    readonly disks: readonly string[];
+    readonly options?: readonly string[];
+  },
 ): Promise<Loads> {
   const [run, ...args] = vmctlArguments("soft", guest, "quiet");
   return await loads(context.vmctl, [
-    run!,
+    ...[run!, ...options],
     ...disks.flatMap((disk) => ["--block", `${disk},format=raw`]),
     ...args,
   ]);
+}
+
+/** Memory of the process that serves `disk`, while the guest loads it; no times, for looking takes some. */
+async function memoryAtWork(
+  context: BenchContext,
+  guest: LinuxGuest,
+  disk: string,
+): Promise<DeviceMemory> {
+  const socket = join(context.folder, "disk.sock");
+  const options = ["-s", socket, "--no-rng", "--no-balloon"];
+  let ended = false;
+  const load = vmctlLoads(context, guest, { disks: [disk], options })
+    .finally(() => ended = true);
+  const seen: number[] = [];
+  let pids: number[] = [];
+  while (!ended) {
+    await new Promise((resolve) => setTimeout(resolve, MEMORY_PERIOD_MS));
+    try {
+      if (pids.length === 0) pids = await devicePids(context.vmctl, socket);
+      for (const pid of pids) seen.push(await deviceMib(pid));
+    } catch {
+      // It has not begun to listen, or it has ended.
+    }
+  }
+  await load;
+  return { median: median(seen), most: Math.max(...seen) };
 }
 
 async function makeDisk(path: string, lengthBytes: number): Promise<void> {
@@ -178,12 +216,14 @@ export async function guestDiskBench(context: BenchContext): Promise<BenchResult
     context.progress(`devices: run ${turn} of ${runs}, QEMU`);
     theirs.push(await qemuLoads(qemu, guest, disks.slice(0, 1)));
     context.progress(`devices: run ${turn} of ${runs}, vmctl`);
-    ours.push(await vmctlLoads(context, guest, disks.slice(0, 1)));
+    ours.push(await vmctlLoads(context, guest, { disks: disks.slice(0, 1) }));
   }
   context.progress(`devices: ${SEVERAL} disks, QEMU`);
   const theirSeveral = await qemuLoads(qemu, guest, disks);
   context.progress(`devices: ${SEVERAL} disks, vmctl`);
-  const several = await vmctlLoads(context, guest, disks);
+  const several = await vmctlLoads(context, guest, { disks });
+  context.progress("devices: memory at work");
+  const memory = await memoryAtWork(context, guest, disks[0]!);
   const of = (all: readonly Loads[], name: string) =>
     median(all.map((loads) => loads.get(name) ?? NaN));
   const measures = Object.entries(PATTERNS).map(([name, what]): Measure => ({
@@ -197,6 +237,8 @@ export async function guestDiskBench(context: BenchContext): Promise<BenchResult
     measures,
     notes: [
       `Linux ${guest.release}, one vCPU, soft; raw image in the page cache; microseconds a request`,
+      `memory for itself of a jailed disk at work: ${memory.median.toFixed(1)} MiB, at most ` +
+      `${memory.most.toFixed(1)}; at most ${DEVICE_MEMORY_LIMIT_MIB} are asked for`,
       ...scaling(several, "vmctl"),
       ...scaling(theirSeveral, "QEMU"),
     ],

@@ -6,7 +6,8 @@
 
 import { join } from "node:path";
 import { type BenchContext, type BenchResult, type Measure, median } from "./bench.ts";
-import { privateDirtyBytes, startProgram } from "./programs.ts";
+import { DEVICE_MEMORY_LIMIT_MIB, deviceMib, devicePids } from "./device_memory.ts";
+import { startProgram } from "./programs.ts";
 import { TINY_MARKER, tinyGuest } from "./tiny_guest.ts";
 
 const DEFAULT_RUNS = 11;
@@ -17,8 +18,6 @@ const SETTLE_MS = 2_000;
 const COUNTS = [0, 1, 2, 4, 8] as const;
 /** What four jailed devices may add to the start. */
 const START_LIMIT_MS = 60;
-/** What a jailed device may have for itself. */
-const MEMORY_LIMIT_MIB = 14;
 const DISK_BYTES = 16 << 20;
 
 interface Figures {
@@ -47,23 +46,8 @@ async function measureOnce(
   if (count === 0 || figures.deviceMib.length > 0) return;
   await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
   for (const pid of await devicePids(context.vmctl, socket)) {
-    const smaps = await Deno.readTextFile(`/proc/${pid}/smaps`);
-    figures.deviceMib.push(
-      privateDirtyBytes(smaps, (name) => name.startsWith("/memfd:")) / 2 ** 20,
-    );
+    figures.deviceMib.push(await deviceMib(pid));
   }
-}
-
-async function devicePids(vmctl: string, socket: string): Promise<number[]> {
-  const { success, stdout, stderr } = await new Deno.Command(vmctl, {
-    args: ["status", "--json", socket],
-  }).output();
-  const decoder = new TextDecoder();
-  if (!success) throw new Error(`vmctl status: ${decoder.decode(stderr)}`);
-  const { devices } = JSON.parse(decoder.decode(stdout)) as {
-    devices: readonly { readonly pid: number | null }[];
-  };
-  return devices.flatMap(({ pid }) => pid === null ? [] : [pid]);
 }
 
 /** Measures VMs with more and more disks, in turn. */
@@ -93,9 +77,9 @@ export async function jailsBench(context: BenchContext): Promise<BenchResult> {
     notes: [
       `four jailed disks add ${(start(4) - start(0)).toFixed(0)} ms to the start, at most ` +
       `${START_LIMIT_MS} are asked for`,
-      `memory for itself of each of ${COUNTS.slice(1).join(", ")} jailed disks: ${
+      `memory for itself at rest of each of ${COUNTS.slice(1).join(", ")} jailed disks: ${
         mib.join(", ")
-      } MiB, at most ${MEMORY_LIMIT_MIB} are asked for`,
+      } MiB, at most ${DEVICE_MEMORY_LIMIT_MIB} are asked for`,
     ],
   };
 }

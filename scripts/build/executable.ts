@@ -94,8 +94,9 @@ const RUNTIME_ARGUMENTS = [
   "--node-modules-dir=none",
   "--no-code-cache",
   // Young objects are few here, and each worker would keep 32 MiB for them: half of what a VM takes.
-  // Collecting can be asked for (see soft/cpu/collector.ts).
-  `--v8-flags=--max-semi-space-size=4,--expose-gc,${WASM_FLAGS.join(",")}`,
+  // Collecting can be asked for (see soft/cpu/collector.ts). A copy of V8's own functions beside optimized
+  // code would be 2 MiB for each process, where all share those of the file.
+  `--v8-flags=--max-semi-space-size=4,--no-short-builtin-calls,--expose-gc,${WASM_FLAGS.join(",")}`,
 ];
 
 /**

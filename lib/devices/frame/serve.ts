@@ -44,8 +44,10 @@ export interface ServeOptions {
 
 /** How long there is nothing to do before memory is given back. */
 const IDLE_MS = 500;
-/** Turns without a rest after which that is done all the same, and after eight times as many again. */
-const FIRST_BUSY_TURNS = 4096;
+/** Turns without a rest after which it is looked whether that is due all the same. */
+const BUSY_TURNS = 256;
+/** How often it is done without a rest: what optimizing took lies there until then. */
+const BUSY_NS = 1e9;
 /** Turns that are too few to be worth it. */
 const TURNS_AT_REST = 16;
 
@@ -119,14 +121,16 @@ function serveFrontEnd(
     });
   }
   // What starting and optimizing took is given back when there is time, or after much work.
-  let busyTurns = FIRST_BUSY_TURNS;
+  let released = monotonicNs();
   for (let turns = 0; goesOn;) {
     const wakes = turns > TURNS_AT_REST ? IDLE_MS : -1;
     const begin = wakes < 0 ? 0 : monotonicNs();
     if (!backend.turn(wakes)) break;
-    if (++turns === busyTurns) {
+    if (++turns % BUSY_TURNS === 0) {
+      const now = monotonicNs();
+      if (now - released < BUSY_NS) continue;
+      released = now;
       releaseFreeMemory();
-      busyTurns *= 8;
     } else if (wakes >= 0 && monotonicNs() - begin >= wakes * 1e6) {
       releaseFreeMemory();
       turns = 0;

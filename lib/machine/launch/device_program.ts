@@ -18,6 +18,9 @@ export interface DeviceProgram {
   readonly mounts: readonly JailMount[];
 }
 
+/** One heap of the C library: each thread of the runtime would keep what it freed for itself. */
+const ENVIRONMENT: Readonly<Record<string, string>> = { MALLOC_ARENA_MAX: "1" };
+
 /** The running executable may have been replaced by another version; this is still the same one. */
 const OWN_PROGRAM = "/proc/self/exe";
 
@@ -31,7 +34,7 @@ export function ownProgram(mainModule: string = Deno.mainModule): DeviceProgram 
   // Its beginning finds the program's text by descriptor.
   const mounts: JailMount[] = [...runtimeMounts(), { kind: "proc", target: "/proc" }];
   if (mainModule.startsWith("data:")) {
-    return { path: OWN_PROGRAM, argv: ["vmctl"], env: {}, mounts };
+    return { path: OWN_PROGRAM, argv: ["vmctl"], env: ENVIRONMENT, mounts };
   }
   if (!mainModule.startsWith("file:")) {
     throw new MachineError(`expected the program's sources in files, got ${mainModule}`);
@@ -45,7 +48,7 @@ export function ownProgram(mainModule: string = Deno.mainModule): DeviceProgram 
       ...["deno", "run", "--quiet", "--allow-all", "--cached-only", "--no-lock"],
       ...["--config", join(sources, "deno.json"), main],
     ],
-    env: { DENO_DIR: cache, DENO_NO_UPDATE_CHECK: "1" },
+    env: { ...ENVIRONMENT, DENO_DIR: cache, DENO_NO_UPDATE_CHECK: "1" },
     mounts: [
       ...mounts,
       { kind: "bind", source: sources, target: sources },
