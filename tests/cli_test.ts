@@ -110,7 +110,7 @@ Deno.test("wrong words end with a message, a hint, and status 1 or 35", async ()
     [["run", "/proc/self/fd/987"], /KERNEL: .*got \/proc\/self\/fd\/987, which is not open/],
     [
       ["run", "--serial", "type=file", "/dev/null"],
-      /--serial path: expected a path with type=file/,
+      /--serial.path: expected a path with type=file/,
     ],
     [
       ["run", "--hypervisor", "sof", "k"],
@@ -128,6 +128,33 @@ Deno.test("wrong words end with a message, a hint, and status 1 or 35", async ()
     const extended = await runVmctl([...args, "--extended-status"]);
     // Where the value is missing, the option itself stands in its place.
     strictEqual(extended.code, 35, args.join(" "));
+  }
+});
+
+Deno.test("what is not there is named once, with the reason, and status 1", async () => {
+  using folder = new Folder();
+  const missing = join(folder.path, "missing");
+  const left = folder.write("left", "");
+  const cases: [string[], string][] = [
+    [["stop", missing], `no VM listens at ${missing}: no such file or directory (ENOENT)`],
+    [
+      ["balloon", "64M", missing],
+      `no VM listens at ${missing}: no such file or directory (ENOENT)`,
+    ],
+    [["suspend", left], `no VM listens at ${left}: nobody listens there (ECONNREFUSED)`],
+    [
+      ["disk", "info", missing],
+      `${missing}: it cannot be opened: no such file or directory (ENOENT)`,
+    ],
+    [["policy", "check", missing], `${missing}: cannot read the policy: no such file`],
+    [["run", "--bios", "/dev/null"], "--bios: expected a kernel instead"],
+  ];
+  for (const [args, message] of cases) {
+    const { code, stdout, stderr } = await runVmctl([...args, "--extended-status"]);
+    deepStrictEqual([code, stdout], [1, ""], `${args.join(" ")}: ${stderr}`);
+    strictEqual(stderr.startsWith(`vmctl: ${message}`), true, stderr);
+    const paths = stderr.split(folder.path).length - 1;
+    strictEqual(paths <= 1, true, stderr);
   }
 });
 

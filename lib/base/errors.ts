@@ -27,3 +27,13 @@ export function describeError(error: unknown): string {
   }
   return parts.join(": ");
 }
+
+/** Why the runtime could not do something with a file, in a few words and without its path. */
+export function describeFileError(error: unknown): string {
+  if (error instanceof Deno.errors.NotFound) return "no such file";
+  if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
+  if (error instanceof Deno.errors.IsADirectory) return "it is a folder";
+  if (error instanceof Deno.errors.NotADirectory) return "a part of the path is not a folder";
+  if (error instanceof Deno.errors.FilesystemLoop) return "too many symbolic links";
+  return describeError(error).replace(/ \(os error \d+\).*$/, "");
+}

@@ -4,7 +4,7 @@
  * @module
  */
 
-export { assertNever, describeError, VmctlError } from "./errors.ts";
+export { assertNever, describeError, describeFileError, VmctlError } from "./errors.ts";
 export { userCacheFolder } from "./cache_folder.ts";
 export { ExitStatus } from "./exit_status.ts";
 export {

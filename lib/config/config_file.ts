@@ -5,7 +5,7 @@
  */
 
 import { basename, dirname, extname, resolve } from "node:path";
-import { describeError } from "../base/mod.ts";
+import { describeFileError } from "../base/mod.ts";
 import { Decoder, inheritedFd } from "./decode.ts";
 import { RUN_OPTIONS, type RunOptions } from "./options.ts";
 import type { ConfigProblem } from "./problem.ts";
@@ -72,7 +72,7 @@ export class ConfigLoader {
       }
       text = readText(path);
     } catch (error) {
-      return refuse(`cannot read ${shown}: ${reasonOf(error)}`);
+      return refuse(`cannot read ${shown}: ${describeFileError(error)}`);
     }
     const before = this.#problems.length;
     const value = await this.#parse(text, { path, shown });
@@ -155,15 +155,6 @@ function readText(path: string): string {
   } catch {
     throw new Error("expected UTF-8 text");
   }
-}
-
-/** Why an operation on a file failed, without the system's decoration. */
-export function reasonOf(error: unknown): string {
-  if (error instanceof Deno.errors.NotFound) return "no such file";
-  if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
-  if (error instanceof Deno.errors.NotADirectory) return "a part of the path is not a folder";
-  if (error instanceof Deno.errors.FilesystemLoop) return "too many symbolic links";
-  return describeError(error).replace(/ \(os error \d+\).*$/, "");
 }
 
 /** Relative to the current folder where that is shorter. */

@@ -5,7 +5,8 @@
  * @module
  */
 
-import { type ConfigLayer, displayPath, reasonOf } from "./config_file.ts";
+import { describeFileError } from "../base/mod.ts";
+import { type ConfigLayer, displayPath } from "./config_file.ts";
 import { inheritedFd } from "./decode.ts";
 import { type BlockOptions, diskConfig } from "./disk_config.ts";
 import { mergeOptions } from "./merge.ts";
@@ -357,7 +358,9 @@ class Checker {
       if (isFd) Deno.lstatSync(path);
       else if (Deno.statSync(path).isDirectory) refuse(`the folder ${displayPath(path)}`);
     } catch (error) {
-      refuse(isFd ? `${path}, which is not open` : `${displayPath(path)}: ${reasonOf(error)}`);
+      refuse(
+        isFd ? `${path}, which is not open` : `${displayPath(path)}: ${describeFileError(error)}`,
+      );
     }
   }
 
@@ -395,12 +398,12 @@ class Checker {
     for (const { file, options } of this.#layers) {
       const count = options[list]?.length ?? 0;
       if (at < count) {
-        return { file, key: file === undefined ? `--${list} ${field}` : `${list}[${at}].${field}` };
+        return { file, key: file === undefined ? `--${list}.${field}` : `${list}[${at}].${field}` };
       }
       at -= count;
     }
     // One that was added; what was given clashes with it.
-    return { file: undefined, key: `${list} ${field}` };
+    return { file: undefined, key: `${list}.${field}` };
   }
 }
 

@@ -97,9 +97,9 @@ Deno.test("ports of the virtio console: beside the serial ones, without gaps, on
       ],
     }).problems,
     [
-      "--serial earlycon: expected hardware=serial: the other needs a driver",
-      "--serial num: console port 1 is given twice",
-      "--serial num: expected 1 or 2 with hardware=serial, got 3",
+      "--serial.earlycon: expected hardware=serial: the other needs a driver",
+      "--serial.num: console port 1 is given twice",
+      "--serial.num: expected 1 or 2 with hardware=serial, got 3",
     ],
   );
 });
@@ -157,7 +157,7 @@ Deno.test("disks arrive with crosvm's defaults, and what does not fit is told", 
   deepStrictEqual(wrong.problems, [
     "vm.toml: block[0].path: expected the path of a disk image, got none",
     "vm.toml: block[1].root: another disk is the root already",
-    "--block block-size: expected a power of two, got 1000",
+    "--block.block-size: expected a power of two, got 1000",
   ]);
 });
 
@@ -183,12 +183,12 @@ Deno.test("disks have places on the PCI bus and in the order of firmware, each i
     { path: "/f", "pci-address": "00:20.0" },
   );
   deepStrictEqual(bad.problems, [
-    "--block pci-address: another disk is at 00:5.0 already",
-    "--block bootindex: another disk is number 2 already",
-    "--block pci-address: expected another device than the host bridge, got 00:00.0",
-    "--block pci-address: expected an address on bus 00, the only one, got 01:04.0",
-    "--block pci-address: expected function 0, the only one of a device, got 00:06.1",
-    "--block pci-address: expected a device up to 1f, got 00:20.0",
+    "--block.pci-address: another disk is at 00:5.0 already",
+    "--block.bootindex: another disk is number 2 already",
+    "--block.pci-address: expected another device than the host bridge, got 00:00.0",
+    "--block.pci-address: expected an address on bus 00, the only one, got 01:04.0",
+    "--block.pci-address: expected function 0, the only one of a device, got 00:06.1",
+    "--block.pci-address: expected a device up to 1f, got 00:20.0",
   ]);
 });
 
@@ -280,31 +280,31 @@ Deno.test("problems between sources name the file and key of each", () => {
     "vm.json: bios: expected a kernel or firmware, got both (kernel is given in base.json)",
     "vm.json: serial[1].num: serial port 1 is given twice",
     "vm.json: serial[1].stdin: another port has standard input already",
-    "--serial path: expected a path with type=file, got none",
-    "--serial num: serial port 2 is given twice",
+    "--serial.path: expected a path with type=file, got none",
+    "--serial.num: serial port 2 is given twice",
   ]);
 });
 
 Deno.test("serial ports: what does not go together", () => {
   const cases: [RunOptions["serial"], string][] = [
-    [[{ type: "file" }], "--serial path: expected a path with type=file, got none"],
-    [[{ type: "unix" }], "--serial path: expected a path with type=unix, got none"],
-    [[{ type: "sink", path: "/x" }], "--serial path: expected no path with type=sink, got /x"],
+    [[{ type: "file" }], "--serial.path: expected a path with type=file, got none"],
+    [[{ type: "unix" }], "--serial.path: expected a path with type=unix, got none"],
+    [[{ type: "sink", path: "/x" }], "--serial.path: expected no path with type=sink, got /x"],
     [
       [{ type: "unix", path: "/dev/fd/4" }],
-      "--serial path: expected a socket's path with type=unix, got /dev/fd/4",
+      "--serial.path: expected a socket's path with type=unix, got /dev/fd/4",
     ],
     [
       [{ type: "sink", stdin: true, input: "/x" }],
-      "--serial input: expected one source of input, got two of stdin, input and type=unix-stream",
+      "--serial.input: expected one source of input, got two of stdin, input and type=unix-stream",
     ],
     [
       [{ num: 1, console: true }, { num: 2, console: true }],
-      "--serial console: another port is the console already",
+      "--serial.console: another port is the console already",
     ],
     [
       [{ num: 1, earlycon: true }, { num: 2, earlycon: true }],
-      "--serial earlycon: another port is the early console already",
+      "--serial.earlycon: another port is the early console already",
     ],
   ];
   for (const [serial, problem] of cases) {

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { describeError } from "../base/mod.ts";
 import {
   type FdLike,
   isHostError,
@@ -68,10 +69,11 @@ export class ControlClient implements Disposable {
         return new ControlClient(UnixSeqpacket.connect(path, { nonblock: true }), path, options);
       } catch (error) {
         if (isHostError(error, "ENOENT", "ECONNREFUSED")) {
-          throw new NotRunningError(`no VM listens at ${path}`, { cause: error });
+          throw new NotRunningError(`no VM listens at ${path}: ${error.reason}`);
         }
         if (!isHostError(error, "EAGAIN") || performance.now() > deadline) {
-          throw new ControlError(`cannot connect to the VM at ${path}`, { cause: error });
+          const reason = isHostError(error) ? error.reason : describeError(error);
+          throw new ControlError(`cannot connect to the VM at ${path}: ${reason}`);
         }
         await new Promise((resolve) => setTimeout(resolve, CONNECT_RETRY_MS));
       }

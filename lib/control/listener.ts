@@ -148,7 +148,9 @@ function removeStale(path: string): void {
     // EAGAIN is a full backlog, EPROTOTYPE another kind of server: somebody is there in both cases.
     if (!isHostError(error, "EAGAIN", "EPROTOTYPE")) throw error;
   }
-  throw new ControlError(`${path}: another process listens there`);
+  throw new ControlError(
+    `${path}: another process listens there; a VM needs a name or socket of its own`,
+  );
 }
 
 function identityOf(path: string): string | undefined {

@@ -6,11 +6,13 @@
 
 import { dirname, resolve } from "node:path";
 import {
+  type ErrnoName,
   Fd,
   flock,
   fstat,
   getStatusFlags,
   inheritedFdOfPath,
+  isHostError,
   monotonicNs,
   openFile,
   OpenFlag,
@@ -217,6 +219,11 @@ function addFile(
     return backing;
   } catch (error) {
     fd?.close();
+    if (isHostError(error) && error.syscall === "open") {
+      throw new DiskError(`${path}: it cannot be opened: ${error.reason}`, {
+        code: error.code as ErrnoName,
+      });
+    }
     throw DiskError.from(error, `${path}: opening it`);
   }
 }

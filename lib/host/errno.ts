@@ -151,18 +151,19 @@ export class HostError extends VmctlError {
   readonly errno: number;
   /** Its error's name, such as `EAGAIN`. */
   readonly code: string;
+  /** What the error means, for messages that name call and subject themselves. */
+  readonly reason: string;
 
   constructor(syscall: string, errno: number, options: HostErrorOptions = {}) {
     const code = errnoName(errno);
     const meaning = MEANING[code as ErrnoName];
     const subject = options.subject === undefined ? "" : ` ${options.subject}`;
-    super(
-      `${syscall}${subject}: ${meaning === undefined ? code : `${meaning} (${code})`}`,
-      options,
-    );
+    const reason = meaning === undefined ? code : `${meaning} (${code})`;
+    super(`${syscall}${subject}: ${reason}`, options);
     this.syscall = syscall;
     this.errno = errno;
     this.code = code;
+    this.reason = reason;
   }
 }
 

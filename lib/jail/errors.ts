@@ -16,9 +16,9 @@ export class JailError extends VmctlError {
 export interface Place {
   /** As it was given, or as the file that includes it names it. */
   readonly file: string;
-  /** From 1 on. */
+  /** From 1 on; 0 for the file as a whole. */
   readonly line: number;
-  /** From 1 on, in UTF-16 units. */
+  /** From 1 on, in UTF-16 units; 0 for the file as a whole. */
   readonly column: number;
 }
 
@@ -58,7 +58,8 @@ export function formatPolicyProblem(
   { place, message, suggestion, excerpt }: PolicyProblem,
 ): string {
   const hint = suggestion === undefined ? "" : `; did you mean "${suggestion}"?`;
-  const head = `${place.file}:${place.line}:${place.column}: ${message}${hint}`;
+  const at = place.line === 0 ? place.file : `${place.file}:${place.line}:${place.column}`;
+  const head = `${at}: ${message}${hint}`;
   if (excerpt === undefined) return head;
   const start = place.column - 1;
   const from = Math.max(0, start - EXCERPT_CONTEXT);

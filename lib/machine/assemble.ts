@@ -108,7 +108,9 @@ function loadGuest(
   tscKhz: number | undefined,
 ): BootEntry {
   const { boot } = config;
-  if (boot.kind === "firmware") throw new MachineError("booting firmware is not supported yet");
+  if (boot.kind === "firmware") {
+    throw new MachineError("--bios: expected a kernel instead, firmware is not booted yet");
+  }
   using stack = new DisposableStack();
   return loadKernel(memory, {
     kernel: openImage(boot.kernel, stack),

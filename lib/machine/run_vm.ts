@@ -4,7 +4,7 @@
  * @module
  */
 
-import { describeError, ExitStatus, Logger } from "../base/mod.ts";
+import { describeError, describeFileError, ExitStatus, Logger } from "../base/mod.ts";
 import type { VmConfig } from "../config/mod.ts";
 import { Errno, errnoName, fstat, getpid, PollEvent, Reactor } from "../host/mod.ts";
 import type { Vm } from "../hypervisor/mod.ts";
@@ -57,7 +57,7 @@ function writeStats(path: string, vm: Vm): void {
   try {
     Deno.writeTextFileSync(path, JSON.stringify(stats, null, 2) + "\n");
   } catch (error) {
-    log.warn(`${path}: the engine's counters are not written: ${describeError(error)}`);
+    log.warn(`${path}: cannot write the engine's counters: ${describeFileError(error)}`);
   }
 }
 

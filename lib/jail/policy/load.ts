@@ -4,11 +4,12 @@
  * @module
  */
 
+import { describeFileError } from "../../base/mod.ts";
 import { formatPlace, PolicyError, type PolicyProblem } from "../errors.ts";
 import type { Action, Policy, Rule, SyscallRules } from "./ast.ts";
 import { parseFrequencies, parsePolicy, type PolicyStatement } from "./parse.ts";
 import type { Token } from "./scan.ts";
-import { describeReadError, hostFiles, type PolicySource, resolveInclude } from "./source.ts";
+import { hostFiles, type PolicySource, resolveInclude } from "./source.ts";
 
 /** Files that include one another, at most: minijail's limit. */
 const MAX_INCLUDE_DEPTH = 10;
@@ -52,8 +53,8 @@ class Loader {
       this.#load(path, [path], this.#source.read(path));
     } catch (error) {
       if (error instanceof PolicyError) throw error;
-      const message = `cannot read the policy: ${describeReadError(error)}`;
-      throw new PolicyError([{ place: { file: path, line: 1, column: 1 }, message }]);
+      const message = `cannot read the policy: ${describeFileError(error)}`;
+      throw new PolicyError([{ place: { file: path, line: 0, column: 0 }, message }]);
     }
   }
 
@@ -121,7 +122,7 @@ class Loader {
       try {
         return { path, text: this.#source.read(path) };
       } catch (error) {
-        this.#note(token, `cannot read ${path}: ${describeReadError(error)}`);
+        this.#note(token, `cannot read ${path}: ${describeFileError(error)}`);
       }
     }
     return undefined;

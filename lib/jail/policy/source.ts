@@ -43,11 +43,3 @@ export function memoryFiles(files: Readonly<Record<string, string>>): PolicySour
 export function resolveInclude(from: string, path: string): string {
   return isAbsolute(path) ? join(path) : join(dirname(from), path);
 }
-
-/** Why a file could not be read, in a few words. */
-export function describeReadError(error: unknown): string {
-  if (error instanceof Deno.errors.NotFound) return "no such file";
-  if (error instanceof Deno.errors.PermissionDenied) return "permission denied";
-  if (error instanceof Deno.errors.IsADirectory) return "it is a folder";
-  return error instanceof Error ? error.message : String(error);
-}

@@ -106,7 +106,10 @@ function memoryOfCgroup(folder: string): () => Amounts | undefined {
         stat("total_inactive_file "),
       );
   }
-  throw new MachineError(`${folder}: expected a control group with memory`);
+  throw new MachineError(
+    `${folder}: expected a control group with memory, found ` +
+      (exists(folder) ? "neither memory.current nor memory.usage_in_bytes in it" : "nothing there"),
+  );
 }
 
 /** The number that follows `key` at the begin of a line. */

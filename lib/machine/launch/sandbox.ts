@@ -63,7 +63,7 @@ function isFolder(path: string): boolean {
     if (cause instanceof Deno.errors.NotFound) return false;
     throw new MachineError(`${path}: cannot be the root of jails`, { cause });
   }
-  throw new MachineError(`${path}: expected a folder to be the root of jails`);
+  throw new MachineError(`${path}: expected a folder to be the root of jails, got something else`);
 }
 
 /**

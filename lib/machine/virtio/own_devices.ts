@@ -119,7 +119,10 @@ export class OwnDevices implements Disposable {
   async resizeDisk(index: number, sizeBytes: number): Promise<void> {
     const disk = this.disks[index];
     if (disk === undefined) {
-      throw new MachineError(`disk ${index}: the VM has ${this.disks.length} disks`);
+      const { length } = this.disks;
+      throw new MachineError(
+        `disk ${index}: expected the number of a disk, from 0 on, of the ${length} that the VM has`,
+      );
     }
     await disk.request("resize", { sizeBytes });
   }
