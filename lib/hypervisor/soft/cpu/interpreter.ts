@@ -196,14 +196,26 @@ const commonInstructions = new Map<number, string>(
 );
 
 const commonHelpers = new Set([
-  ...["jump", "load4", "load8", "store4", "store8", "helper:flagAuxOf", "helper:flagAuxOfStep"],
-  ...["helper:arithFlags", "helper:findCode", "helper:entersRegion", "helper:interpretAt"],
-  "helper:branchSlow",
+  ...["jump", "helper:flagAuxOf", "helper:flagAuxOfStep", "helper:arithFlags", "helper:findCode"],
+  ...["helper:entersRegion", "helper:interpretAt", "helper:branchSlow"],
 ]);
 
+/** Those of them that often have an operand in memory. */
+const commonInMemory = new Set(["mov", "movzx", "movsxd", "lea", "cmp", "test", "add", "call"]);
+
+/** Kinds of operands in those forms of them that compilers choose. */
+const commonOperands = new Set(["E", "G", "M", "Z", "I", "Is", "J", "X", "Y"]);
+
+/** Instructions that are common without an operand. */
+const commonAlone = new Set(["ret", "nop", "stos", "movs"]);
+
 /** Whether V8 shall optimize a handler at once, as any guest needs it soon. */
-function isCommon({ insn, size, locked }: HandlerInfo): boolean {
-  return !locked && commonInstructions.get(size)?.split(" ").includes(insn.mnemonic) === true;
+function isCommon({ insn, size, mem, locked }: HandlerInfo): boolean {
+  const { mnemonic, operands } = insn;
+  return !locked && commonInstructions.get(size)?.split(" ").includes(mnemonic) === true &&
+    (!mem || commonInMemory.has(mnemonic)) &&
+    operands.every(({ kind }) => commonOperands.has(kind)) &&
+    (operands.length > 0 || commonAlone.has(mnemonic));
 }
 
 /** Adds `ticks() -> i64`: the TSC, see guest_clock.ts. */
