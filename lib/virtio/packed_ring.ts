@@ -21,9 +21,11 @@ export const MAX_PACKED_SIZE = 32768;
 /** Where a new queue begins, as vhost-user encodes it: both sides at 0 in the first round. */
 export const PACKED_BEGIN = 0x8000_8000;
 
-/** 16-bit words of a descriptor, and where in it they are. */
+/** 16-bit words of a descriptor. */
 export const WORDS = DESCRIPTOR_BYTES / 2;
+/** Which of them is the id. */
 export const ID_WORD = 6;
+/** Which of them has the flags. */
 export const FLAGS_WORD = 7;
 
 /** A place in the ring, and the round that it is reached in: 1 in the first one, then 0, and so on. */

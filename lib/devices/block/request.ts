@@ -12,6 +12,7 @@ import { SEG_MAX } from "./config_space.ts";
 export class BlockRequest {
   /** Its number among the device's. */
   readonly token: number;
+  /** Where the driver put it. */
   readonly chain: DescriptorChain = new DescriptorChain();
   /** The pieces of its data. */
   readonly vector: IoVector;

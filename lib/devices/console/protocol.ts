@@ -33,8 +33,9 @@ export const ControlEvent = {
 
 /** id (32), event (16), value (16). */
 export const CONTROL_BYTES = 8;
-/** Queues of control messages, where MULTIPORT was negotiated. */
+/** Queue of control messages to the driver, where MULTIPORT was negotiated. */
 export const CONTROL_RECEIVE_QUEUE = 2;
+/** Queue of control messages from the driver, where MULTIPORT was negotiated. */
 export const CONTROL_TRANSMIT_QUEUE = 3;
 
 /** Queue in which port `port` receives. */

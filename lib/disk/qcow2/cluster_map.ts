@@ -67,8 +67,9 @@ export class ClusterMap {
   hostOffset = 0;
   /** Whether only this entry refers to it. */
   copied = false;
-  /** The entry itself. */
+  /** Upper half of the entry itself. */
   high = 0;
+  /** Lower half of it. */
   low = 0;
   readonly #file: ImageFile;
   readonly #version: number;

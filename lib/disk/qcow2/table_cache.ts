@@ -13,7 +13,9 @@ export const MAX_SLICE_BYTES = 4096;
 export class Slice {
   /** Where it lies in the file. */
   readonly offset: number;
+  /** What it says. */
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** The same bytes, for numbers, which are big-endian. */
   readonly view: DataView<ArrayBuffer>;
   /** Whether it differs from the file. */
   dirty = false;
@@ -38,6 +40,7 @@ export interface TableCacheOptions {
 
 /** Slices by their place in the file, written back only when told to. */
 export class TableCache {
+  /** Bytes of each slice. */
   readonly sliceBytes: number;
   readonly #file: ImageFile;
   readonly #capacity: number;

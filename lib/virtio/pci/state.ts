@@ -32,7 +32,9 @@ export function vectorCountOf(queueCount: number): number {
 
 /** Words and bytes, and the lock over them. */
 export class TransportState {
+  /** From where another worker attaches to the same state. */
   readonly handle: VirtioPciHandle;
+  /** To be held by who changes it. */
   readonly lock: SharedLock;
   /** See {@link Word}. */
   readonly words: Int32Array<SharedArrayBuffer>;
