@@ -5,9 +5,10 @@
  */
 
 import assert from "node:assert/strict";
-import { at, ref } from "../asm/mod.ts";
+import { type Assembler, at, ref } from "../asm/mod.ts";
 import type { GuestTest } from "../guest_case.ts";
 import { FREE, Port } from "../layout.ts";
+import { Pte } from "../tables.ts";
 
 const ALIAS = 0x7000_0000_0000n;
 /** `mov eax, imm32; ret` */
@@ -42,6 +43,64 @@ function deviceTest(name: string, how: { flush: boolean; only?: "kvm" }): GuestT
     },
   };
 }
+
+/** As far from a page as another that translations may be held instead of it for. */
+const CONFLICT = 0x20_0000n;
+
+/**
+ * A function that is called often, so that all that may be remembered of where calls go is, then another page
+ * in the place of its own, which `how` makes count.
+ */
+function remapTest(
+  half: string,
+  page: bigint,
+  how: { name: string; flags: bigint; flush: (a: Assembler) => void },
+): GuestTest {
+  return {
+    name: `self-modifying code: another page at an address of the ${half} half, ${how.name}`,
+    run(m) {
+      const tables = m.startLong();
+      tables.map(page, FREE, { flags: how.flags });
+      tables.map(page + CONFLICT, FREE + 0x2000, { flags: how.flags });
+      const entry = tables.entryAddress(page);
+      m.memory.writeFrom(FREE, movRet(1));
+      m.memory.writeFrom(FREE + 0x1000, movRet(100));
+      m.memory.writeFrom(FREE + 0x2000, movRet(10_000));
+      m.load(64, (a) => {
+        a.mov("rbx", page).mov("rsi", page + CONFLICT).mov("rcx", entry).mov("r8d", 3);
+        a.label("again").mov("edi", 40).xor("r9d", "r9d");
+        a.label("calls").call("rbx").add("r9d", "eax").dec("edi").jcc("ne", "calls");
+        // The other one takes its place in what is looked at page by page.
+        a.call("rsi").add("r9d", "eax").xor(at("rcx", { size: 8 }), FREE ^ (FREE + 0x1000));
+        how.flush(a);
+        a.call("rbx").add("r9d", "eax").xor(at("rcx", { size: 8 }), FREE ^ (FREE + 0x1000));
+        how.flush(a);
+        a.call("rbx").add("r9d", "eax").mov("eax", "r9d").out(Port.Report, "eax");
+        a.dec("r8d").jcc("ne", "again").out(Port.Done, "al");
+      });
+      m.run();
+      assert.deepEqual(m.io.reports, [10_141, 10_141, 10_141]);
+    },
+  };
+}
+
+const PLAIN = Pte.Present | Pte.Write;
+const HALVES = [["lower", ALIAS], ["upper", 0xffff_8000_0000_0000n]] as const;
+const REMAPS: readonly Parameters<typeof remapTest>[2][] = [
+  { name: "INVLPG", flags: PLAIN, flush: (a) => a.invlpg(at("rbx")) },
+  { name: "INVLPG of a global one", flags: PLAIN | Pte.Global, flush: (a) => a.invlpg(at("rbx")) },
+  {
+    name: "CR3",
+    flags: PLAIN,
+    flush: (a) => a.mov("rax", "cr3").mov("cr3", "rax"),
+  },
+  {
+    name: "CR4.PGE",
+    flags: PLAIN | Pte.Global,
+    flush: (a) =>
+      a.mov("rax", "cr4").mov("rdx", "rax").xor("rdx", 0x80).mov("cr4", "rdx").mov("cr4", "rax"),
+  },
+];
 
 /** The guests. */
 export const SELF_MODIFYING_TESTS: readonly GuestTest[] = [
@@ -150,6 +209,7 @@ export const SELF_MODIFYING_TESTS: readonly GuestTest[] = [
       assert.deepEqual(m.io.reports, [1, 2, 1]);
     },
   },
+  ...HALVES.flatMap(([half, page]) => REMAPS.map((how) => remapTest(half, page, how))),
   {
     name: "self-modifying code: copied by a string move over code that ran",
     run(m) {
