@@ -400,6 +400,26 @@ jailTest(
   },
 );
 
+jailTest("whoever means a partition of the root disk is told to say which one", async (bench) => {
+  const sector = new Uint8Array(MIB);
+  // One entry: Linux, from sector 64 on; then the signature.
+  sector.set([0, 0, 0, 0, 0x83, 0, 0, 0, 64, 0, 0, 0, 0, 4], 446);
+  sector.set([0x55, 0xaa], 510);
+  const args = ["--name", "vm", "--block", `${bench.file(sector)},format=raw,root`];
+  const hint = /has partitions.* \(root=\/dev\/vda\).*--params root=\/dev\/vda1/;
+  const stated = ["--params", "quiet root=PARTUUID=1"];
+  for (const expected of [true, false]) {
+    await using vm = await bench.start(tinyKernels.sleep(), [...args, ...expected ? [] : stated]);
+    await vm.waitFor("ready");
+    await devicesOf(bench);
+    if (expected) await bench.until("the hint", () => Promise.resolve(hint.test(vm.stderr)));
+    const { code } = await bench.vmctl("stop", "vm");
+    assert.equal(code, 0);
+    await vm.end();
+    assert.equal(hint.test(vm.stderr), expected, vm.stderr);
+  }
+});
+
 jailTest("a device that is killed ends the VM, and is named", async (bench) => {
   await using vm = await bench.start(tinyKernels.sleep(), ["--name", "vm", "--extended-status"]);
   await vm.waitFor("ready");

@@ -17,5 +17,6 @@ export {
 } from "./open.ts";
 export { createQcow2, type CreateQcow2Options } from "./create.ts";
 export { checkDisk, type DiskInfo, diskInfo, type InspectOptions } from "./info.ts";
+export { hasPartitions } from "./partitions.ts";
 export type { CheckReport } from "./qcow2/check.ts";
 export type { Snapshot } from "./qcow2/snapshots.ts";

@@ -8,12 +8,23 @@ import { log, MIB } from "../../base/mod.ts";
 import type { DiskConfig } from "../../config/mod.ts";
 import {
   assembleDisk,
+  DiskError,
   type DiskFile,
   DiskFiles,
   type DiskFormat,
+  type DiskImage,
+  hasPartitions,
   openDiskFiles,
 } from "../../disk/mod.ts";
-import { type Fd, ftruncate, IoUring, isHostError, memfdCreate, mmap } from "../../host/mod.ts";
+import {
+  type Fd,
+  ftruncate,
+  HostError,
+  IoUring,
+  isHostError,
+  memfdCreate,
+  mmap,
+} from "../../host/mod.ts";
 import type { DeviceKind, OpenedDevice, PreparedDevice } from "../frame/device_kind.ts";
 import { DeviceError } from "../frame/errors.ts";
 import { BlockDevice } from "./block_device.ts";
@@ -23,6 +34,12 @@ import { RingTransfers } from "./ring_transfers.ts";
 const RECOVERY_BYTES = MIB;
 /** Most requests under way beside the thread. */
 const MAX_TRANSFERS = 128;
+
+/** A disk, and what the guest is told of it. */
+export interface ServedDisk extends DiskConfig {
+  /** Its name in the guest, where the kernel is told to find its root file system there. */
+  readonly rootName?: string | undefined;
+}
 
 /** What the process that serves the disk is told; descriptors are the files', then the recovery memory. */
 interface BlockSettings {
@@ -40,18 +57,20 @@ interface BlockSettings {
   readonly queueCount: number;
   readonly packedQueues: boolean;
   readonly id: string;
+  /** Of {@link ServedDisk}. */
+  readonly rootName: string | null;
 }
 
 /** Disks. */
-export const BLOCK_DEVICE: DeviceKind<DiskConfig> = {
+export const BLOCK_DEVICE: DeviceKind<ServedDisk> = {
   name: "block",
   open: openBlock,
   prepare: (settings) => new PreparedBlock(settings as BlockSettings),
   make: (settings, fds, prepared) => makeBlock(settings as BlockSettings, fds, prepared),
 };
 
-function openBlock(disk: DiskConfig): OpenedDevice {
-  const { path, readOnly, lock, format, executor, ...others } = disk;
+function openBlock(disk: ServedDisk): OpenedDevice {
+  const { path, readOnly, lock, format, executor, rootName = null, ...others } = disk;
   const { pciDevice: _pciDevice, bootIndex: _bootIndex, ...presentation } = others;
   using files = openDiskFiles(path, { readOnly, lock, format });
   const isQcow2 = files.list[0]?.format === "qcow2";
@@ -65,6 +84,7 @@ function openBlock(disk: DiskConfig): OpenedDevice {
     queueCount: presentation.queueCount,
     packedQueues: presentation.packedQueues,
     id: presentation.id,
+    rootName,
   };
   const fds = files.take().map(({ fd }) => fd);
   if (settings.recovery) {
@@ -127,6 +147,7 @@ function makeBlock(
     direct,
     ...(memory === undefined ? {} : { recovery: mmap(RECOVERY_BYTES, { fd: memory }).bytes }),
   });
+  if (settings.rootName !== null) hintAtPartitions(image, settings.rootName);
   const transfers = ring === undefined || image.transfers === undefined
     ? undefined
     : new RingTransfers(image.transfers, ring);
@@ -134,4 +155,19 @@ function makeBlock(
   const device = new BlockDevice(image, { ...presentation, id, transfers });
   stack.move();
   return device;
+}
+
+/** Whoever means a file system on a partition has to say which one. */
+function hintAtPartitions(image: DiskImage, name: string): void {
+  try {
+    if (!hasPartitions(image)) return;
+  } catch (error) {
+    if (!(error instanceof DiskError || error instanceof HostError)) throw error;
+    // The guest will see that it cannot be read.
+    return;
+  }
+  log.warn(
+    `block: ${image.path} has partitions, and the guest looks for its root file system on all of it ` +
+      `(root=/dev/${name}); where it is on one of them, say so, such as by --params root=/dev/${name}1`,
+  );
 }

@@ -5,4 +5,4 @@
  */
 
 export { BlockDevice, type BlockDeviceOptions } from "./block_device.ts";
-export { BLOCK_DEVICE } from "./kind.ts";
+export { BLOCK_DEVICE, type ServedDisk } from "./kind.ts";

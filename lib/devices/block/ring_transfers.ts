@@ -54,7 +54,8 @@ export class RingTransfers implements Disposable {
         return "pending";
       }
       case RequestType.Out: {
-        // The page cache takes writes at once.
+        // The page cache takes writes at once. A file system that may have to wait for that lets one worker
+        // of the kernel make those of a file, one by one, for up to twice the processor time.
         if (vector.count === 0 || writeThrough || !file.direct) return "refused";
         const at = file.locate(offset, vector, true);
         if (at < 0) return "refused";

@@ -5,8 +5,8 @@
  */
 
 import { describeError, Logger } from "../../base/mod.ts";
-import type { BalloonConfig, DiskConfig, VmConfig } from "../../config/mod.ts";
-import { deviceKind } from "../../devices/mod.ts";
+import type { BalloonConfig, VmConfig } from "../../config/mod.ts";
+import { deviceKind, type ServedDisk } from "../../devices/mod.ts";
 import { isatty, type Reactor, windowSize } from "../../host/mod.ts";
 import { DeviceType } from "../../virtio/mod.ts";
 import { BalloonKeeper } from "../balloon/keeper.ts";
@@ -49,13 +49,16 @@ export class OwnDevices implements Disposable {
       about: Omit<ConstructorParameters<typeof OwnDevice>[0], "launcher" | "reactor">,
     ) => stack.use(new OwnDevice({ ...about, launcher, reactor }));
     const names = diskNames(config);
+    const statesRoot = config.boot.kind === "kernel" &&
+      config.boot.params.some((param) => /(^|\s)root=/.test(param));
     this.disks = config.disks.map((disk, index) =>
       device({
         name: `block device ${names[index]}`,
         pciDevice: disk.pciDevice,
         deviceType: DeviceType.Block,
         kind: "block",
-        open: () => openDisk(disk),
+        open: () =>
+          openDisk({ ...disk, rootName: disk.root && !statesRoot ? names[index] : undefined }),
       })
     );
     let ports: ConsolePorts | undefined;
@@ -146,7 +149,7 @@ export class OwnDevices implements Disposable {
   }
 }
 
-async function openDisk(disk: DiskConfig) {
+async function openDisk(disk: ServedDisk) {
   return (await deviceKind("block")).open(disk);
 }
 
