@@ -18,7 +18,7 @@ import type { CommandInput } from "../command.ts";
 import { loadConfig } from "../load_config.ts";
 import { shellQuote } from "../completions/words.ts";
 import { print, printJson } from "../output.ts";
-import type { CHECK_OPTIONS, SHOW_OPTIONS } from "../tree.ts";
+import type { CHECK_OPTIONS, SHOW_OPTIONS } from "../command_options.ts";
 
 /** Checks files by themselves: each with its includes, whether or not they name a kernel. */
 export async function checkConfig(input: CommandInput<typeof CHECK_OPTIONS>): Promise<number> {

@@ -26,7 +26,7 @@ import type {
   STATUS_OPTIONS,
   SUSPEND_OPTIONS,
   VM_OPTIONS,
-} from "../tree.ts";
+} from "../command_options.ts";
 
 /** How long `--wait` waits at most: as long as a timer goes. */
 const LONGEST_WAIT_MS = 2 ** 31 - 1;

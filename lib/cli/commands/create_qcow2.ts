@@ -11,7 +11,7 @@ import type { CommandInput } from "../command.ts";
 import { UsageError } from "../errors.ts";
 import { currentFolder } from "../folder.ts";
 import { print } from "../output.ts";
-import type { CREATE_QCOW2_OPTIONS } from "../tree.ts";
+import type { CREATE_QCOW2_OPTIONS } from "../command_options.ts";
 
 /** Makes the image. */
 export async function createQcow2(

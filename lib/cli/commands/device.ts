@@ -34,7 +34,7 @@ import type {
   BLOCK_DEVICE_OPTIONS,
   CONSOLE_DEVICE_OPTIONS,
   DEVICE_OPTIONS,
-} from "../tree.ts";
+} from "../command_options.ts";
 
 type DeviceOptions = DecodedOptions<typeof DEVICE_OPTIONS>;
 

@@ -10,7 +10,7 @@ import { checkDisk, type DiskInfo, diskInfo } from "../../disk/mod.ts";
 import type { CommandInput } from "../command.ts";
 import { currentFolder } from "../folder.ts";
 import { print, printJson, table } from "../output.ts";
-import type { DISK_OPTIONS } from "../tree.ts";
+import type { DISK_OPTIONS } from "../command_options.ts";
 
 /** Shows what an image is, and what it is based on. */
 export async function info(input: CommandInput<typeof DISK_OPTIONS>): Promise<number> {

@@ -7,7 +7,7 @@
 import type { CommandInput } from "../command.ts";
 import { collectFacts, type HostFact } from "../doctor_facts.ts";
 import { print, printJson, type Style, styleFor } from "../output.ts";
-import type { DOCTOR_OPTIONS } from "../tree.ts";
+import type { DOCTOR_OPTIONS } from "../command_options.ts";
 
 /** Shows the facts; 0 where a VM can run. */
 export async function doctor(input: CommandInput<typeof DOCTOR_OPTIONS>): Promise<number> {

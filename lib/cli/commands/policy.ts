@@ -36,7 +36,7 @@ import {
 import type { CommandInput } from "../command.ts";
 import { CommandError, UsageError } from "../errors.ts";
 import { print, printJson, table } from "../output.ts";
-import type { CHECK_POLICY_OPTIONS, COMPILE_OPTIONS, EXPLAIN_OPTIONS } from "../tree.ts";
+import type { CHECK_POLICY_OPTIONS, COMPILE_OPTIONS, EXPLAIN_OPTIONS } from "../command_options.ts";
 
 /** In front of the name of a policy that is part of the program. */
 const BUILT_IN = "builtin:";

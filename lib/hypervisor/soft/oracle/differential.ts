@@ -6,10 +6,12 @@
  */
 
 import type { Insn } from "../cpu/opcode.ts";
-import { encode, type Encoding, fillState, flavorOf, formsOf } from "./generate.ts";
+import { encode, type Encoding, formsOf } from "./encodings.ts";
 import { Case, type NativeRunner, WINDOW } from "./native.ts";
 import type { Random } from "./random.ts";
 import { IP, type SingleStep } from "./single_step.ts";
+import { fillState } from "./states.ts";
+import { flavorOf } from "./values.ts";
 
 /** What a test of rows needs. */
 export interface Bench {

@@ -6,7 +6,7 @@
 
 import { sizeOf } from "../cpu/opcode.ts";
 import { Flag } from "../cpu/state.ts";
-import type { Encoding } from "./generate.ts";
+import type { Encoding } from "./encodings.ts";
 import { Case } from "./native.ts";
 
 const STATUS = Flag.CF | Flag.PF | Flag.AF | Flag.ZF | Flag.SF | Flag.OF;

@@ -1,7 +1,7 @@
 import { transcendentalRows } from "../cpu/x87/transcendental.ts";
 import { x87Rows } from "../cpu/x87/mod.ts";
 import type { CaseTriple } from "./differential.ts";
-import type { Encoding } from "./generate.ts";
+import type { Encoding } from "./encodings.ts";
 import { Case } from "./native.ts";
 import { testRows } from "./suite.ts";
 
