@@ -216,3 +216,10 @@ engineTest("run: two vCPUs start and stop", async (engine) => {
   assert.equal(result.code, 0, result.stderr);
   assert.equal(result.stdout, "hello\n");
 });
+
+engineTest("run: a cache of translations that cannot be is warned of", async (engine) => {
+  await using bench = new VmBench(engine);
+  const result = await bench.run(tinyKernels.hello(), ["--soft", "cache-dir=/proc/none"]);
+  assert.equal(result.code, 0, result.stderr);
+  assert.match(result.stderr, /translated code is not kept in \/proc\/none: no such file/);
+}, { unless: ({ kind }) => kind === "soft" ? undefined : "only the software engine translates" });

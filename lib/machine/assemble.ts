@@ -5,7 +5,7 @@
  */
 
 import { join } from "node:path";
-import { getLogLevels, MIB, userCacheFolder } from "../base/mod.ts";
+import { describeFileError, getLogLevels, Logger, MIB, userCacheFolder } from "../base/mod.ts";
 import {
   type BootEntry,
   type BootImage,
@@ -25,6 +25,8 @@ import type { MachineParts } from "./machine.ts";
 import { SerialOutput } from "./serial_output.ts";
 import { openSerialPorts, type SerialPort } from "./serial_ports.ts";
 import type { VcpuTeam } from "./vcpu_team.ts";
+
+const log = new Logger("machine");
 
 const STDIN = 0;
 const STDERR = 2;
@@ -93,6 +95,7 @@ export function assemble(
 
 function softOptions({ cache, cacheFolder, cacheMib, codeMib }: SoftConfig): SoftOptions {
   const folder = cacheFolder ?? userCacheFolder();
+  if (cache && cacheFolder !== undefined) warnOfUnusable(cacheFolder);
   return {
     translations: {
       cacheFolder: cache && folder !== undefined ? join(folder, "translations") : undefined,
@@ -100,6 +103,19 @@ function softOptions({ cache, cacheFolder, cacheMib, codeMib }: SoftConfig): Sof
       codeLimitBytes: codeMib * MIB,
     },
   };
+}
+
+/** A cache that was asked for by name is missed, which one in its usual place is not. */
+function warnOfUnusable(cacheFolder: string): void {
+  try {
+    Deno.mkdirSync(cacheFolder, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    log.warn(
+      `--soft cache-dir: translated code is not kept in ${cacheFolder}: ${
+        describeFileError(error)
+      }`,
+    );
+  }
 }
 
 function loadGuest(
