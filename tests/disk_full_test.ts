@@ -1,0 +1,135 @@
+/**
+ * qcow2 images on hosts without room.
+ */
+import { strict as assert } from "node:assert";
+import { DiskError, openDisk } from "../lib/disk/mod.ts";
+import { ImageFile } from "../lib/disk/image_file.ts";
+import { Qcow2Image } from "../lib/disk/qcow2/qcow2_image.ts";
+import { IoVector, openFile, OpenFlag } from "../lib/host/mod.ts";
+import {
+  assertClean,
+  firstDifference,
+  HAS_QEMU_IMG,
+  qemuCheck,
+  qemuImg,
+  Random,
+  readAll,
+  run,
+  TemporaryFolder,
+} from "./support/disk.ts";
+
+const MIB = 2 ** 20;
+const UNIT = 512;
+const skipped = HAS_QEMU_IMG ? "" : " (skipped: no qemu-img)";
+
+/** An image's file whose host has no room now and then. */
+class FullFile extends ImageFile {
+  random: Random | undefined;
+
+  override writeVector(vector: IoVector, offset: number): void {
+    if (this.random?.next(4) === 0) {
+      const some = new IoVector();
+      some.pushSlice(vector, 0, this.random.next(vector.lengthBytes));
+      super.writeVector(some, offset);
+      throw new DiskError(`${this.path}: no space`, { code: "ENOSPC" });
+    }
+    super.writeVector(vector, offset);
+  }
+
+  override reserve(offset: number, length: number): void {
+    if (this.random?.next(8) === 0) throw new DiskError("no space", { code: "ENOSPC" });
+    super.reserve(offset, length);
+  }
+}
+
+Deno.test({
+  name: `an image on a host without room stays sound and goes on when there is some${skipped}`,
+  ignore: !HAS_QEMU_IMG,
+  fn: () => {
+    using folder = new TemporaryFolder();
+    for (let seed = 0; seed < 30; seed++) {
+      const image = folder.file("image.qcow2");
+      const layout = ["cluster_size=512,refcount_bits=64", "cluster_size=4096", "compat=0.10"];
+      const size = 2 * MIB;
+      qemuImg(
+        ...["create", "-q", "-f", "qcow2", "-o", layout[seed % 3]!, image, String(size)],
+      );
+      const file = new FullFile(openFile(image, OpenFlag.ReadWrite), {
+        path: image,
+        readOnly: false,
+      });
+      const random = new Random(seed);
+      const model = new Uint8Array(size);
+      {
+        using disk = new Qcow2Image(file, { sparse: true, cacheBytes: 16_384 });
+        for (let step = 0; step < 60; step++) {
+          file.random = step % 20 > 10 ? random : undefined;
+          const offset = random.next(size / UNIT) * UNIT;
+          const length = Math.min(size - offset, UNIT * (1 + random.next(100)));
+          const bytes = random.bytes(length);
+          try {
+            if (step % 7 === 0) disk.flush();
+            else if (step % 5 === 0) disk.writeZeroes(offset, length, { unmap: true });
+            else disk.writeAt(offset, IoVector.of(bytes));
+            if (step % 7 !== 0) model.set(step % 5 === 0 ? new Uint8Array(length) : bytes, offset);
+          } catch (error) {
+            assert.ok(error instanceof DiskError && error.code === "ENOSPC", String(error));
+            // Old or new bytes: ask which.
+            file.random = undefined;
+            disk.readAt(offset, IoVector.of(model.subarray(offset, offset + length)));
+          }
+          if (step % 10 === 0) assert.equal(firstDifference(readAll(disk), model), undefined);
+        }
+        file.random = undefined;
+      }
+      assert.equal(qemuCheck(image).corruptions, 0, `seed ${seed}`);
+      using disk = openDisk(image, { readOnly: true });
+      assert.equal(firstDifference(readAll(disk), model), undefined, `seed ${seed}`);
+    }
+  },
+});
+
+const canMount = HAS_QEMU_IMG && Deno.uid() === 0;
+
+Deno.test({
+  name: `a full file system ends in ENOSPC and in a sound image${
+    canMount ? "" : " (skipped: needs root)"
+  }`,
+  ignore: !canMount,
+  fn: () => {
+    using folder = new TemporaryFolder();
+    const mount = folder.file("small");
+    Deno.mkdirSync(mount);
+    const mounted = run("mount", "-t", "tmpfs", "-o", "size=4m", "none", mount);
+    if (mounted.code !== 0) return;
+    try {
+      const image = `${mount}/image.qcow2`;
+      qemuImg("create", "-q", "-f", "qcow2", image, "64M");
+      Deno.writeFileSync(`${mount}/ballast`, new Uint8Array(MIB));
+      const bytes = new Uint8Array(65536).fill(1);
+      let written = 0;
+      {
+        using disk = openDisk(image);
+        const fill = () => {
+          for (; written < 1024; written++) {
+            disk.writeAt(written * 65536, IoVector.of(bytes));
+          }
+        };
+        assert.throws(fill, (error) => error instanceof DiskError && error.code === "ENOSPC");
+        assert.ok(written > 20 && written < 64, String(written));
+        Deno.removeSync(`${mount}/ballast`);
+        disk.writeAt(written++ * 65536, IoVector.of(bytes));
+        assert.throws(fill, /ENOSPC|space/);
+        disk.discard(0, 65536 * 4);
+        disk.flush();
+        disk.writeAt(written++ * 65536, IoVector.of(bytes));
+      }
+      assertClean(image);
+      using disk = openDisk(image, { readOnly: true });
+      const all = readAll(disk).subarray(65536 * 4, written * 65536);
+      assert.ok(all.every((byte) => byte === 1));
+    } finally {
+      run("umount", mount);
+    }
+  },
+});
