@@ -221,10 +221,11 @@ function placeLz4(
 ): Pick<PlacedKernel, "entry" | "range"> {
   const fileBytes = unpackedSize(payload, name);
   const beginning = new Uint8Array(Math.min(ELF_HEADERS_BYTES, fileBytes));
-  const length = unpackLz4(payload, beginning, name);
+  const length = unpackLz4(payload, beginning, { name });
   const kernel = parseElf(beginning.subarray(0, length), { name, fileBytes });
   const range = checkSegments(memory, kernel, name);
-  const unpack = (target: Uint8Array) => unpackLz4(payload, target, name);
+  const unpack = (target: Uint8Array) =>
+    unpackLz4(payload, target, { name, memory: memory.wasmMemory });
   const inPlace = unpackInPlace(memory, kernel, { fileBytes, unpack });
   if (!inPlace) {
     return placeUnpacked(memory, unpackPayload(payload, { format: "lz4", name }), {

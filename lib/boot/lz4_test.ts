@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { concatBytes } from "../base/mod.ts";
+import { createGuardedMemory } from "../memory/mod.ts";
 import { BootError } from "./errors.ts";
 import { decodeLz4Legacy } from "./lz4.ts";
 import { packLz4Legacy, pattern } from "./test_images.ts";
@@ -58,4 +59,56 @@ Deno.test("a truncated frame is refused", () => {
     message: /expected \d+ bytes, found only 992/,
   });
   assert.throws(() => decodeLz4Legacy(new Uint8Array(3), target), BootError);
+});
+
+/** What both decoders do with `packed`: bytes with what is behind them, or an error. */
+function both(packed: Uint8Array, wanted: number): unknown[] {
+  const memory = createGuardedMemory(Math.ceil((wanted + 128) / 65536));
+  return [undefined, memory].map((memory) => {
+    const buffer = new Uint8Array(memory?.buffer ?? new ArrayBuffer(wanted + 128));
+    const around = buffer.subarray(0, wanted + 128).fill(0xa5);
+    const target = around.subarray(64, 64 + wanted);
+    try {
+      const length = decodeLz4Legacy(packed, target, { memory });
+      const edges = [...around.subarray(0, 64), ...around.subarray(64 + wanted)];
+      return [length, target.slice(0, length), edges.every((byte) => byte === 0xa5)];
+    } catch (error) {
+      assert.ok(error instanceof BootError, String(error));
+      return error.message;
+    }
+  });
+}
+
+/** Much of everything: what repeats at all distances, and what does not. */
+const long = pattern(400_000).map((byte, i) =>
+  i % 5000 < 900 ? i & 3 : i % 7000 < 2000 ? 7 : i % 9000 < 3000 ? byte ^ (i >>> 9) : byte
+);
+
+Deno.test("into a memory of WebAssembly it decodes the same, as much as there is room for", () => {
+  const blocks = fc.integer({ min: 20_000, max: 500_000 });
+  const lengths = fc.integer({ min: 256 * 1024, max: 420_000 });
+  fc.assert(
+    fc.property(blocks, lengths, (blockBytes, wanted) => {
+      const [plain, fast] = both(packLz4Legacy(long, { blockBytes }), wanted);
+      assert.deepEqual(fast, plain);
+      const length = Math.min(wanted, long.length);
+      assert.deepEqual(fast, [length, long.subarray(0, length), true]);
+    }),
+    { numRuns: 10 },
+  );
+});
+
+Deno.test("damaged data ends the same there, or with other bytes, never outside of the target", () => {
+  const noise = Uint8Array.from({ length: 20_000 }, (_, i) => Math.imul(i * i, 2654435761) >>> 24);
+  const packed = packLz4Legacy(concatBytes([long, noise]));
+  const change = fc.tuple(fc.nat({ max: packed.length - 1 }), fc.nat({ max: 255 }));
+  fc.assert(
+    fc.property(fc.array(change, { minLength: 1, maxLength: 8 }), (changes) => {
+      const damaged = packed.slice();
+      for (const [index, byte] of changes) damaged[index] = byte;
+      const [plain, fast] = both(damaged, 600_000);
+      assert.deepEqual(fast, plain);
+    }),
+    { numRuns: 60 },
+  );
 });

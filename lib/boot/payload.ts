@@ -63,13 +63,17 @@ export function unpackedSize(payload: Uint8Array, name: string): number {
 }
 
 /**
- * Unpacks an LZ4 payload into `target`, or as much of it as fits.
+ * Unpacks an LZ4 payload into `target`, or as much of it as fits; `options.memory` as for {@link decodeLz4Legacy}.
  * @returns the number of bytes written.
  * @throws {BootError} when the payload is damaged.
  */
-export function unpackLz4(payload: Uint8Array, target: Uint8Array, name: string): number {
+export function unpackLz4(
+  payload: Uint8Array,
+  target: Uint8Array,
+  { name, memory }: { readonly name: string; readonly memory?: WebAssembly.Memory | undefined },
+): number {
   try {
-    return decodeLz4Legacy(payload.subarray(0, payload.length - SIZE_BYTES), target);
+    return decodeLz4Legacy(payload.subarray(0, payload.length - SIZE_BYTES), target, { memory });
   } catch (error) {
     throw damaged(error, name);
   }
@@ -97,7 +101,7 @@ export function unpackPayload(
         break;
       case "lz4": {
         const target = new Uint8Array(size);
-        unpacked = target.subarray(0, unpackLz4(payload, target, name));
+        unpacked = target.subarray(0, unpackLz4(payload, target, { name }));
         break;
       }
     }

@@ -18,6 +18,7 @@ export {
 export { type KvmFacts, probeKvm } from "./kvm/mod.ts";
 export type { SoftOptions } from "./soft/mod.ts";
 export { GuestClock, type GuestClockHandle } from "./soft/irqchip/mod.ts";
+export * as assembler from "./soft/wasm/mod.ts";
 export {
   type Capabilities,
   type EngineKind,
