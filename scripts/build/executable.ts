@@ -72,8 +72,9 @@ const SCRIPT_TAIL = "\n})\n//# sourceURL=vmctl.js\n";
 
 /**
  * Counting calls for inlining costs more than that gives, and what accesses could reach is guarded (see
- * memory/guarded_memory.ts), so they are not checked in code. No arithmetic behind a flag: with V8's wide
- * multiplications optimized code gave a guest wrong results, it seems.
+ * memory/guarded_memory.ts), so they are not checked in code. No `--experimental-wasm-wide-arithmetic`: where
+ * V8 15.0 takes an operand of `i64.mul_wide_*` from memory, its allocator may give the register of the
+ * address to what was in RDX, so another address is read (`tests/optimized_code_test.ts` then fails).
  */
 export const WASM_FLAGS: readonly string[] = [
   "--no-wasm-inlining",
