@@ -27,16 +27,8 @@ export interface RegionLoops {
 /** Blocks inside of a loop that may be gone to from outside: each is compared with where it is entered. */
 const MOST_INSIDE = 6;
 
-/**
- * Finds the loops of `plan`, whose returns go to `returns`.
- *
- * @param mostInside Blocks inside of a loop that may be gone to from outside, at most; -1 for no loops at all.
- */
-export function findLoops(
-  plan: RegionPlan,
-  returns: Returns,
-  mostInside: number = MOST_INSIDE,
-): RegionLoops {
+/** Finds the loops of `plan`, whose returns go to `returns`. */
+export function findLoops(plan: RegionPlan, returns: Returns): RegionLoops {
   const { blocks } = plan;
   const number = new Map(blocks.map((b, i) => [b.start, i]));
   /** The first and the last block that goes on at each, and all that go back to it. */
@@ -78,7 +70,7 @@ export function findLoops(
         const closed = (least[at] as number) >= first && (most[at] as number) <= last;
         if (!closed || dispatched.has(at)) inside.push(at);
       }
-      if (inside.length > mostInside) continue;
+      if (inside.length > MOST_INSIDE) continue;
       loops.set(first, { first, last, inside });
       break;
     }

@@ -71,12 +71,6 @@ const { I32, I64 } = ValType;
 /** Accesses to the stack from which on its page is kept in locals. */
 const STACK_USES = 2;
 
-/**
- * With loops of WebAssembly TurboFan's code of some regions is wrong, Liftoff's is right: a guest's RSA
- * keys come out wrong (`deno task userland "openssl signatures"`). Until it is known why, there are none.
- */
-const NO_LOOPS = -1;
-
 /** How a region is left, but for one that goes on with a record it knows. */
 enum Way {
   fuel,
@@ -132,7 +126,7 @@ export function emitRegion(
 ): void {
   const { plan, faultTag, counts } = options;
   const returns = findReturns(plan);
-  const { loops, dispatched } = findLoops(plan, returns, NO_LOOPS);
+  const { loops, dispatched } = findLoops(plan, returns);
   const chosen = chooseRegisters(plan, loops);
   const gpr = Array.from({ length: 16 }, (_, n) => chosen.has(n) ? f.local(I64) : undefined);
   const flagResult = f.local(I64);
