@@ -12,35 +12,6 @@ import { DATA, packedRig, pieceLengths, RINGS, TABLES } from "./testing/queue_ri
 
 const { Next, Write, Indirect } = DescriptorFlag;
 
-Deno.test("packed: a chain comes out as its pieces, and what is written reaches the driver", () => {
-  const { ring, driver, queue } = packedRig();
-  ring.memory.areas[0]!.bytes.set([1, 2, 3, 4], DATA);
-  const id = driver.add([
-    { address: DATA, length: 4 },
-    { address: 0x8_0000 - 10, length: 30, writable: true },
-    { address: DATA + 0x200, length: 1, writable: true },
-  ]);
-  assert.equal(queue.pop(), undefined, "it is not published");
-  assert.equal(driver.publish(), true);
-  const chain = queue.pop();
-  assert.ok(chain);
-  assert.deepEqual(pieceLengths(chain), [[4], [10, 20, 1]]);
-  assert.equal(chain.readable.readU32(0), 0x04030201);
-  assert.equal(chain.writable.copyFrom(new Uint8Array(31).fill(9)), 31);
-  assert.equal(queue.heldCount, 1);
-  assert.equal(queue.pop(new DescriptorChain()), undefined);
-  queue.push(chain.head, 31);
-  assert.equal(queue.needsNotification(), true);
-  assert.equal(queue.needsNotification(), false);
-  assert.equal(driver.takeUsed(), id);
-  assert.equal(driver.usedLength, 31);
-  assert.equal(driver.freeCount, 8);
-  assert.equal(ring.memory.areas[0]!.bytes[DATA + 0x200], 9);
-  assert.throws(() => queue.push(id, 0), /does not hold/);
-  assert.throws(() => queue.push(100, 0), /does not hold/);
-  assert.ok(ring.intact());
-});
-
 Deno.test("packed: indirect tables, also behind direct descriptors", () => {
   const { driver, queue } = packedRig();
   driver.addIndirect(

@@ -17,35 +17,6 @@ import { RingMemory } from "./testing/ring_memory.ts";
 
 const { Next, Write, Indirect } = DescriptorFlag;
 
-Deno.test("a chain comes out as its pieces, and what is written reaches the driver", () => {
-  const { ring, driver, queue } = splitRig();
-  ring.memory.areas[0]!.bytes.set([1, 2, 3, 4], DATA);
-  const head = driver.add([
-    { address: DATA, length: 4 },
-    { address: DATA + 0x100, length: 100, writable: true },
-    { address: DATA + 0x200, length: 1, writable: true },
-  ]);
-  assert.equal(driver.publish(), true);
-  const chain = queue.pop();
-  assert.ok(chain);
-  assert.deepEqual(pieceLengths(chain), [[4], [100, 1]]);
-  assert.equal(chain.readable.readU32(0), 0x04030201);
-  assert.equal(chain.readable.readU16(1), 0x0302);
-  assert.equal(chain.writable.copyFrom(new Uint8Array(101).fill(9)), 101);
-  assert.equal(chain.writable.lengthBytes, 101);
-  assert.throws(() => chain.readable.readU32(1), VirtioError);
-  assert.equal(queue.pop(new DescriptorChain()), undefined);
-  queue.push(chain.head, 101);
-  assert.equal(queue.needsNotification(), true);
-  assert.equal(queue.needsNotification(), false);
-  assert.equal(driver.takeUsed(), head);
-  assert.equal(driver.usedLength, 101);
-  assert.equal(ring.memory.areas[0]!.bytes[DATA + 0x200], 9);
-  assert.throws(() => queue.push(head, 0), /does not hold/);
-  assert.throws(() => queue.push(-1, 0), /does not hold/);
-  assert.ok(ring.intact());
-});
-
 Deno.test("indirect chains, also behind direct descriptors", () => {
   const { driver, queue } = splitRig();
   driver.addIndirect(

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { DescriptorChain } from "./chain.ts";
 import { DeviceMemory } from "./device_memory.ts";
+import { VirtioError } from "./errors.ts";
 import type { QueueFaultReason } from "./queue_fault.ts";
 import { DescriptorFlag } from "./ring.ts";
-import type { DriverBuffer } from "./testing/mock_driver.ts";
+import type { DriverBuffer, MockDriver } from "./testing/mock_driver.ts";
+import type { MockPackedDriver } from "./testing/mock_packed_driver.ts";
 import {
   BORDER,
   DATA,
@@ -33,13 +35,18 @@ interface Descriptor {
 interface AnyRig {
   readonly ring: RingMemory;
   readonly queue: Virtqueue;
-  /** Makes a chain and shows it to the device. */
-  offer(buffers: readonly DriverBuffer[]): number;
+  readonly driver: MockDriver | MockPackedDriver;
   /** Writes descriptors from the ring's first one on, and offers them as they are. */
   offerRaw(descriptors: readonly Descriptor[]): void;
   /** Writes an entry of the table at {@link TABLE}. */
   writeTable(entry: Descriptor): void;
-  takeUsed(): number;
+}
+
+/** Makes a chain and shows it to the device. */
+function offer({ driver }: AnyRig, buffers: readonly DriverBuffer[]): number {
+  const head = driver.add(buffers);
+  driver.publish();
+  return head;
 }
 
 interface RigOptions {
@@ -55,19 +62,13 @@ const LAYOUTS: Readonly<Record<string, (options?: RigOptions) => AnyRig>> = {
         ...descriptor,
       });
     return {
-      ...{ ring, queue },
-      offer(buffers) {
-        const head = driver.add(buffers);
-        driver.publish();
-        return head;
-      },
+      ...{ ring, queue, driver },
       offerRaw(descriptors) {
         descriptors.forEach((descriptor, index) => write(index, descriptor));
         driver.writeAvailable(0, 0);
         driver.setAvailableIndex(1);
       },
       writeTable: (entry) => write(4, entry),
-      takeUsed: () => driver.takeUsed(),
     };
   },
   packed(options) {
@@ -79,18 +80,12 @@ const LAYOUTS: Readonly<Record<string, (options?: RigOptions) => AnyRig>> = {
         flags: (descriptor.flags ?? 0) | flags,
       });
     return {
-      ...{ ring, queue },
-      offer(buffers) {
-        const id = driver.add(buffers);
-        driver.publish();
-        return id;
-      },
+      ...{ ring, queue, driver },
       offerRaw(descriptors) {
         const flags = driver.offering();
         descriptors.forEach((descriptor, index) => write(index, descriptor, flags));
       },
       writeTable: (entry) => write(4, entry),
-      takeUsed: () => driver.takeUsed(),
     };
   },
 };
@@ -168,14 +163,43 @@ for (const [layout, makeRig] of Object.entries(LAYOUTS)) {
       assert.equal(queue.fault?.reason, reason, queue.fault?.message);
       assert.equal(queue.pop(), undefined);
       assert.equal(queue.needsNotification(), false);
-      assert.equal(rig.takeUsed(), -1);
+      assert.equal(rig.driver.takeUsed(), -1);
       assert.ok(rig.ring.intact());
     });
   }
 
+  Deno.test(`${layout}: a chain comes out as its pieces, and what is written reaches the driver`, () => {
+    const { ring, driver, queue } = makeRig();
+    ring.memory.areas[0]!.bytes.set([1, 2, 3, 4], DATA);
+    const head = driver.add([
+      { address: DATA, length: 4 },
+      { address: DATA + 0x100, length: 100, writable: true },
+      { address: DATA + 0x200, length: 1, writable: true },
+    ]);
+    assert.equal(queue.pop(), undefined, "it is not published");
+    assert.equal(driver.publish(), true);
+    const chain = queue.pop();
+    assert.ok(chain);
+    assert.deepEqual(pieceLengths(chain), [[4], [100, 1]]);
+    assert.equal(chain.readable.readU32(0), 0x04030201);
+    assert.equal(chain.readable.readU16(1), 0x0302);
+    assert.throws(() => chain.readable.readU32(1), VirtioError);
+    assert.equal(chain.writable.copyFrom(new Uint8Array(101).fill(9)), 101);
+    assert.equal(queue.heldCount, 1);
+    assert.equal(queue.pop(new DescriptorChain()), undefined);
+    queue.push(chain.head, 101);
+    assert.equal(queue.needsNotification(), true);
+    assert.equal(queue.needsNotification(), false);
+    assert.equal(driver.takeUsed(), head);
+    assert.equal(driver.usedLength, 101);
+    assert.equal(ring.memory.areas[0]!.bytes[DATA + 0x200], 9);
+    assert.ok(ring.intact());
+  });
+
   Deno.test(`${layout}: a buffer over the border of two areas is split`, () => {
-    const { queue, offer } = makeRig();
-    offer([{ address: BORDER - 10, length: 30 }]);
+    const rig = makeRig();
+    const { queue } = rig;
+    offer(rig, [{ address: BORDER - 10, length: 30 }]);
     const chain = queue.pop();
     assert.ok(chain);
     assert.deepEqual(pieceLengths(chain), [[10, 20], []]);
@@ -186,22 +210,24 @@ for (const [layout, makeRig] of Object.entries(LAYOUTS)) {
   });
 
   Deno.test(`${layout}: a disabled queue gives nothing out and takes back`, () => {
-    const { queue, offer, takeUsed } = makeRig();
-    offer([{ address: DATA, length: 1 }]);
-    offer([{ address: DATA, length: 1 }]);
+    const rig = makeRig();
+    const { queue, driver } = rig;
+    offer(rig, [{ address: DATA, length: 1 }]);
+    offer(rig, [{ address: DATA, length: 1 }]);
     const chain = queue.pop();
     assert.ok(chain);
     queue.setEnabled(false);
     assert.equal(queue.pop(), undefined);
     queue.push(chain.head, 0);
-    assert.equal(takeUsed(), chain.head);
+    assert.equal(driver.takeUsed(), chain.head);
     queue.setEnabled(true);
     assert.ok(queue.pop());
   });
 
   Deno.test(`${layout}: a turn ends after its share`, () => {
-    const { queue, offer } = makeRig();
-    for (let count = 0; count < 3; count++) offer([{ address: DATA, length: 1 }]);
+    const rig = makeRig();
+    const { queue } = rig;
+    for (let count = 0; count < 3; count++) offer(rig, [{ address: DATA, length: 1 }]);
     queue.beginTurn(2);
     const chains = [queue.pop(new DescriptorChain()), queue.pop(new DescriptorChain())];
     assert.ok(chains.every((chain) => chain !== undefined));
@@ -216,9 +242,10 @@ for (const [layout, makeRig] of Object.entries(LAYOUTS)) {
   });
 
   Deno.test(`${layout}: what is held is given back once, also to a broken queue, without effect`, () => {
-    const { queue, ring, offer, takeUsed } = makeRig();
-    const head = offer([{ address: DATA, length: 1 }]);
-    const held = offer([{ address: DATA, length: 1 }]);
+    const rig = makeRig();
+    const { queue, driver, ring } = rig;
+    const head = offer(rig, [{ address: DATA, length: 1 }]);
+    const held = offer(rig, [{ address: DATA, length: 1 }]);
     assert.ok(queue.pop());
     assert.ok(queue.pop());
     queue.push(head, 0);
@@ -226,25 +253,26 @@ for (const [layout, makeRig] of Object.entries(LAYOUTS)) {
       assert.throws(() => queue.push(other, 0), /does not hold/);
       assert.throws(() => queue.unpop(other), /does not hold/);
     }
-    assert.equal(takeUsed(), head);
+    assert.equal(driver.takeUsed(), head);
     queue.setMemory(new DeviceMemory([]));
     assert.equal(queue.fault?.reason, "ring-outside-memory");
     queue.push(held, 0);
     assert.equal(queue.heldCount, 0);
     assert.equal(queue.pop(), undefined);
-    assert.equal(takeUsed(), -1);
+    assert.equal(driver.takeUsed(), -1);
     assert.ok(ring.intact());
   });
 
   Deno.test(`${layout}: a queue goes on in other mappings of its memory`, () => {
-    const { queue, ring, offer, takeUsed } = makeRig();
-    offer([{ address: TABLES, length: 1 }]);
+    const rig = makeRig();
+    const { queue, driver, ring } = rig;
+    offer(rig, [{ address: TABLES, length: 1 }]);
     queue.push(queue.pop()!.head, 0);
-    assert.ok(takeUsed() >= 0);
+    assert.ok(driver.takeUsed() >= 0);
     queue.setMemory(new DeviceMemory([...ring.memory.areas]));
-    const head = offer([{ address: TABLES, length: 5 }]);
+    const head = offer(rig, [{ address: TABLES, length: 5 }]);
     assert.deepEqual(pieceLengths(queue.pop()!), [[5], []]);
     queue.push(head, 0);
-    assert.equal(takeUsed(), head);
+    assert.equal(driver.takeUsed(), head);
   });
 }
