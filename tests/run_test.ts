@@ -63,6 +63,15 @@ engineTest(
     ]);
     assert.notEqual(port.code, 0);
     assert.match(port.stderr, /no\/such\/folder/);
+    const counters = await bench.run(tinyKernels.hello(), [
+      "--engine-stats",
+      bench.path("no/such/folder/counters"),
+    ]);
+    assert.deepEqual([counters.code, counters.stdout], [1, ""]);
+    assert.match(
+      counters.stderr,
+      /--engine-stats .*counters: cannot be opened for writing: no such/,
+    );
     await bench.checkClean();
   },
 );

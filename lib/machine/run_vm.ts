@@ -4,12 +4,12 @@
  * @module
  */
 
-import { describeError, describeFileError, ExitStatus, Logger } from "../base/mod.ts";
+import { describeError, ExitStatus, Logger } from "../base/mod.ts";
 import type { VmConfig } from "../config/mod.ts";
 import { Errno, errnoName, fstat, getpid, PollEvent, Reactor } from "../host/mod.ts";
-import type { Vm } from "../hypervisor/mod.ts";
 import { assemble, type Assembly } from "./assemble.ts";
 import { Console } from "./console.ts";
+import { EngineStatsFile } from "./engine_stats_file.ts";
 import type { ConsoleAction } from "./escape_filter.ts";
 import { Machine } from "./machine.ts";
 import { MemoryTrim } from "./memory_trim.ts";
@@ -51,16 +51,6 @@ export async function runVm(config: VmConfig, options: RunOptions = {}): Promise
   return processStatus(outcome.status, config.extendedStatus);
 }
 
-/** Writes the engine's counters, for those who asked for them. */
-function writeStats(path: string, vm: Vm): void {
-  const stats = vm.engineStats?.() ?? { engine: vm.kind };
-  try {
-    Deno.writeTextFileSync(path, JSON.stringify(stats, null, 2) + "\n");
-  } catch (error) {
-    log.warn(`${path}: cannot write the engine's counters: ${describeFileError(error)}`);
-  }
-}
-
 /** One VM's way from start to end. */
 class Run {
   readonly #config: VmConfig;
@@ -88,6 +78,10 @@ class Run {
     await using stack = new AsyncDisposableStack();
     stack.use(this.#watchErrors());
     stack.use(this.#watchSignals());
+    const { engineStats: statsPath } = this.#config;
+    const engineStats = statsPath === undefined
+      ? undefined
+      : stack.use(new EngineStatsFile(statsPath));
     const reactor = stack.use(new Reactor((error) => this.#fail(error)));
     const team = new VcpuTeam({
       vcpuCount: this.#config.cpuCount,
@@ -159,8 +153,7 @@ class Run {
     const launching = virtio.launch();
     if (assembly.engine === "soft") preferVcpus();
     inputs.use(startService(assembly.vm, assembly.memory));
-    const { engineStats } = this.#config;
-    if (engineStats !== undefined) this.#statsOf = () => writeStats(engineStats, assembly.vm);
+    if (engineStats !== undefined) this.#statsOf = () => engineStats.write(assembly.vm);
     inputs.use(new PlatformTimers(assembly.platform));
     try {
       await Promise.race([launching, machine.ended]);
