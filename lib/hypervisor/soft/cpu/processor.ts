@@ -26,6 +26,7 @@ import {
   imagePart,
   type InterpreterKind,
 } from "./interpreter_image.ts";
+import { KickWatch } from "./kick_watch.ts";
 import { protectModule } from "./mmu.ts";
 import { SplitLocks } from "./split_lock.ts";
 import { Samples } from "./samples.ts";
@@ -146,6 +147,8 @@ export class Processor {
   readonly #collector = new Collector();
   /** Fuel to go on with, 0 for a new load. */
   #fuelLeft = 0;
+  /** Holds fuel back after a kick of a device. */
+  readonly #kickWatch = new KickWatch();
   #waiting = false;
   #nmiPending = false;
   /** Generated code may have met a guard, where the next region is compared. */
@@ -389,7 +392,10 @@ export class Processor {
 
   #signalMmio(physical: number, size: number): boolean {
     this.#ioWrite.size = size;
-    return this.#events.signalIoEvent(true, physical, this.#ioWrite);
+    if (!this.#events.signalIoEvent(true, physical, this.#ioWrite)) return false;
+    const { cpu } = this;
+    if (this.#tier.tier === "auto") cpu.set32(S.fuel, this.#kickWatch.begin(cpu.get32(S.fuel)));
+    return true;
   }
 
   /** Executes until there is something for the machine. Sleeps in HLT. */
@@ -448,6 +454,8 @@ export class Processor {
       }
       switch (exit) {
         case Exit.Fuel:
+          this.#fuelLeft = this.#kickWatch.next();
+          if (this.#fuelLeft > 0) break;
           this.guards?.turn();
           // Where something waits it was called back, which says nothing of where the time goes.
           if (this.#mailbox[S.mailbox >>> 2] === 0) this.#sample();
@@ -460,6 +468,7 @@ export class Processor {
           break;
         case Exit.Halt:
           this.stats.halts++;
+          this.#fuelLeft += this.#kickWatch.end();
           if (this.#halt(io)) return RunResult.Interrupted;
           break;
       }
