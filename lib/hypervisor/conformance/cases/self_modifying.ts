@@ -54,10 +54,11 @@ const CONFLICT = 0x20_0000n;
 function remapTest(
   half: string,
   page: bigint,
-  how: { name: string; flags: bigint; flush: (a: Assembler) => void },
+  how: { name: string; flags: bigint; flush: (a: Assembler) => void; branches?: boolean },
 ): GuestTest {
+  const name = how.branches === true ? "that another branches to, " : "";
   return {
-    name: `self-modifying code: another page at an address of the ${half} half, ${how.name}`,
+    name: `self-modifying code: another page ${name}at an address of the ${half} half, ${how.name}`,
     run(m) {
       const tables = m.startLong();
       tables.map(page, FREE, { flags: how.flags });
@@ -66,8 +67,15 @@ function remapTest(
       m.memory.writeFrom(FREE, movRet(1));
       m.memory.writeFrom(FREE + 0x1000, movRet(100));
       m.memory.writeFrom(FREE + 0x2000, movRet(10_000));
+      // JMP rel32 to the page before.
+      tables.map(page + 0x1000n, FREE + 0x3000, { flags: how.flags });
+      m.memory.writeFrom(FREE + 0x3000, Uint8Array.of(0xe9, 0xfb, 0xef, 0xff, 0xff));
+      const called = how.branches === true ? page + 0x1000n : page;
       m.load(64, (a) => {
-        a.mov("rbx", page).mov("rsi", page + CONFLICT).mov("rcx", entry).mov("r8d", 3);
+        a.mov("rbx", called).mov("rbp", page).mov("rsi", page + CONFLICT).mov("rcx", entry).mov(
+          "r8d",
+          3,
+        );
         a.label("again").mov("edi", 40).xor("r9d", "r9d");
         a.label("calls").call("rbx").add("r9d", "eax").dec("edi").jcc("ne", "calls");
         // The other one takes its place in what is looked at page by page.
@@ -87,8 +95,8 @@ function remapTest(
 const PLAIN = Pte.Present | Pte.Write;
 const HALVES = [["lower", ALIAS], ["upper", 0xffff_8000_0000_0000n]] as const;
 const REMAPS: readonly Parameters<typeof remapTest>[2][] = [
-  { name: "INVLPG", flags: PLAIN, flush: (a) => a.invlpg(at("rbx")) },
-  { name: "INVLPG of a global one", flags: PLAIN | Pte.Global, flush: (a) => a.invlpg(at("rbx")) },
+  { name: "INVLPG", flags: PLAIN, flush: (a) => a.invlpg(at("rbp")) },
+  { name: "INVLPG of a global one", flags: PLAIN | Pte.Global, flush: (a) => a.invlpg(at("rbp")) },
   {
     name: "CR3",
     flags: PLAIN,
@@ -209,7 +217,12 @@ export const SELF_MODIFYING_TESTS: readonly GuestTest[] = [
       assert.deepEqual(m.io.reports, [1, 2, 1]);
     },
   },
-  ...HALVES.flatMap(([half, page]) => REMAPS.map((how) => remapTest(half, page, how))),
+  ...HALVES.flatMap(([half, page]) =>
+    REMAPS.flatMap((how) => [
+      remapTest(half, page, how),
+      remapTest(half, page, { ...how, branches: true }),
+    ])
+  ),
   {
     name: "self-modifying code: copied by a string move over code that ran",
     run(m) {
