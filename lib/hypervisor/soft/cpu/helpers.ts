@@ -58,7 +58,6 @@ import {
   JumpField,
   JumpNotes,
   JUMPS,
-  ProofField,
   Rec,
   Reg,
   regOffset,
@@ -526,27 +525,6 @@ export function buildControl(
     f.unreachable();
   }
   helpers.set("entersRegion", entersRegion);
-
-  // The same for a page of the region that runs; notes in its proof at `at` that bit `page` holds.
-  const provePage = module.func([I64, I32, I32, I32], [I32]);
-  {
-    const f = provePage;
-    const [linear, entered, at, page] = [f.param(0), f.param(1), f.param(2), f.param(3)];
-    f.if(eqz(call(entersRegion, linear, entered)), () => f.return(i32(0)));
-    const base = f.let(or(state64(S.ripBase), extU(state32(S.codeTag))));
-    const generation = f.let(state32(JumpNotes.lower));
-    const same = and(
-      eq(load.i64(CPU, at, ProofField.base), base),
-      eq(load.i32(CPU, at, ProofField.generation), generation),
-    );
-    const known = f.let(select(same, load.i32(CPU, at, ProofField.pages), i32(0)));
-    f.store64(CPU, at, base, ProofField.base);
-    f.store32(CPU, at, generation, ProofField.generation);
-    f.store32(CPU, at, or(known, page), ProofField.pages);
-    f.return(i32(1));
-    f.unreachable();
-  }
-  helpers.set("provePage", provePage);
 
   const pay = (f: FuncBuilder): Local => {
     const fuel = f.let(sub(state32(S.fuel), FuelCost.jump));

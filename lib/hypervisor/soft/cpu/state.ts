@@ -234,15 +234,6 @@ export const JumpNotes = {
   step: 16,
 } as const;
 
-/**
- * What regions over several pages know of where these are, 16 bytes by slot: i64 `S.ripBase` that it was
- * found for, with the code mode; i32 generation JumpNotes.lower, which all ends that could make it wrong;
- * i32 a bit for each page that is where the region has it.
- */
-export const PROOFS = 0x14_0000;
-export const PROOF = 16;
-export const ProofField = { base: 0, generation: 8, pages: 12 } as const;
-
 /** 256 dwords: remainders of bytes for CRC32; made at its first use. */
 export const CRC_TABLE = 0x1000;
 
@@ -308,7 +299,7 @@ export const CodeMode = {
 /** Where single instructions are decoded to be run apart: 8 records. */
 export const SCRATCH_RECORDS = ITLB_END;
 /** First byte behind the tables of fixed size, a multiple of 64 KiB. */
-export const FIXED_END = 0x24_0000;
+export const FIXED_END = 0x14_0000;
 
 /** Kinds of access that a page walk is asked for. */
 export const Access = {

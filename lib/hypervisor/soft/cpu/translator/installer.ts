@@ -6,7 +6,7 @@
  */
 
 import type { Tag } from "../../wasm/mod.ts";
-import { CodeMode, PROOF, PROOFS } from "../state.ts";
+import { CodeMode } from "../state.ts";
 import { type CodeCache, type CodePage, DecodeResult } from "../code_cache.ts";
 import type { Guards } from "./guards.ts";
 import { regionName } from "./heat.ts";
@@ -282,8 +282,6 @@ export class Installer {
       const slot = this.#free.pop() ??
         (this.#next < table.length ? this.#next++ : undefined);
       if (slot === undefined) return false;
-      const proof = (PROOFS + PROOF * slot) >>> 2;
-      this.#i32.fill(0, proof, proof + PROOF / 4);
       if (guards === undefined) table.set(slot, func);
       else guards.add(slot, func);
       installed = { live, region, slot, pages: 0 };

@@ -26,7 +26,6 @@ import {
   ltS,
   ltU,
   mul,
-  ne,
   or,
   select,
   shl,
@@ -41,20 +40,7 @@ import {
 } from "../../wasm/mod.ts";
 import { type CachedPage, Cx, type FlagsOf, type Runtime } from "../cx.ts";
 import type { Insn } from "../opcode.ts";
-import {
-  CPU,
-  Exit,
-  FlagKind,
-  JumpNotes,
-  PROOF,
-  ProofField,
-  PROOFS,
-  pseudoRecord,
-  Rec,
-  Reg,
-  S,
-  TlbField,
-} from "../state.ts";
+import { CPU, Exit, FlagKind, pseudoRecord, Rec, Reg, S, TlbField } from "../state.ts";
 import { isPlain, keep, type LazyFlags, type PendingFlags } from "./lazy_flags.ts";
 
 /** An instruction as its record says it. */
@@ -698,19 +684,11 @@ export class RegionCx extends Cx {
     const frame = this.#frame;
     f.ifUnlikely(eqz(and(frame.known, 1 << n)), () => {
       const { offset, entry } = frame.proofOf(n);
-      const at = f.let(add(i32(PROOFS), shl(frame.self, Math.log2(PROOF))));
-      const base = or(frame.ripBase, extU(this.s32(S.codeTag)));
-      f.block((found) => {
-        f.block((missing) => {
-          f.brIf(missing, ne(base, load.i64(CPU, at, ProofField.base)));
-          const generation = load.i32(CPU, at, ProofField.generation);
-          f.brIf(missing, ne(generation, this.s32(JumpNotes.lower)));
-          f.brIf(found, and(load.i32(CPU, at, ProofField.pages), 1 << n));
-        });
-        const proof = [add(frame.ripBase, offset), or(frame.self, entry << 16), at, i32(1 << n)];
-        f.brIf(found, call(this.helper("provePage"), ...proof));
-        this.#leaveFor(add(frame.ripBase, target));
-      });
+      const proof = add(frame.ripBase, offset);
+      f.if(
+        eqz(call(this.helper("entersRegion"), proof, or(frame.self, entry << 16))),
+        () => this.#leaveFor(add(frame.ripBase, target)),
+      );
       f.set(frame.known, or(frame.known, 1 << n));
     });
   }
