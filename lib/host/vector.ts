@@ -114,7 +114,8 @@ export class IoVector {
     }
     const address = span.address + offset;
     const word = at * 4;
-    this.#list[word] = address % TWO_32;
+    // Of a larger number, the lower 32 bits are stored.
+    this.#list[word] = address;
     this.#list[word + 1] = address / TWO_32;
     this.#list[word + 2] = lengthBytes;
     this.#list[word + 3] = 0;
