@@ -1,6 +1,7 @@
 /**
- * Looks for the answer of a device soon after it was kicked. A disk's is mostly there before the guest has
- * made itself ready to sleep; who learns of it only in HLT does all of that for nothing, and undoes it.
+ * Looks for the answer of a device soon after it was kicked. A disk's is often there before the guest has
+ * made itself ready to sleep; who learns of it only in HLT does all of that for nothing, and undoes it. Or
+ * it comes soon after, where the host's thread does better not to sleep: waking it takes longer.
  *
  * @module
  */
@@ -10,10 +11,19 @@ const SLICE = 400;
 /** Looks at most, each of about a microsecond, before it is left to HLT and to the fuel's end. */
 const LOOKS = 8;
 
-/** Divides the fuel that is left into slices for a while. */
+/** How long an answer is awaited without sleep, at most. */
+const SPIN_NS = 30_000;
+
+/** Divides the fuel that is left into slices for a while, and has HLT sleep a little later. */
 export class KickWatch {
   #looks = 0;
   #held = 0;
+  /** Whether a device was kicked since the last sleep. */
+  #kicked = false;
+  /** When HLT began, 0 where it has not. */
+  #haltedNs = 0;
+  /** Whether the last answer came soon. */
+  #soon = true;
 
   /**
    * A device was kicked.
@@ -22,6 +32,7 @@ export class KickWatch {
    * @returns what to go on with.
    */
   begin(fuel: number): number {
+    this.#kicked = true;
     const all = fuel + this.#held;
     this.#looks = LOOKS;
     const slice = Math.min(SLICE, all);
@@ -46,5 +57,20 @@ export class KickWatch {
     const held = this.#held;
     this.#held = 0;
     return held;
+  }
+
+  /** Whether HLT is to look again instead of sleeping. */
+  spins(nowNs: number): boolean {
+    if (!this.#kicked) return false;
+    if (this.#haltedNs === 0) this.#haltedNs = nowNs;
+    return this.#soon && nowNs - this.#haltedNs < SPIN_NS;
+  }
+
+  /** HLT is over. Where the answer came too late to be worth it, the next ones are not waited for so. */
+  woken(nowNs: number): void {
+    if (!this.#kicked) return;
+    this.#soon = this.#haltedNs === 0 || nowNs - this.#haltedNs < 2 * SPIN_NS;
+    this.#kicked = false;
+    this.#haltedNs = 0;
   }
 }

@@ -35,3 +35,25 @@ Deno.test("a watch gives all fuel, in slices at first, and ends when it sleeps",
   assert.equal(watch.end(), 5200);
   assert.equal(watch.next(), 0);
 });
+
+Deno.test("HLT looks again for a while after a kick, unless answers take longer than that", () => {
+  const watch = new KickWatch();
+  assert.equal(watch.spins(1000), false);
+  watch.woken(2000);
+  const answered = (from: number, after: number) => {
+    watch.begin(1000);
+    const spins = watch.spins(from);
+    watch.spins(from + after);
+    watch.woken(from + after);
+    return spins;
+  };
+  assert.equal(answered(10_000, 20_000), true);
+  watch.begin(1000);
+  assert.deepEqual([100_000, 129_000, 130_001].map((now) => watch.spins(now)), [true, true, false]);
+  watch.woken(900_000);
+  // That was slow; the one behind it is watched, and quick.
+  assert.equal(answered(1_000_000, 500_000), false);
+  assert.equal(answered(2_000_000, 40_000), false);
+  assert.equal(answered(3_000_000, 40_000), true);
+  assert.equal(watch.spins(4_000_000), false);
+});

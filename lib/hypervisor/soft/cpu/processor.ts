@@ -147,7 +147,7 @@ export class Processor {
   readonly #collector = new Collector();
   /** Fuel to go on with, 0 for a new load. */
   #fuelLeft = 0;
-  /** Holds fuel back after a kick of a device. */
+  /** Looks for the answer of a device. */
   readonly #kickWatch = new KickWatch();
   #waiting = false;
   #nmiPending = false;
@@ -685,11 +685,18 @@ export class Processor {
       this.#runTimers();
       if (chip.hasEvents(id) || (enabled && chip.pendingVector(id) >= 0)) {
         Atomics.or(words, at, Mailbox.interrupt);
+        this.#kickWatch.woken(chip.clock.nowNs());
         return false;
       }
       if (Atomics.load(words, at) !== 0) continue;
-      const wait = (chip.nextDeadlineNs(id) - chip.clock.nowNs()) / 1e6;
+      const now = chip.clock.nowNs();
+      const wait = (chip.nextDeadlineNs(id) - now) / 1e6;
       if (wait <= 0) continue;
+      if (this.#kickWatch.spins(now)) {
+        // The device may need this very processor of the host.
+        yieldThread();
+        continue;
+      }
       if (wait >= IDLE_MS && this.#collector.idle(this.translator.installer.stats.droppedBytes)) {
         continue;
       }
