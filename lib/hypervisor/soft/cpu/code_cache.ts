@@ -14,9 +14,6 @@ import {
   ITLB,
   ITLB_END,
   ITLB_ENTRY,
-  JumpNotes,
-  JUMPS,
-  JUMPS_END,
   PAGE_MAP,
   Rec,
   RECORD,
@@ -146,7 +143,6 @@ export class CodeCache {
     this.#team = options.team;
     this.#mapTop = options.regions.maps;
     this.#arenaTop = options.regions.arena;
-    this.#dropJumps();
   }
 
   /**
@@ -243,22 +239,8 @@ export class CodeCache {
     this.flushes++;
   }
 
-  /** Forgets where jumps went. */
-  #dropJumps(): void {
-    const words = this.#i32;
-    for (const at of [JumpNotes.lower >>> 2, JumpNotes.upper >>> 2]) {
-      const generation = (words[at] as number) + JumpNotes.step | 0;
-      words[at] = generation;
-      if (generation !== 0) continue;
-      // What is as old as the generations can tell must not come back.
-      words.fill(0, JUMPS >>> 2, JUMPS_END >>> 2);
-      words[at] = JumpNotes.step;
-    }
-  }
-
   /** Empties the instruction TLB. */
   flushTlb(): void {
-    this.#dropJumps();
     // fill() of shared memory is slower than this; a tag of ones matches nothing.
     const words = this.#i32;
     for (let at = ITLB >>> 2; at < ITLB_END >>> 2; at += ITLB_ENTRY >>> 2) {
@@ -293,7 +275,6 @@ export class CodeCache {
       this.#u64[(this.#regions.codeMarks >>> 3) + pageNumber] = 0n;
       return;
     }
-    this.#dropJumps();
     const refetch = this.#interpreter.special.refetch;
     for (const page of pages) {
       const ranges = page.ranges;

@@ -18,7 +18,6 @@ import {
   extU,
   type FuncBuilder,
   type FuncRef,
-  geS,
   geU,
   i32,
   i64,
@@ -53,11 +52,6 @@ import {
   HANDLER_SLOTS,
   ITLB,
   ITLB_ENTRIES,
-  JUMP_ENTRIES,
-  JUMP_ENTRY,
-  JumpField,
-  JumpNotes,
-  JUMPS,
   Rec,
   Reg,
   regOffset,
@@ -443,19 +437,6 @@ function merge(old: Expr, value: Expr, mask: Expr): Expr {
   );
 }
 
-/** The entry of `linear` among JUMPS. */
-function jumpEntry(linear: Local): Expr {
-  const low = wrap(linear);
-  const n = and(xor(low, shrU(low, 9)), JUMP_ENTRIES - 1);
-  return add(i32(JUMPS), shl(n, Math.log2(JUMP_ENTRY)));
-}
-
-/** The key that the entry of `linear` has where it holds. */
-function jumpKey(linear: Local): Expr {
-  const generation = shl(wrap(shrU(linear, 63)), 2);
-  return or(state32(S.codeTag), load.i32(CPU, generation, JumpNotes.lower));
-}
-
 /**
  * Adds `jump(rip) -> exit`, `interpretAt(rip) -> exit` and `branchSlow(record, target) -> exit`.
  * @param parts `handlerType`: type index of handlers.
@@ -543,20 +524,6 @@ export function buildControl(
       add(i32(ITLB), and(wrap(shrU(linear, 12 - 4)), (ITLB_ENTRIES - 1) << 4)),
     );
     const offset = f.let(wrap(and(linear, 4095)));
-    const jumped = f.let(jumpEntry(linear));
-    const key = f.let(jumpKey(linear));
-    f.if(
-      and(
-        eq(load.i64(CPU, jumped, JumpField.linear), linear),
-        eq(load.i32(CPU, jumped, JumpField.key), key),
-      ),
-      () => {
-        f.store32(CPU, i32(0), load.i32(CPU, jumped, JumpField.pageMap), S.pageMap);
-        f.store64(CPU, i32(0), sub(rip, extU(offset)), S.ripBase);
-        const record = f.let(load.i32(CPU, jumped, JumpField.record));
-        f.returnCallIndirect(handlerType, handlerOf(record), record);
-      },
-    );
     const pageMap = f.let(
       cond(
         eq(
@@ -571,15 +538,7 @@ export function buildControl(
       const record = f.let(load.i32(CPU, add(pageMap, shl(offset, 2))));
       f.store32(CPU, i32(0), pageMap, S.pageMap);
       f.store64(CPU, i32(0), sub(rip, extU(offset)), S.ripBase);
-      f.if(record, () => {
-        f.if(or(geS(linear, i64(0)), load.i32(CPU, entry, 12)), () => {
-          f.store64(CPU, jumped, linear, JumpField.linear);
-          f.store32(CPU, jumped, key, JumpField.key);
-          f.store32(CPU, jumped, record, JumpField.record);
-          f.store32(CPU, jumped, pageMap, JumpField.pageMap);
-        });
-        f.returnCallIndirect(handlerType, handlerOf(record), record);
-      });
+      f.if(record, () => f.returnCallIndirect(handlerType, handlerOf(record), record));
     });
     f.store64(CPU, i32(0), rip, S.rip);
     f.return(i32(Exit.Lookup));

@@ -57,9 +57,6 @@ import {
   ITLB_END,
   ITLB_ENTRIES,
   ITLB_ENTRY,
-  JumpNotes,
-  JUMPS,
-  JUMPS_END,
   PseudoRecord,
   RAM,
   Rec,
@@ -858,19 +855,9 @@ function buildFlush(module: ModuleBuilder): void {
   for (const base of [TLB_USER, TLB_SUPER, TLB_SUPER_AC, TLB_CHECKED]) empty(reset, base);
   module.exportFunc("resetTlb", reset);
 
-  const dropJumps = (f: FuncBuilder, generation: number) => {
-    set32(f, generation, add(state32(generation), JumpNotes.step));
-    // What is as old as the generations can tell must not come back.
-    f.ifUnlikely(eqz(state32(generation)), () => {
-      f.memoryFill(CPU, i32(JUMPS), i32(0), i32(JUMPS_END - JUMPS));
-      set32(f, generation, i32(JumpNotes.step));
-    });
-  };
-
   // What a load of CR3 flushes. User pages are in the other tables, whatever says that they are global.
   // Kernels that patch themselves load CR3 twice for each patch, so it matters what is not searched.
   const local = module.func([]);
-  dropJumps(local, JumpNotes.lower);
   const left = local.local(I32, state32(TlbNotes.count));
   local.if(gtU(left, i32(TlbNotes.most)), () => {
     emptyAll(local);
@@ -924,8 +911,6 @@ function buildFlush(module: ModuleBuilder): void {
     and(wrap(shrU(linear, 12 - Math.log2(ITLB_ENTRY))), (ITLB_ENTRIES - 1) * ITLB_ENTRY),
   );
   one.store64(CPU, codeEntry, i64(-1n));
-  dropJumps(one, JumpNotes.lower);
-  one.if(ltS(linear, i64(0)), () => dropJumps(one, JumpNotes.upper));
   one.return(i32(1));
   one.unreachable();
   module.exportFunc("flushPage", one);

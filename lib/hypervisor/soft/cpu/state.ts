@@ -211,29 +211,6 @@ export const TlbNotes = {
   most: 400,
 } as const;
 
-/**
- * Where jumps went: entries of 32 bytes: i64 linear address, i32 key, i32 record, i32 map of its page. A
- * key is the code mode and the generation of {@link JumpNotes} that the address belongs to, so entries of
- * another mode or generation say nothing. What they say is what the instruction TLB and the page map said
- * when they were filled, which stays true until one of these is flushed, or code is thrown away.
- */
-export const JUMP_ENTRIES = 4096;
-export const JUMP_ENTRY = 32;
-export const JUMPS = 0x12_0000;
-export const JUMPS_END = JUMPS + JUMP_ENTRIES * JUMP_ENTRY;
-export const JumpField = { linear: 0, key: 8, record: 12, pageMap: 16 } as const;
-
-/**
- * Generations of {@link JUMPS}, both i32: of the addresses of the lower half, and behind it of those of the
- * upper half, of which only global pages have entries. Loads of CR3 end the first one alone.
- */
-export const JumpNotes = {
-  lower: 0xe60,
-  upper: 0xe64,
-  /** Between generations; below are the bits of CodeMode. No generation is 0. */
-  step: 16,
-} as const;
-
 /** 256 dwords: remainders of bytes for CRC32; made at its first use. */
 export const CRC_TABLE = 0x1000;
 
@@ -299,7 +276,7 @@ export const CodeMode = {
 /** Where single instructions are decoded to be run apart: 8 records. */
 export const SCRATCH_RECORDS = ITLB_END;
 /** First byte behind the tables of fixed size, a multiple of 64 KiB. */
-export const FIXED_END = 0x14_0000;
+export const FIXED_END = 0x12_0000;
 
 /** Kinds of access that a page walk is asked for. */
 export const Access = {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { CODE, FREE } from "../../../conformance/layout.ts";
 import { Pte } from "../../../conformance/tables.ts";
-import { Exit, JUMP_ENTRY, JumpNotes, JUMPS, Reg, S, TlbNotes } from "../state.ts";
+import { Exit, Reg, S, TlbNotes } from "../state.ts";
 import { TestCpu } from "./test_cpu.ts";
 
 const PAGE = 0x4000_0000;
@@ -127,23 +127,4 @@ Deno.test("code of a page that a load of CR3 exchanges is fetched anew", () => {
     return Number(t.cpu.reg(Reg.rax));
   };
   assert.deepEqual([go(1), go(2), go(1)], [1, 2, 1]);
-});
-
-Deno.test("where jumps went is forgotten for good where generations begin anew", () => {
-  const oldest = -JumpNotes.step;
-  const flushes: readonly ((t: TestCpu) => void)[] = [
-    (t) => t.cpu.exports.flushLocal(),
-    (t) => t.cpu.exports.flushPage(-0x1000n),
-    (t) => t.processor.code.flushTlb(),
-  ];
-  for (const flush of flushes) {
-    using t = machine();
-    const last = JUMPS + JUMP_ENTRY * 4095;
-    for (const at of [JUMPS, last]) t.cpu.set32(at + 8, JumpNotes.step);
-    t.cpu.set32(JumpNotes.lower, oldest);
-    t.cpu.set32(JumpNotes.upper, oldest);
-    flush(t);
-    assert.equal(t.cpu.get32(JumpNotes.lower), JumpNotes.step);
-    for (const at of [JUMPS, last]) assert.equal(t.cpu.get32(at + 8), 0);
-  }
 });
