@@ -127,6 +127,7 @@ export { catchSignals } from "./signal_event.ts";
 export { monotonicNs, realtimeNs, threadCpuNs, yieldThread } from "./clock.ts";
 export { lowerPriority } from "./priority.ts";
 export {
+  collectGarbage,
   getegid,
   geteuid,
   getgid,

@@ -100,6 +100,27 @@ function putLimit(view: DataView, at: number, value: number): void {
   view.setBigUint64(at, value === Infinity ? INFINITY : BigInt(value), true);
 }
 
+type Collect = (
+  options: { type: "major"; execution: "sync"; flavor: "regular" | "last-resort" },
+) => void;
+
+/**
+ * Collects the garbage of this thread's heap and what lies outside of it, and gives it back to the host.
+ * That takes some milliseconds to some tens of them.
+ *
+ * @param thoroughly Whether pages of the heap that are half empty are given back, too.
+ * @returns false where V8 runs without `--expose-gc`, other than in the executable: then nothing is done.
+ */
+export function collectGarbage(thoroughly: boolean): boolean {
+  const collect = (globalThis as { gc?: Collect }).gc;
+  if (collect === undefined) return false;
+  const flavor = thoroughly ? "last-resort" : "regular";
+  collect({ type: "major", execution: "sync", flavor });
+  // Modules lie in the C library's memory, and what compilers used.
+  releaseFreeMemory();
+  return true;
+}
+
 /** Gives memory back to the host that the C library keeps for later (malloc_trim(3)). */
 export function releaseFreeMemory(): void {
   libcMemory().malloc_trim(0n);

@@ -6,7 +6,7 @@
  * @module
  */
 
-import { releaseFreeMemory } from "../../../host/mod.ts";
+import { collectGarbage } from "../../../host/mod.ts";
 
 /** A timer of the guest this far away, in ms, makes it idle. */
 export const IDLE_MS = 50;
@@ -19,12 +19,8 @@ const HEAP_GARBAGE_BYTES = 8 << 20;
 /** What modules that were thrown away may take, about, in bytes. */
 const MODULE_GARBAGE_BYTES = 32 << 20;
 
-type Flavor = "regular" | "last-resort";
-type Collect = (options: { type: "major"; execution: "sync"; flavor: Flavor }) => void;
-
 /** Collects in this worker at a bounded rate, where V8 runs with `--expose-gc`, as in the executable. */
 export class Collector {
-  readonly #collect = (globalThis as { gc?: Collect }).gc;
   #lastLook = -Infinity;
   #lastTime = -Infinity;
   /** What was in use behind the last collection. */
@@ -44,24 +40,21 @@ export class Collector {
     if (now - this.#lastLook < LOOK_MS || now - this.#lastTime < PAUSE_MS) return false;
     this.#lastLook = now;
     return (Deno.memoryUsage().heapTotal - this.#used > HEAP_GARBAGE_BYTES ||
-      this.#isMuch(droppedBytes)) && this.#run("last-resort", droppedBytes);
+      this.#isMuch(droppedBytes)) && this.#run(true, droppedBytes);
   }
 
   /** For a guest at work, which waits less; `droppedBytes` as for {@link idle}. */
   busy(droppedBytes: number): void {
     if (!this.#isMuch(droppedBytes)) return;
-    if (performance.now() - this.#lastTime >= PAUSE_MS) this.#run("regular", droppedBytes);
+    if (performance.now() - this.#lastTime >= PAUSE_MS) this.#run(false, droppedBytes);
   }
 
   #isMuch(droppedBytes: number): boolean {
     return droppedBytes - this.#dropped >= MODULE_GARBAGE_BYTES;
   }
 
-  #run(flavor: Flavor, droppedBytes: number): boolean {
-    if (this.#collect === undefined) return false;
-    this.#collect({ type: "major", execution: "sync", flavor });
-    // Modules lie in the C library's memory, and what compilers used.
-    releaseFreeMemory();
+  #run(thoroughly: boolean, droppedBytes: number): boolean {
+    if (!collectGarbage(thoroughly)) return false;
     this.#used = Deno.memoryUsage().heapUsed;
     this.#lastTime = performance.now();
     this.#dropped = droppedBytes;
