@@ -7,6 +7,7 @@
  */
 
 import { openSoft, type Tier } from "../soft/mod.ts";
+import { Draw } from "./draw.ts";
 import { FREE, Port } from "./layout.ts";
 import { Helper, TestMachine } from "./machine.ts";
 
@@ -23,28 +24,6 @@ const DATA_LINEAR = 0x4000_0000;
 const DATA_PAGES = 4;
 /** Bytes of data that may be accessed on both sides of a pointer. */
 const REACH = 120;
-
-/** The same numbers for the same seed. */
-class Draw {
-  #state: number;
-
-  constructor(seed: number) {
-    this.#state = Math.imul(seed, 0x9e3779b1) | 1;
-  }
-
-  below(n: number): number {
-    let x = this.#state;
-    x ^= x << 13;
-    x ^= x >>> 17;
-    x ^= x << 5;
-    this.#state = x;
-    return (x >>> 0) % n;
-  }
-
-  of<T>(list: readonly T[]): T {
-    return list[this.below(list.length)] as T;
-  }
-}
 
 /** An instruction with REX.W, `reg` and a register or memory operand. */
 function withModrm(

@@ -4,32 +4,17 @@
  */
 
 import { openSoft } from "../soft/mod.ts";
+import { Draw } from "./draw.ts";
 import { Port } from "./layout.ts";
 import { Helper, TestMachine } from "./machine.ts";
-
-/** The same numbers in every run. */
-class Draw {
-  #state: number;
-  constructor(seed: number) {
-    this.#state = seed;
-  }
-  below(n: number): number {
-    let x = this.#state;
-    x ^= x << 13;
-    x ^= x >>> 17;
-    x ^= x << 5;
-    this.#state = x;
-    return (x >>> 0) % n;
-  }
-}
 
 const GENERAL = [0, 1, 2, 3, 5, 6, 7];
 
 function instruction(draw: Draw): number[] {
-  const reg = () => GENERAL[draw.below(GENERAL.length)] as number;
+  const reg = () => draw.of(GENERAL);
   const modrm = (high: number) => 0xc0 | (high << 3) | reg();
   // Prefixes of 16, 32 and 64 bits.
-  const wide = [[0x66], [], [0x48]][draw.below(3)] as number[];
+  const wide = draw.of([[0x66], [], [0x48]]);
   switch (draw.below(12)) {
     case 0:
     case 1:
@@ -70,7 +55,7 @@ Deno.test({
     const helper = await Helper.start();
     try {
       for (let seed = 1; seed <= 40; seed++) {
-        const draw = new Draw(0x9e3779b9 ^ seed);
+        const draw = new Draw(seed);
         using machine = new TestMachine({
           hypervisor: openSoft({ tier: "lockstep" }),
           helper,
