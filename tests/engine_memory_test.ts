@@ -2,7 +2,6 @@
 
 import assert from "node:assert/strict";
 import { MIB } from "../lib/base/mod.ts";
-import { median } from "../scripts/bench/bench.ts";
 import { privateDirtyBytes } from "../scripts/bench/programs.ts";
 import { testEngines } from "./support/engines.ts";
 import { tinyKernels } from "./support/tiny_kernel.ts";
@@ -11,15 +10,16 @@ import { VmBench } from "./support/vm_bench.ts";
 
 /** Times that code is rewritten, and so a module made and another one dropped, for each dot. */
 const TURNS = 500;
+/** What is kept has mostly filled by then: as much as each page may have, and records. */
+const FILLED_DOTS = 20;
+/** Dots between two looks. */
+const APART_DOTS = 16;
+/** A vCPU at work collects garbage at most once in 10 s, so in each such time what is in use shows once. */
+const LOOK_MS = 11_000;
+const LOOK_DOTS = 8;
 /**
- * What is kept has filled by the first of them, when as much as each page may have was made, and garbage
- * that waits for its collection, which comes some seconds after the last one.
- */
-const FIRST_DOTS = 12;
-const LAST_DOTS = 28;
-/**
- * Of 8000 modules that were dropped: less than a quarter of what they take at least. Records of changed code
- * that may wait to be thrown away are 16 MiB of it.
+ * Of 8000 modules that were dropped in between: less than a quarter of what they take at least. Records of
+ * changed code that may wait to be thrown away are 16 MiB of it.
  */
 const ALLOWED_MIB = 28;
 
@@ -38,20 +38,23 @@ Deno.test("memory stays within bounds while thousands of modules are made and dr
     const smaps = await Deno.readTextFile(`/proc/${vm.pid}/smaps`);
     return privateDirtyBytes(smaps, (name) => name.startsWith("/memfd:")) / MIB;
   };
-  /** As a single sample may be before or behind a collection of garbage. */
-  const around = async (count: number) => {
-    const samples: number[] = [];
-    for (let dot = count; dot < count + 3; dot++) {
+  /** The least from `first` dots on, and the dots that there are at the end. */
+  const look = async (first: number) => {
+    let least = Infinity;
+    let dot = first;
+    await bench.until(`${dot} dots`, () => dots() >= dot);
+    const end = performance.now() + LOOK_MS;
+    for (; dot < first + LOOK_DOTS || performance.now() < end; dot++) {
       await bench.until(`${dot} dots`, () => dots() >= dot);
-      samples.push(await mib());
+      least = Math.min(least, await mib());
     }
-    return median(samples);
+    return { least, dot };
   };
-  const before = await around(FIRST_DOTS);
-  const after = await around(LAST_DOTS);
+  const { least: before, dot } = await look(FILLED_DOTS);
+  const { least: after } = await look(dot + APART_DOTS);
   assert(
     after - before < ALLOWED_MIB,
-    `${before.toFixed(1)} MiB after ${TURNS * FIRST_DOTS} modules, ` +
-      `${after.toFixed(1)} MiB after ${TURNS * LAST_DOTS}`,
+    `${before.toFixed(1)} MiB after ${TURNS * dot} modules, ` +
+      `${after.toFixed(1)} MiB after ${TURNS * (dot + APART_DOTS)}`,
   );
 });
