@@ -8,8 +8,8 @@
 import { Priority, readPriorities, withPriorities } from "../../wasm/mod.ts";
 import type { Unit } from "./unit.ts";
 
-/** Samples of a region that make it worth to be optimized: about when V8 would. */
-const HOT = 16;
+/** Samples of a region that make it worth to be optimized ahead: with fewer, later loads cost a next boot more. */
+const HOT = 64;
 
 /** Name that region number `region` has in its module. */
 export function regionName(region: number): string {
