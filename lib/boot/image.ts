@@ -1,6 +1,6 @@
 import { describeError, formatSize } from "../base/mod.ts";
-import { type Mapping, mmap } from "../host/mod.ts";
 import { BootError } from "./errors.ts";
+import { UnpackRoom } from "./unpack_room.ts";
 
 /** A file to boot from: its path, or its bytes with a name for messages. */
 export type BootImage = string | { readonly name: string; readonly data: Uint8Array };
@@ -19,7 +19,7 @@ export class ImageReader implements Disposable {
   readonly #file: Deno.FsFile | undefined;
   readonly #stats: Deno.FileInfo | undefined;
   #position = 0;
-  #mapping: Mapping | undefined;
+  #room: UnpackRoom | undefined;
 
   /**
    * Opens `image`.
@@ -42,6 +42,11 @@ export class ImageReader implements Disposable {
       this[Symbol.dispose]();
       throw new BootError(`${image}: expected a regular file, found ${kindOf(this.#stats)}`);
     }
+  }
+
+  /** Where {@link readAll} read a large file to. */
+  get room(): UnpackRoom | undefined {
+    return this.#room;
   }
 
   /** Size in bytes, undefined where only reading tells (a pipe). */
@@ -90,9 +95,9 @@ export class ImageReader implements Disposable {
   }
 
   #allocate(size: number): Uint8Array<ArrayBuffer> {
-    if (size < CHUNK_BYTES || this.#mapping !== undefined) return new Uint8Array(size);
-    this.#mapping = mmap(size);
-    return this.#mapping.bytes;
+    if (size < CHUNK_BYTES || this.size === undefined) return new Uint8Array(size);
+    this.#room = new UnpackRoom(size);
+    return this.#room.packed;
   }
 
   #check(size: number, maxBytes: number): void {
@@ -104,7 +109,7 @@ export class ImageReader implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#mapping?.[Symbol.dispose]();
+    this.#room?.[Symbol.dispose]();
     this.#file?.close();
   }
 }

@@ -25,6 +25,7 @@ import { buildMemoryMap } from "./memory_map.ts";
 import {
   canUnpack,
   detectPayload,
+  lz4PayloadBlocks,
   type PayloadFormat,
   unpackedSize,
   unpackLz4,
@@ -36,7 +37,14 @@ import {
   HIGH_MEMORY_START,
 } from "./platform_layout.ts";
 import { writePvhStartInfo } from "./pvh.ts";
-import { checkSegments, copySegments, type Range, unpackInPlace } from "./segments.ts";
+import {
+  checkSegments,
+  copySegments,
+  type Range,
+  writeSegmentsAside,
+  zeroRests,
+} from "./segments.ts";
+import type { UnpackRoom } from "./unpack_room.ts";
 
 /** What to boot. */
 export interface BootOptions {
@@ -72,6 +80,8 @@ export interface LoadedKernel {
   readonly payload: PayloadFormat | undefined;
 }
 
+/** From so many unpacked bytes on it is worth to make a module for them. */
+const MANY_BYTES = 256 * 1024;
 /** Largest kernel file that is read. */
 const MAX_KERNEL_BYTES = 1024 * 1024 * 1024;
 /** x86's COMMAND_LINE_SIZE less the NUL, for images that do not tell. */
@@ -93,12 +103,19 @@ interface PlacedKernel {
 /**
  * Loads kernel, initrd, command line, boot parameters, firmware tables and the boot processor's
  * tables into `memory`.
+ *
+ * `memory` must not be disposed before this is done, one way or the other.
+ *
  * @throws {BootError} when something is not fit to be booted; a vCPU must not run then.
  */
-export function loadKernel(memory: GuestMemory, options: BootOptions): LoadedKernel {
+export async function loadKernel(
+  memory: GuestMemory,
+  options: BootOptions,
+): Promise<LoadedKernel> {
   using reader = new ImageReader(options.kernel);
-  const image = { name: reader.name, bytes: reader.readAll(MAX_KERNEL_BYTES) };
-  const placed = placeKernel(memory, image, options);
+  const bytes = reader.readAll(MAX_KERNEL_BYTES);
+  const image = { name: reader.name, bytes, room: reader.room };
+  const placed = await placeKernel(memory, image, options);
   const { entry, header } = placed;
 
   const cmdlineLimit = header?.cmdlineMaxBytes || DEFAULT_CMDLINE_BYTES;
@@ -129,16 +146,18 @@ export function loadKernel(memory: GuestMemory, options: BootOptions): LoadedKer
   return { entry, kernel: placed.range, initrd, format: placed.format, payload: placed.payload };
 }
 
-interface NamedBytes {
+interface KernelFile {
   readonly name: string;
   readonly bytes: Uint8Array;
+  /** What {@link bytes} lie in, where they are many. */
+  readonly room: UnpackRoom | undefined;
 }
 
-function placeKernel(
+async function placeKernel(
   memory: GuestMemory,
-  { name, bytes }: NamedBytes,
+  { name, bytes, room }: KernelFile,
   options: BootOptions,
-): PlacedKernel {
+): Promise<PlacedKernel> {
   if (bytes.length === 0) {
     throw new BootError(`${name}: expected a kernel (bzImage or ELF vmlinux), found an empty file`);
   }
@@ -160,12 +179,10 @@ function placeKernel(
   if (options.keepPacked || !canUnpack(payload)) {
     return { ...placePacked(memory, header, name), ...common };
   }
-  const placed = payload === "lz4"
-    ? placeLz4(memory, header, { name, protocol: options.protocol })
-    : placeUnpacked(memory, unpackPayload(header.payload, { format: payload, name }), {
-      name,
-      protocol: options.protocol,
-    });
+  const how = { name, protocol: options.protocol };
+  const placed =
+    (payload === "lz4" ? await placeLz4(memory, header, { ...how, room }) : undefined) ??
+      placeUnpacked(memory, unpackPayload(header.payload, { format: payload, name }), how);
   // The kernel clears and allocates beyond its segments before it reads the memory map.
   const end = Math.max(placed.range.end, placed.range.start + header.initBytes);
   if (!memory.contains(placed.range.start, end - placed.range.start)) {
@@ -213,28 +230,40 @@ function placeUnpacked(
   return { entry, range };
 }
 
-/** LZ4 is fast enough for copying to matter, so it goes straight into guest memory where it can. */
-function placeLz4(
+/**
+ * LZ4 is fast enough for the rest to matter: what is unpacked is written to its place by another thread.
+ * Undefined where that is not worth it, or the notes in the file have to be read for the entry.
+ */
+async function placeLz4(
   memory: GuestMemory,
   { payload }: BzImage,
-  { name, protocol }: PlaceOptions,
-): Pick<PlacedKernel, "entry" | "range"> {
+  { name, protocol, room }: PlaceOptions & { readonly room: UnpackRoom | undefined },
+): Promise<Pick<PlacedKernel, "entry" | "range"> | undefined> {
   const fileBytes = unpackedSize(payload, name);
-  const beginning = new Uint8Array(Math.min(ELF_HEADERS_BYTES, fileBytes));
+  if (room === undefined || fileBytes < MANY_BYTES) return undefined;
+  const beginning = new Uint8Array(ELF_HEADERS_BYTES);
   const length = unpackLz4(payload, beginning, { name });
   const kernel = parseElf(beginning.subarray(0, length), { name, fileBytes });
+  if (protocol === "pvh" || !isLoaded(kernel, kernel.entry)) return undefined;
   const range = checkSegments(memory, kernel, name);
-  const unpack = (target: Uint8Array) =>
-    unpackLz4(payload, target, { name, memory: memory.wasmMemory });
-  const inPlace = unpackInPlace(memory, kernel, { fileBytes, unpack });
-  if (!inPlace) {
-    return placeUnpacked(memory, unpackPayload(payload, { format: "lz4", name }), {
-      name,
-      protocol,
-    });
+  const entry = chooseEntry(kernel, { name, image: beginning, protocol });
+  const written: Promise<void>[] = [];
+  try {
+    for (const { offset, at, length } of lz4PayloadBlocks(payload, { name, room })) {
+      const piece = { offset, address: room.addressOf(at), length };
+      const writing = writeSegmentsAside(memory, kernel, piece);
+      // Whether it fails is looked at below.
+      writing.catch(() => {});
+      written.push(writing);
+      // The next block goes where the last but one of these was.
+      await written.at(-2);
+    }
+    zeroRests(memory, kernel);
+    await Promise.all(written);
+  } finally {
+    // Nothing is written any more, whatever went wrong.
+    await Promise.allSettled(written);
   }
-  const entry = chooseEntry(kernel, { name, image: inPlace.image, protocol });
-  inPlace.settle();
   return { entry, range };
 }
 

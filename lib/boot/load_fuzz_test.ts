@@ -23,7 +23,7 @@ const nasty = fc.tuple(
 );
 
 for (const [what, image] of Object.entries(IMAGES)) {
-  Deno.test(`changed headers of ${what} give a kernel or a BootError, nothing else`, () => {
+  Deno.test(`changed headers of ${what} give a kernel or a BootError, nothing else`, async () => {
     using memory = GuestMemory.create({ sizeBytes: 32 * MIB, backing: "mmap" });
     // Headers of ELF, bzImage and payload are what is worth hitting.
     const offset = fc.oneof(
@@ -33,8 +33,8 @@ for (const [what, image] of Object.entries(IMAGES)) {
     );
     const changes = fc.array(fc.tuple(offset, nasty), { minLength: 1, maxLength: 4 });
     const cut = fc.option(fc.nat({ max: image.length }), { nil: undefined, freq: 5 });
-    fc.assert(
-      fc.property(changes, cut, (changes, cut) => {
+    await fc.assert(
+      fc.asyncProperty(changes, cut, async (changes, cut) => {
         const bytes = image.slice();
         const view = new DataView(bytes.buffer);
         for (const [at, [size, value]] of changes) {
@@ -46,7 +46,7 @@ for (const [what, image] of Object.entries(IMAGES)) {
         }
         const data = bytes.subarray(0, cut ?? bytes.length);
         try {
-          const loaded = loadKernel(memory, {
+          const loaded = await loadKernel(memory, {
             kernel: { name: "fuzz", data },
             initrd: { name: "initrd", data: new Uint8Array(100) },
             cmdline: "quiet",

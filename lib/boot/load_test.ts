@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { MIB } from "../base/mod.ts";
+import { concatBytes, MIB } from "../base/mod.ts";
 import { GuestMemory } from "../memory/mod.ts";
 import { BootError } from "./errors.ts";
 import { type BootOptions, loadKernel } from "./load.ts";
@@ -11,7 +11,7 @@ import {
   BOOT_CMDLINE_ADDRESS,
   BOOT_PARAMS_ADDRESS,
 } from "./platform_layout.ts";
-import { makeBzImage, makeElf, packPayload, pattern } from "./test_images.ts";
+import { makeBzImage, makeElf, packLz4Legacy, packPayload, pattern } from "./test_images.ts";
 
 const KERNEL = 0x100_0000;
 
@@ -47,54 +47,98 @@ function checkSegmentsIn(memory: GuestMemory): void {
   }
 }
 
-Deno.test("an ELF vmlinux is loaded by its program headers and entered with 64 bits", () => {
+Deno.test("an ELF vmlinux is loaded by its program headers and entered with 64 bits", async () => {
   using memory = makeMemory();
-  const loaded = load(memory, makeElf({ segments: SEGMENTS, entry: KERNEL + 0x40 }));
+  const loaded = await load(memory, makeElf({ segments: SEGMENTS, entry: KERNEL + 0x40 }));
   assert.deepEqual(loaded.entry, { kind: "long64", rip: KERNEL + 0x40 });
   assert.equal(loaded.format, "vmlinux");
   checkSegmentsIn(memory);
 });
 
 for (const format of ["gzip", "lz4", "zstd"] as const) {
-  Deno.test(`a bzImage with a ${format} payload is unpacked into its place`, () => {
+  Deno.test(`a bzImage with a ${format} payload is unpacked into its place`, async () => {
     using memory = makeMemory();
     // Memory of a machine that has been reset is not zero.
     memory.fill(KERNEL - 0x1_0000, 0x10_0000, 0xa5);
     const vmlinux = makeElf({ segments: SEGMENTS });
-    const loaded = load(memory, makeBzImage(packPayload(vmlinux, format)));
+    const loaded = await load(memory, makeBzImage(packPayload(vmlinux, format)));
     assert.deepEqual(loaded.entry, { kind: "long64", rip: KERNEL });
     assert.equal(loaded.payload, format);
     checkSegmentsIn(memory);
   });
 }
 
-Deno.test("segments that lie apart more than in the file are loaded from an LZ4 payload too", () => {
+Deno.test("a large LZ4 payload is unpacked block by block, each part to its place", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "vmctl-boot-"));
+  try {
+    using memory = makeMemory();
+    memory.fill(KERNEL - 0x1_0000, 20 * MIB, 0xa5);
+    const noise = (length: number, seed: number) =>
+      pattern(length, seed).map((byte, i) => byte ^ (Math.imul(i + seed, 2654435761) >>> 24));
+    // Segments that begin and end within blocks, and one that spans several.
+    const segments = [
+      { address: KERNEL, data: noise(700_000, 1) },
+      { address: KERNEL + 4 * MIB, data: noise(900_000, 2), memoryBytes: 1_000_000 },
+      { address: KERNEL + 2 * MIB, data: noise(300_001, 3), memoryBytes: 400_000 },
+    ];
+    const vmlinux = makeElf({ segments });
+    const size = new Uint8Array(new Uint32Array([vmlinux.length]).buffer);
+    const payload = concatBytes([packLz4Legacy(vmlinux, { blockBytes: 200_000 }), size]);
+    const kernel = join(dir, "kernel");
+    writeFileSync(kernel, makeBzImage(payload));
+    assert.ok(payload.length > MIB, "large files are read to where they are unpacked");
+    const options = { kernel, cmdline: "", cpuCount: 1 };
+    const loaded = await loadKernel(memory, options);
+    assert.deepEqual(loaded.entry, { kind: "long64", rip: KERNEL });
+    for (const { address, data, memoryBytes } of segments) {
+      assert.deepEqual(memory.read(address, data.length), data);
+      const rest = memory.read(address + data.length, (memoryBytes ?? data.length) - data.length);
+      assert.ok(rest.every((byte) => byte === 0), "expected zeros behind the data");
+      assert.equal(memory.readU8(address + (memoryBytes ?? data.length)), 0xa5);
+    }
+
+    writeFileSync(kernel, makeBzImage(payload.with(payload.length - 2, size[2]! + 1)));
+    await assert.rejects(loadKernel(memory, options), {
+      name: "BootError",
+      message: /kernel: expected \d+ bytes in its payload, found \d+/,
+    });
+    writeFileSync(kernel, makeBzImage(payload.fill(0, payload.length - 5000, payload.length - 4)));
+    await assert.rejects(loadKernel(memory, options), {
+      name: "BootError",
+      message: /kernel: damaged payload: LZ4 /,
+    });
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
+
+Deno.test("segments that lie apart more than in the file are loaded from an LZ4 payload too", async () => {
   using memory = makeMemory();
   const segments = [
     { address: KERNEL, data: pattern(5_000, 1) },
     { address: KERNEL + 16 * MIB, data: pattern(5_000, 2) },
   ];
-  load(memory, makeBzImage(packPayload(makeElf({ segments }), "lz4")));
+  await load(memory, makeBzImage(packPayload(makeElf({ segments }), "lz4")));
   for (const { address, data } of segments) {
     assert.deepEqual(memory.read(address, data.length), data);
   }
 });
 
-Deno.test("a bzImage packed otherwise unpacks itself, entered at its 64-bit entry", () => {
+Deno.test("a bzImage packed otherwise unpacks itself, entered at its 64-bit entry", async () => {
   using memory = makeMemory();
   const xz = Uint8Array.of(0xfd, 0x37, 0x7a, 0x58, 0x5a, 0x00, 1, 2, 3, 4);
   const kernel = makeBzImage(xz);
-  const loaded = load(memory, kernel);
+  const loaded = await load(memory, kernel);
   assert.deepEqual(loaded.entry, { kind: "long64", rip: KERNEL + 0x200 });
   assert.equal(loaded.payload, "xz");
   const protectedMode = kernel.subarray(5 * 512);
   assert.deepEqual(memory.read(KERNEL, protectedMode.length), new Uint8Array(protectedMode));
 });
 
-Deno.test("boot parameters tell of command line, initrd, firmware tables and memory", () => {
+Deno.test("boot parameters tell of command line, initrd, firmware tables and memory", async () => {
   using memory = makeMemory();
   const initrd = pattern(123_456);
-  const { initrd: range } = load(memory, makeBzImage(packPayload(makeElf(), "lz4")), {
+  const { initrd: range } = await load(memory, makeBzImage(packPayload(makeElf(), "lz4")), {
     cmdline: "console=ttyS0 quiet",
     initrd: image(initrd, "initrd"),
   });
@@ -125,9 +169,9 @@ Deno.test("boot parameters tell of command line, initrd, firmware tables and mem
   assert.deepEqual(map[3], [0x100000n, BigInt(63 * MIB), 1]);
 });
 
-Deno.test("memory above 4 GiB is in the map, the hole below it is not", () => {
+Deno.test("memory above 4 GiB is in the map, the hole below it is not", async () => {
   using memory = makeMemory(5 * 1024 * MIB);
-  load(memory, makeElf());
+  await load(memory, makeElf());
   const at = (offset: number) => BOOT_PARAMS_ADDRESS + offset;
   const ram: [number, number][] = [];
   for (let index = 0; index < memory.readU8(at(0x1e8)); index++) {
@@ -142,10 +186,10 @@ Deno.test("memory above 4 GiB is in the map, the hole below it is not", () => {
   ]);
 });
 
-Deno.test("a kernel with a PVH note and no physical 64-bit entry is entered by PVH", () => {
+Deno.test("a kernel with a PVH note and no physical 64-bit entry is entered by PVH", async () => {
   using memory = makeMemory();
   const kernel = makeElf({ entry: 0xffff_ffff_8000_0000n, pvhEntry: KERNEL + 0x80 });
-  const loaded = load(memory, kernel, { initrd: image(pattern(100), "initrd") });
+  const loaded = await load(memory, kernel, { initrd: image(pattern(100), "initrd") });
   assert.deepEqual(loaded.entry, { kind: "pvh32", rip: KERNEL + 0x80 });
   assert.equal(memory.readU32(0x6000), 0x336ec578);
   assert.equal(memory.readU32(0x600c), 1);
@@ -155,25 +199,25 @@ Deno.test("a kernel with a PVH note and no physical 64-bit entry is entered by P
   assert.equal(memory.readU64(0x6018), BigInt(BOOT_CMDLINE_ADDRESS));
 });
 
-Deno.test("the protocol can be asked for", () => {
+Deno.test("the protocol can be asked for", async () => {
   using memory = makeMemory();
   const kernel = makeElf({ pvhEntry: KERNEL + 0x80 });
-  assert.equal(load(memory, kernel).entry.kind, "long64");
-  assert.equal(load(memory, kernel, { protocol: "pvh" }).entry.kind, "pvh32");
-  assert.throws(() => load(memory, makeElf(), { protocol: "pvh" }), {
+  assert.equal((await load(memory, kernel)).entry.kind, "long64");
+  assert.equal((await load(memory, kernel, { protocol: "pvh" })).entry.kind, "pvh32");
+  await assert.rejects(load(memory, makeElf(), { protocol: "pvh" }), {
     name: "BootError",
     message: /expected a PVH entry point .* found 0x1000000/,
   });
 });
 
-Deno.test("files are read from disk, an initrd in pieces", () => {
+Deno.test("files are read from disk, an initrd in pieces", async () => {
   const dir = mkdtempSync(join(tmpdir(), "vmctl-boot-"));
   try {
     using memory = makeMemory();
     const initrd = pattern(3 * MIB + 17);
     writeFileSync(join(dir, "kernel"), makeElf());
     writeFileSync(join(dir, "initrd"), initrd);
-    const loaded = loadKernel(memory, {
+    const loaded = await loadKernel(memory, {
       kernel: join(dir, "kernel"),
       initrd: join(dir, "initrd"),
       cmdline: "",
@@ -189,7 +233,7 @@ Deno.test("files are read from disk, an initrd in pieces", () => {
         ["/dev/zero", /expected a regular file, found a device/],
       ] as const
     ) {
-      assert.throws(() => loadKernel(memory, { kernel, ...options }), {
+      await assert.rejects(loadKernel(memory, { kernel, ...options }), {
         name: "BootError",
         message,
       });
@@ -351,33 +395,33 @@ const BAD_KERNELS: readonly (readonly [string, Uint8Array, RegExp])[] = [
 ];
 
 for (const [what, kernel, message] of BAD_KERNELS) {
-  Deno.test(`${what} is refused as a kernel`, () => {
+  Deno.test(`${what} is refused as a kernel`, async () => {
     using memory = makeMemory();
-    assert.throws(() => load(memory, kernel), { name: "BootError", message });
+    await assert.rejects(load(memory, kernel), { name: "BootError", message });
   });
 }
 
-Deno.test("an initrd that does not fit is refused, with the room that there is", () => {
+Deno.test("an initrd that does not fit is refused, with the room that there is", async () => {
   using memory = makeMemory(32 * MIB);
   const kernel = makeElf();
-  assert.throws(() => load(memory, kernel, { initrd: image(new Uint8Array(20 * MIB), "big") }), {
+  await assert.rejects(load(memory, kernel, { initrd: image(new Uint8Array(20 * MIB), "big") }), {
     name: "BootError",
     message: /big: expected an initrd of at most 16\.0 MiB beside the kernel, found 20 MiB/,
   });
-  assert.throws(() => load(memory, kernel, { initrd: image(new Uint8Array(0), "none") }), {
+  await assert.rejects(load(memory, kernel, { initrd: image(new Uint8Array(0), "none") }), {
     name: "BootError",
     message: /none: expected an initrd, found an empty file/,
   });
 });
 
-Deno.test("command lines are checked for length and characters", () => {
+Deno.test("command lines are checked for length and characters", async () => {
   using memory = makeMemory();
-  load(memory, makeElf(), { cmdline: "x".repeat(2047) });
-  assert.throws(() => load(memory, makeElf(), { cmdline: "x".repeat(2048) }), {
+  await load(memory, makeElf(), { cmdline: "x".repeat(2047) });
+  await assert.rejects(load(memory, makeElf(), { cmdline: "x".repeat(2048) }), {
     name: "BootError",
     message: /expected at most 2047 characters, found 2048/,
   });
   for (const cmdline of ["a\nb", "a\0b", "gr\u00fcn", "\u{1f600}"]) {
-    assert.throws(() => load(memory, makeElf(), { cmdline }), BootError);
+    await assert.rejects(load(memory, makeElf(), { cmdline }), BootError);
   }
 });

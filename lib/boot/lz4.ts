@@ -6,42 +6,77 @@
  */
 
 import { BootError } from "./errors.ts";
-import { Lz4Module, type Lz4Place } from "./lz4_module.ts";
+import { Lz4Module } from "./lz4_module.ts";
+import { MAX_BLOCK_BYTES, SAFETY, type UnpackRoom } from "./unpack_room.ts";
 
 /** First four bytes of a legacy frame, little-endian. */
 export const LZ4_LEGACY_MAGIC = 0x184c2102;
 
-/** What a block holds at most, unpacked; matches do not reach over its border. */
-const MAX_BLOCK_BYTES = 8 * 1024 * 1024;
 const MIN_MATCH = 4;
-/** Distance from the end of an array within which bytes are copied one by one. */
-const SAFETY = 32;
-/** From so many unpacked bytes on it is worth to make a module for them. */
-const MANY_BYTES = 256 * 1024;
 
 /**
  * Decodes the legacy frame in `source` into `target`. Decoding ends quietly when `target` is full, so
  * that a prefix can be had.
- * @param options.memory The memory that `target` is in, where it is WebAssembly's: that is faster.
  * @returns the number of bytes written.
  * @throws {BootError} when the frame is damaged.
  */
-export function decodeLz4Legacy(
+export function decodeLz4Legacy(source: Uint8Array, target: Uint8Array): number {
+  const decoder = new BlockDecoder(source, target);
+  for (const { from, end } of blocksOf(source)) {
+    if (decoder.written >= target.length) break;
+    decoder.decode(from, end);
+  }
+  return decoder.written;
+}
+
+/** What a block unpacked to. */
+export interface UnpackedBlock {
+  /** Where it begins in the unpacked file. */
+  readonly offset: number;
+  /** Where it is in the memory. */
+  readonly at: number;
+  readonly length: number;
+}
+
+/**
+ * Decodes the legacy frame in `source`, which lies in `room`, by WebAssembly, which is faster: a kernel is
+ * 50 MiB, and nothing of the guest runs before it is unpacked. Each block is in a window of the room until
+ * the next but one is asked for. Decoding ends quietly after `wanted` bytes.
+ * @throws {BootError} when the frame is damaged.
+ */
+export function* lz4Blocks(
   source: Uint8Array,
-  target: Uint8Array,
-  { memory }: { readonly memory?: WebAssembly.Memory | undefined } = {},
-): number {
+  { room, wanted }: { readonly room: UnpackRoom; readonly wanted: number },
+): Generator<UnpackedBlock> {
+  const module = new Lz4Module(room.memory);
+  const sourceAt = source.byteOffset - room.packed.byteOffset;
+  let offset = 0;
+  let index = 0;
+  for (const block of blocksOf(source)) {
+    if (offset >= wanted) break;
+    const start = room.window(index++);
+    const targetEnd = start + wanted - offset;
+    const limit = Math.min(targetEnd, start + MAX_BLOCK_BYTES);
+    const end = sourceAt + block.end;
+    const place = { from: sourceAt + block.from, to: start, damaged: false };
+    while (place.from < end && place.to < targetEnd) {
+      module.step(place, { end, start, limit, targetEnd });
+      if (place.damaged) throw damaged(place.from - sourceAt);
+    }
+    const length = place.to - start;
+    yield { offset, at: start, length };
+    offset += length;
+  }
+}
+
+/** Where the blocks of a frame are. */
+function* blocksOf(source: Uint8Array): Generator<{ readonly from: number; readonly end: number }> {
   const view = new DataView(source.buffer, source.byteOffset, source.byteLength);
   if (source.length < 4 || view.getUint32(0, true) !== LZ4_LEGACY_MAGIC) {
     throw new BootError("expected an LZ4 legacy frame, found no magic number");
   }
-  using stack = new DisposableStack();
-  const decoder = memory !== undefined && target.buffer === memory.buffer &&
-      target.length >= MANY_BYTES
-    ? stack.use(new ModuleDecoder(source, target, memory))
-    : new BlockDecoder(source, target);
   let position = 4;
-  while (position + 4 <= source.length && decoder.written < target.length) {
+  while (position + 4 <= source.length) {
     const size = view.getUint32(position, true);
     position += 4;
     if (size === LZ4_LEGACY_MAGIC) continue; // a frame may follow another
@@ -51,10 +86,9 @@ export function decodeLz4Legacy(
           `found only ${source.length - position}`,
       );
     }
-    decoder.decode(position, position + size);
+    yield { from: position, end: position + size };
     position += size;
   }
-  return decoder.written;
 }
 
 class BlockDecoder {
@@ -156,39 +190,6 @@ class BlockDecoder {
       }
     }
     this.written = to;
-  }
-}
-
-/** As {@link BlockDecoder}, by WebAssembly. */
-class ModuleDecoder implements Disposable {
-  readonly #module: Lz4Module;
-  readonly #target: Uint8Array;
-  readonly #place: Lz4Place;
-
-  constructor(source: Uint8Array, target: Uint8Array, memory: WebAssembly.Memory) {
-    this.#module = new Lz4Module(memory, source);
-    this.#target = target;
-    this.#place = { from: 0, to: target.byteOffset, damaged: false };
-  }
-
-  [Symbol.dispose](): void {
-    this.#module[Symbol.dispose]();
-  }
-
-  get written(): number {
-    return this.#place.to - this.#target.byteOffset;
-  }
-
-  decode(from: number, end: number): void {
-    const place = this.#place;
-    const start = place.to;
-    const targetEnd = this.#target.byteOffset + this.#target.length;
-    const limit = Math.min(targetEnd, start + MAX_BLOCK_BYTES);
-    place.from = from;
-    while (place.from < end && place.to < targetEnd) {
-      this.#module.step(place, { end, start, limit, targetEnd });
-      if (place.damaged) throw damaged(place.from);
-    }
   }
 }
 

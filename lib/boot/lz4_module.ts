@@ -1,28 +1,11 @@
 /**
- * The decoder of LZ4 blocks as WebAssembly, for guest memory that WebAssembly can reach: a kernel is 50 MiB,
- * and nothing of the guest runs before it is unpacked.
+ * The decoder of LZ4 blocks as WebAssembly.
  *
  * @module
  */
 
-import { Advice, bufferAddress, madvise } from "../host/mod.ts";
-import { assembler } from "../hypervisor/mod.ts";
-import { createGuardedMemory } from "../memory/mod.ts";
-
-const { add, and, eq, eqz, geU, gtU, i32, load, ltU, ModuleBuilder, ne, or, shl } = assembler;
-const { extU, select, shrU, sub, ValType } = assembler;
-const { I32, I64 } = ValType;
-
-const TARGET = 0;
-const SOURCE = 1;
-const MIN_MATCH = 4;
-/** Copies of 8 bytes reach so far behind their end. */
-const SAFETY = 32;
-/** What a call unpacks, about: code that V8 optimized meanwhile is entered at the next one. */
-const CHUNK_BYTES = 1 << 18;
-/** Longer than any match may be. */
-const TOO_LONG = 1 << 28;
-const PAGE_BYTES = 65536;
+import { embeddedPart } from "../base/mod.ts";
+import { emitLz4 } from "./lz4_emit.ts";
 
 /** A place in a block: what was read and written so far. */
 export interface Lz4Place {
@@ -32,7 +15,7 @@ export interface Lz4Place {
   damaged: boolean;
 }
 
-/** Where a block is, and its unpacked bytes are to be: offsets in both memories. */
+/** Where a block is, and its unpacked bytes are to be: offsets in the memory. */
 export interface Lz4Block {
   readonly end: number;
   readonly start: number;
@@ -42,25 +25,19 @@ export interface Lz4Block {
   readonly targetEnd: number;
 }
 
-/** Decodes from a memory of its own into another one. */
-export class Lz4Module implements Disposable {
-  readonly #run: (...args: number[]) => bigint;
-  readonly #source: ArrayBufferLike;
+/** Name of the part of the executable that is the module. */
+export const LZ4_PART = "lz4";
 
-  /** @param source What is decoded. */
-  constructor(target: WebAssembly.Memory, source: Uint8Array) {
-    const memory = createGuardedMemory(Math.ceil((source.length + SAFETY) / PAGE_BYTES));
-    this.#source = memory.buffer;
-    new Uint8Array(memory.buffer).set(source);
-    const { exports } = new WebAssembly.Instance(new WebAssembly.Module(emit()), {
-      e: { target, source: memory },
+/** Decodes blocks within a memory. */
+export class Lz4Module {
+  readonly #run: (...args: number[]) => bigint;
+
+  constructor(memory: WebAssembly.Memory) {
+    const module = new WebAssembly.Module(embeddedPart(LZ4_PART) ?? emitLz4());
+    const { exports } = new WebAssembly.Instance(module, {
+      e: { target: memory, source: memory },
     });
     this.#run = exports.run as unknown as (...args: number[]) => bigint;
-  }
-
-  /** Gives back what the source took, for which nothing collects soon enough. */
-  [Symbol.dispose](): void {
-    madvise(bufferAddress(this.#source), this.#source.byteLength, Advice.DontNeed);
   }
 
   /** Decodes at `place` of `block`, some of it or all; `place` moves on. */
@@ -70,128 +47,4 @@ export class Lz4Module implements Disposable {
     place.damaged = result < 0n;
     place.to = Number(BigInt.asUintN(32, result));
   }
-}
-
-function emit(): Uint8Array<ArrayBuffer> {
-  const module = new ModuleBuilder();
-  const memory = { minPages: 1, maxPages: 65536, shared: true };
-  module.importMemory("e", "target", memory);
-  module.importMemory("e", "source", memory);
-  const f = module.func([I32, I32, I32, I32, I32, I32], [I64]);
-  const [from, end, to, start, limit, targetEnd] = f.params as [
-    ...[assembler.Local, assembler.Local, assembler.Local],
-    ...[assembler.Local, assembler.Local, assembler.Local],
-  ];
-  const pause = f.local(I32, add(to, CHUNK_BYTES));
-  // Below 0 where the target is small.
-  const safe = f.local(I32, select(gtU(targetEnd, i32(SAFETY)), sub(targetEnd, SAFETY), i32(0)));
-  const token = f.local(I32);
-  const count = f.local(I32);
-  const more = f.local(I32);
-  const stop = f.local(I32);
-  const match = f.local(I32);
-  const result = (damaged: number) => {
-    const high = or(from, i32(damaged << 31));
-    f.return(or(shl(extU(high), 32), extU(to)));
-  };
-  const damagedIf = (condition: assembler.Expr) => f.ifUnlikely(condition, () => result(1));
-  const byte = () => {
-    f.set(more, load.i32_8u(SOURCE, from));
-    f.set(from, add(from, 1));
-  };
-  /** Adds bytes to `count` where its 4 bits in the token are all set. */
-  const extend = (full: number) => {
-    f.if(eq(count, i32(full)), () => {
-      f.loop((again) => {
-        damagedIf(geU(from, end));
-        byte();
-        f.set(count, add(count, more));
-        damagedIf(gtU(count, i32(TOO_LONG)));
-        f.brIf(again, eq(more, i32(255)));
-      });
-    });
-  };
-  /** Where the target ends in the block, `count` is cut to what has room. */
-  const cut = () => {
-    f.ifUnlikely(gtU(count, sub(limit, to)), () => {
-      damagedIf(ne(limit, targetEnd));
-      f.set(count, sub(limit, to));
-    });
-  };
-  const words = (copy: (step: () => void) => void) => {
-    f.block((done) => {
-      f.loop((again) => {
-        f.brIf(done, geU(to, stop));
-        copy(() => f.set(to, add(to, 8)));
-        f.br(again);
-      });
-    });
-  };
-  const bytes = (copy: () => void) => {
-    f.block((done) => {
-      f.loop((again) => {
-        f.brIf(done, eq(to, stop));
-        copy();
-        f.set(to, add(to, 1));
-        f.br(again);
-      });
-    });
-  };
-  f.loop((next) => {
-    f.if(geU(from, end), () => result(0));
-    byte();
-    f.set(token, more);
-    f.set(count, shrU(token, 4));
-    extend(15);
-    damagedIf(gtU(count, sub(end, from)));
-    cut();
-    f.set(stop, add(to, count));
-    f.ifLikely(ltU(stop, safe), () => {
-      words((step) => {
-        f.store64(TARGET, to, load.i64(SOURCE, from));
-        f.set(from, add(from, 8));
-        step();
-      });
-      f.set(from, sub(from, sub(to, stop)));
-      f.set(to, stop);
-    }, () =>
-      bytes(() => {
-        f.store8(TARGET, to, load.i32_8u(SOURCE, from));
-        f.set(from, add(from, 1));
-      }));
-    // The last sequence has no match; and a full target ends a prefix.
-    f.if(or(geU(from, end), eq(to, targetEnd)), () => result(0));
-    damagedIf(ltU(sub(end, from), i32(2)));
-    f.set(match, load.i32_16u(SOURCE, from));
-    f.set(from, add(from, 2));
-    damagedIf(or(eqz(match), gtU(match, sub(to, start))));
-    f.set(count, add(and(token, i32(15)), MIN_MATCH));
-    extend(15 + MIN_MATCH);
-    cut();
-    f.set(stop, add(to, count));
-    f.set(token, match);
-    f.set(match, sub(to, match));
-    f.if(and(geU(token, i32(8)), ltU(stop, safe)), () => {
-      words((step) => {
-        f.store64(TARGET, to, load.i64(TARGET, match));
-        f.set(match, add(match, 8));
-        step();
-      });
-      f.set(to, stop);
-    }, () =>
-      f.if(eq(token, i32(1)), () => {
-        f.memoryFill(TARGET, to, load.i32_8u(TARGET, match), count);
-        f.set(to, stop);
-      }, () =>
-        bytes(() => {
-          f.store8(TARGET, to, load.i32_8u(TARGET, match));
-          f.set(match, add(match, 1));
-        })));
-    f.brIf(next, and(ltU(to, pause), ltU(to, targetEnd)));
-  });
-  result(0);
-  f.unreachable();
-  module.exportFunc("run", f);
-  module.optimize(f);
-  return module.finish();
 }

@@ -7,7 +7,8 @@
 
 import { describeError } from "../base/mod.ts";
 import { BootError } from "./errors.ts";
-import { decodeLz4Legacy } from "./lz4.ts";
+import { decodeLz4Legacy, lz4Blocks, type UnpackedBlock } from "./lz4.ts";
+import type { UnpackRoom } from "./unpack_room.ts";
 
 /** How a payload is packed; `unknown` also covers packers that are left to the guest. */
 export type PayloadFormat = "gzip" | "lz4" | "zstd" | "xz" | "lzma" | "bzip2" | "lzo" | "unknown";
@@ -63,20 +64,50 @@ export function unpackedSize(payload: Uint8Array, name: string): number {
 }
 
 /**
- * Unpacks an LZ4 payload into `target`, or as much of it as fits; `options.memory` as for {@link decodeLz4Legacy}.
+ * Unpacks an LZ4 payload into `target`, or as much of it as fits.
  * @returns the number of bytes written.
  * @throws {BootError} when the payload is damaged.
  */
 export function unpackLz4(
   payload: Uint8Array,
   target: Uint8Array,
-  { name, memory }: { readonly name: string; readonly memory?: WebAssembly.Memory | undefined },
+  { name }: { readonly name: string },
 ): number {
   try {
-    return decodeLz4Legacy(payload.subarray(0, payload.length - SIZE_BYTES), target, { memory });
+    return decodeLz4Legacy(withoutSize(payload), target);
   } catch (error) {
     throw damaged(error, name);
   }
+}
+
+/**
+ * Unpacks a whole LZ4 payload, which lies in `room`, block by block; see {@link lz4Blocks}.
+ * @throws {BootError} when the payload is damaged or not of the size that it claims.
+ */
+export function* lz4PayloadBlocks(
+  payload: Uint8Array,
+  { name, room }: { readonly name: string; readonly room: UnpackRoom },
+): Generator<UnpackedBlock> {
+  const size = unpackedSize(payload, name);
+  let found = 0;
+  try {
+    for (const block of lz4Blocks(withoutSize(payload), { room, wanted: size })) {
+      found += block.length;
+      yield block;
+    }
+  } catch (error) {
+    throw damaged(error, name);
+  }
+  checkSize(name, { size, found });
+}
+
+function withoutSize(payload: Uint8Array): Uint8Array {
+  return payload.subarray(0, payload.length - SIZE_BYTES);
+}
+
+function checkSize(name: string, { size, found }: { size: number; found: number }): void {
+  if (found === size) return;
+  throw new BootError(`${name}: expected ${size} bytes in its payload, found ${found}`);
 }
 
 /**
@@ -95,7 +126,7 @@ export function unpackPayload(
         unpacked = zlib().gunzipSync(payload, { maxOutputLength: size });
         break;
       case "zstd":
-        unpacked = zlib().zstdDecompressSync(payload.subarray(0, payload.length - SIZE_BYTES), {
+        unpacked = zlib().zstdDecompressSync(withoutSize(payload), {
           maxOutputLength: size,
         });
         break;
@@ -108,11 +139,7 @@ export function unpackPayload(
   } catch (error) {
     throw damaged(error, name);
   }
-  if (unpacked.length !== size) {
-    throw new BootError(
-      `${name}: expected ${size} bytes in its payload, found ${unpacked.length}`,
-    );
-  }
+  checkSize(name, { size, found: unpacked.length });
   return unpacked;
 }
 

@@ -1,6 +1,6 @@
 import { hex } from "../base/mod.ts";
 import type { GuestMemory } from "../memory/mod.ts";
-import type { ElfKernel, ElfSegment } from "./elf.ts";
+import type { ElfKernel } from "./elf.ts";
 import { BootError } from "./errors.ts";
 import { HIGH_MEMORY_START } from "./platform_layout.ts";
 
@@ -50,47 +50,38 @@ export function copySegments(memory: GuestMemory, kernel: ElfKernel, image: Uint
   }
 }
 
-/**
- * Unpacks a file straight into guest memory, such that its first segment is then in place, and moves
- * the others to theirs. A kernel of 50 MiB is so written once, not twice.
- * @param options.fileBytes size of the unpacked file.
- * @param options.unpack fills its argument with the file, gives the number of bytes.
- * @returns the file's place in guest memory as it was before the move, for a look at its notes; or
- * undefined when this file cannot be unpacked so, with memory untouched.
- */
-export function unpackInPlace(
-  memory: GuestMemory,
-  kernel: ElfKernel,
-  { fileBytes, unpack }: {
-    readonly fileBytes: number;
-    readonly unpack: (target: Uint8Array) => number;
-  },
-): { readonly image: Uint8Array; readonly settle: () => void } | undefined {
-  const first = kernel.segments[0]!;
-  const base = first.address - first.offset;
-  if (base < HIGH_MEMORY_START || !memory.contains(base, fileBytes)) return undefined;
-  if (!movesDownwards(kernel.segments, base)) return undefined;
-  const image = memory.slice(base, fileBytes);
-  if (unpack(image) !== fileBytes) return undefined;
-  const settle = () => {
-    for (const { address, offset, fileBytes, memoryBytes } of kernel.segments) {
-      const target = memory.slice(address, memoryBytes);
-      if (address !== base + offset) target.set(image.subarray(offset, offset + fileBytes));
-    }
-    // Only now: what is zeroed may have held a later segment's bytes.
-    for (const { address, fileBytes, memoryBytes } of kernel.segments) {
-      memory.slice(address, memoryBytes).fill(0, fileBytes);
-    }
-  };
-  return { image, settle };
+/** A piece of a kernel's file, in memory. */
+export interface FilePiece {
+  /** Where it begins in the file. */
+  readonly offset: number;
+  readonly address: bigint;
+  readonly length: number;
 }
 
-/** Whether copying in order never overwrites a segment that is still to be copied. */
-function movesDownwards(segments: readonly ElfSegment[], base: number): boolean {
-  let previousOffset = 0;
-  for (const { address, offset, fileBytes } of segments) {
-    if (offset < previousOffset || address > base + offset) return false;
-    previousOffset = offset + fileBytes;
+/**
+ * Writes what `piece` has of the segments of `kernel` to their places, while this thread does other things.
+ * Guest memory is not touched by way of a mapping: that takes longer than to write it, page by page, and
+ * the vCPUs have a mapping of their own.
+ */
+export async function writeSegmentsAside(
+  memory: GuestMemory,
+  kernel: ElfKernel,
+  piece: FilePiece,
+): Promise<void> {
+  for (const { address, offset, fileBytes } of kernel.segments) {
+    const start = Math.max(offset, piece.offset);
+    const end = Math.min(offset + fileBytes, piece.offset + piece.length);
+    if (start >= end) continue;
+    await memory.writeAside(address + start - offset, {
+      address: piece.address + BigInt(start - piece.offset),
+      length: end - start,
+    });
   }
-  return true;
+}
+
+/** Zeroes what the file of `kernel` does not give of its segments. */
+export function zeroRests(memory: GuestMemory, kernel: ElfKernel): void {
+  for (const { address, fileBytes, memoryBytes } of kernel.segments) {
+    memory.fill(address + fileBytes, memoryBytes - fileBytes);
+  }
 }

@@ -7,6 +7,7 @@
 import { check, Errno, HostError, isToRepeat } from "./errno.ts";
 import { Fd, type FdLike, rawFd } from "./fd.ts";
 import { bindLibc, cString, lastErrno } from "./libc.ts";
+import { viewMemory } from "./mapping.ts";
 import { PollEvent, pollFd } from "./poll.ts";
 
 // Safe, all of them: buffers are given with their own byteLength as length, so the kernel stays inside;
@@ -18,6 +19,10 @@ const libc = bindLibc({
 const libcAt = bindLibc({
   pread64: { parameters: ["i32", "buffer", "u32", "i64"], result: "i32" },
   pwrite64: { parameters: ["i32", "buffer", "u32", "i64"], result: "i32" },
+});
+// Safe: the caller keeps the memory until the call is done.
+const libcAside = bindLibc({
+  pwrite64: { parameters: ["i32", "pointer", "u32", "i64"], result: "i32", nonblocking: true },
 });
 const libcOpen = bindLibc({
   open: { parameters: ["buffer", "i32", "u32"], result: "i32" },
@@ -168,6 +173,29 @@ export function pwrite(fd: FdLike, bytes: Uint8Array, offset: number): number {
     );
     if (count >= 0) return count;
     if (lastErrno() !== Errno.EINTR) return check(count, "pwrite");
+  }
+}
+
+/**
+ * Writes the `length` bytes (below 2 GiB) of memory at `address` to `offset` while this thread does other
+ * things: one of the runtime's does it. Until it is done, the memory stays mapped and `fd` open.
+ */
+export async function pwriteAside(
+  fd: FdLike,
+  memory: { readonly address: bigint; readonly length: number },
+  offset: number,
+): Promise<void> {
+  const raw = rawFd(fd);
+  const { length } = memory;
+  for (let done = 0; done < length;) {
+    const address = memory.address + BigInt(done);
+    const pointer = Deno.UnsafePointer.create(address);
+    const at = BigInt(offset + done);
+    const count = await libcAside().pwrite64(raw, pointer, length - done, at);
+    // The errno of that thread is out of reach: here it is told, or there is none any more.
+    done += count > 0
+      ? count
+      : pwrite(raw, new Uint8Array(viewMemory(address, length - done)), offset + done);
   }
 }
 

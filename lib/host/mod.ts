@@ -49,6 +49,7 @@ export {
   pread,
   punchHole,
   pwrite,
+  pwriteAside,
   read,
   seek,
   SeekFrom,

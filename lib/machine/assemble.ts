@@ -33,14 +33,14 @@ const STDERR = 2;
 
 /** A VM whose vCPU workers attach to it. */
 export interface Assembly extends Omit<MachineParts, "virtio" | "own"> {
-  /** How the boot processor begins. */
-  readonly entry: BootEntry;
+  /** The guest's TSC in kHz, where the engine knows it. */
+  readonly tscKhz: number | undefined;
   /** Connections of the serial ports, COM1 first. */
   readonly serialPorts: readonly SerialPort[];
 }
 
 /**
- * Puts the VM of `config` together.
+ * Puts the VM of `config` together, but for its guest.
  *
  * @param options.team the vCPU workers, which attach to it
  * @param options.resources where everything goes that is to be released when no vCPU runs any more
@@ -83,7 +83,7 @@ export function assemble(
       [...config.serial, ...config.consoles].some(({ input }) => input?.type === "stdin"),
   });
   return {
-    entry: loadGuest(memory, config, hypervisor.capabilities.tscKhz),
+    tscKhz: hypervisor.capabilities.tscKhz,
     engine: hypervisor.kind,
     memory,
     vm,
@@ -118,23 +118,30 @@ function warnOfUnusable(cacheFolder: string): void {
   }
 }
 
-function loadGuest(
-  memory: GuestMemory,
+/**
+ * Puts the guest of `config` into the memory of the VM, which must not be released before this is done, one
+ * way or the other.
+ *
+ * @returns how the boot processor begins
+ * @throws {VmctlError} when it cannot be booted.
+ */
+export async function loadGuest(
   config: VmConfig,
-  tscKhz: number | undefined,
-): BootEntry {
+  { memory, tscKhz }: Pick<Assembly, "memory" | "tscKhz">,
+): Promise<BootEntry> {
   const { boot } = config;
   if (boot.kind === "firmware") {
     throw new MachineError("--bios: expected a kernel instead, firmware is not booted yet");
   }
   using stack = new DisposableStack();
-  return loadKernel(memory, {
+  const { entry } = await loadKernel(memory, {
     kernel: openImage(boot.kernel, stack),
     initrd: boot.initrd === undefined ? undefined : openImage(boot.initrd, stack),
     cmdline: cmdlineOf(boot, config, tscKhz),
     cpuCount: config.cpuCount,
     ecam: true,
-  }).entry;
+  });
+  return entry;
 }
 
 function openImage(source: FileSource, stack: DisposableStack): BootImage {

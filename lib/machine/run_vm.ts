@@ -7,7 +7,7 @@
 import { describeError, ExitStatus, Logger } from "../base/mod.ts";
 import type { VmConfig } from "../config/mod.ts";
 import { Errno, errnoName, fstat, getpid, PollEvent, Reactor } from "../host/mod.ts";
-import { assemble, type Assembly } from "./assemble.ts";
+import { assemble, type Assembly, loadGuest } from "./assemble.ts";
 import { Console } from "./console.ts";
 import { EngineStatsFile } from "./engine_stats_file.ts";
 import type { ConsoleAction } from "./escape_filter.ts";
@@ -128,16 +128,20 @@ class Run {
 
     const assembly = assemble(this.#config, { team, resources });
     this.#serialPorts = assembly.serialPorts;
-    // A first timer takes the runtime long to set: here it does so while the workers attach.
-    if (assembly.engine === "soft") inputs.use(new MemoryTrim());
+    const loading = loadGuest(this.#config, assembly);
+    // It writes to memory that must be there until it is done.
+    stack.defer(async () => void await Promise.allSettled([loading]));
     const accompany = async () => {
       for (const service of services) attendants.use(await service.start(machine, reactor));
     };
     const boot = async () => {
-      await Promise.all([own.prepare(ending.signal), virtio.launchUnforeseen()]);
-      await team.boot(assembly.entry, virtio.install(assembly));
+      const [entry] = await Promise.all([
+        loading,
+        own.prepare(ending.signal),
+        virtio.launchUnforeseen(),
+      ]);
+      await team.boot(entry, virtio.install(assembly));
     };
-    // The workers take a while to attach, in which this thread has nothing else to do.
     try {
       await Promise.all([boot(), accompany()]);
     } catch (error) {
@@ -151,7 +155,10 @@ class Run {
     machine.run({ ...assembly, virtio, own });
     // The guest needs its devices much later than its first instruction: back ends come up meanwhile.
     const launching = virtio.launch();
-    if (assembly.engine === "soft") preferVcpus();
+    if (assembly.engine === "soft") {
+      inputs.use(new MemoryTrim());
+      preferVcpus();
+    }
     inputs.use(startService(assembly.vm, assembly.memory));
     if (engineStats !== undefined) this.#statsOf = () => engineStats.write(assembly.vm);
     inputs.use(new PlatformTimers(assembly.platform));

@@ -73,7 +73,8 @@ export class VcpuTeam {
   readonly #wake: Fd;
   readonly #leaveTimeoutMs: number;
   readonly #allGone = Promise.withResolvers<void>();
-  readonly #threadTimer: ReturnType<typeof setInterval>;
+  readonly #watchMs: number;
+  #threadTimer: ReturnType<typeof setInterval> | undefined;
   #vm: Vm | undefined;
   #booted = false;
 
@@ -90,8 +91,7 @@ export class VcpuTeam {
       const worker = id === 0 ? early : undefined;
       return this.#watch(worker ?? new Worker(url, { type: "module", name: `vcpu${id}` }), id);
     });
-    this.#threadTimer = setInterval(() => this.#lookForThreads(), options.watchMs ?? WATCH_MS);
-    Deno.unrefTimer(this.#threadTimer);
+    this.#watchMs = options.watchMs ?? WATCH_MS;
   }
 
   /** Readable while the vCPUs shall not wait for anything but the guest. */
@@ -124,6 +124,7 @@ export class VcpuTeam {
   run(): void {
     takeEvent(this.#wake);
     this.#board.command = VcpuCommand.Run;
+    this.#watchThreads();
   }
 
   /**
@@ -197,6 +198,13 @@ export class VcpuTeam {
       const boot: VcpuBoot = { entry: id === 0 ? entry : undefined, virtio };
       if (member.started) member.worker.postMessage(boot);
     });
+  }
+
+  /** A first timer takes the runtime long to set, so the guest begins before. */
+  #watchThreads(): void {
+    if (this.#threadTimer !== undefined) return;
+    this.#threadTimer = setInterval(() => this.#lookForThreads(), this.#watchMs);
+    Deno.unrefTimer(this.#threadTimer);
   }
 
   /** The runtime says nothing of a worker that ends without an error. */

@@ -18,6 +18,7 @@ import {
   mmap,
   mmapFixedOver,
   punchHole,
+  pwriteAside,
   Seal,
   unmapFixedOver,
   viewMemory,
@@ -223,6 +224,19 @@ export class GuestMemory implements Disposable {
   /** Copies `bytes` to guest memory. */
   writeFrom(gpa: number, bytes: Uint8Array): void {
     this.#bytes.set(bytes, this.#offset(gpa, bytes.byteLength));
+  }
+
+  /**
+   * Copies `bytes`, memory below 2 GiB that stays mapped, to guest memory while this thread does other
+   * things. The owner is not disposed until it is done.
+   *
+   * @throws {HostError} when the host refuses.
+   */
+  async writeAside(
+    gpa: number,
+    bytes: { readonly address: bigint; readonly length: number },
+  ): Promise<void> {
+    await pwriteAside(this.fd, bytes, this.#offset(gpa, bytes.length));
   }
 
   /** A copy of `length` bytes. */

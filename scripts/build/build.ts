@@ -62,6 +62,7 @@ const ALWAYS_REPLACED: Replacements = { "node:path": urlOf("./posix_path.ts") };
 const WITHOUT_VCPUS: Replacements = {
   [urlOf("../../lib/hypervisor/soft/vcpu.ts")]: urlOf("./no_vcpu.ts"),
   [urlOf("../../lib/hypervisor/soft/serve_translations.ts")]: urlOf("./no_vcpu.ts"),
+  [urlOf("../../lib/boot/lz4_emit.ts")]: urlOf("./no_vcpu.ts"),
 };
 
 /** The project's imports, and those of `replaced`. */
@@ -181,9 +182,9 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
       ]);
       await nameBuild(worker);
       const images = join(folder, "images");
-      await runDeno("making the interpreters", [
+      await runDeno("making the modules", [
         ...["run", "--allow-all", "--no-check", `--v8-flags=${WASM_FLAGS.join(",")}`],
-        ...["scripts/build/interpreters.ts", images],
+        ...["scripts/build/wasm_modules.ts", images],
       ]);
       writeExecutable(newOutput, {
         script: await Deno.readTextFile(newScript),

@@ -1,6 +1,7 @@
 /**
  * What takes the place of the software engine's vCPUs and translator in the bundle of the program, which
  * makes none: its workers do. They are more than a third of all text, and take as much of the time to read it.
+ * Nor does it emit what the executable brings along.
  *
  * @module
  */
@@ -17,4 +18,9 @@ export class SoftVcpu {
 /** Cannot be done. */
 export function serveTranslations(): void {
   throw new HypervisorError("only workers translate");
+}
+
+/** Is brought along. */
+export function emitLz4(): never {
+  throw new HypervisorError("the executable brings the decoder of LZ4 along");
 }

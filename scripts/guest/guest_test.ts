@@ -69,10 +69,10 @@ const skipped = typeof guest === "string" ? ` (skipped: ${guest})` : "";
 Deno.test({
   name: "the stock kernel is unpacked and loaded" + skipped,
   ignore: skipped !== "",
-  fn() {
+  async fn() {
     if (typeof guest === "string") return;
     using memory = GuestMemory.create({ sizeBytes: 256 * 1024 * 1024, backing: "mmap" });
-    const { entry, format, payload } = loadKernel(memory, {
+    const { entry, format, payload } = await loadKernel(memory, {
       kernel: guest.kernel,
       cmdline: "quiet",
       cpuCount: 1,
@@ -98,8 +98,9 @@ Deno.test({
       assert.deepEqual([...readFileSync(vmlinux).subarray(0, 4)], [0x7f, 0x45, 0x4c, 0x46]);
       using memory = GuestMemory.create({ sizeBytes: 256 * 1024 * 1024, backing: "mmap" });
       const options = { kernel: vmlinux, cmdline: "quiet", cpuCount: 1 };
-      assert.equal(loadKernel(memory, options).entry.kind, "long64");
-      assert.equal(loadKernel(memory, { ...options, protocol: "pvh" }).entry.kind, "pvh32");
+      assert.equal((await loadKernel(memory, options)).entry.kind, "long64");
+      const { entry } = await loadKernel(memory, { ...options, protocol: "pvh" });
+      assert.equal(entry.kind, "pvh32");
     });
   },
 });

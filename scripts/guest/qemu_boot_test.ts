@@ -67,7 +67,7 @@ function makeBios(memory: GuestMemory, entry: { kind: string; rip: number }): Ui
 /** Boots what `options` say in QEMU and gives what the guest wrote to COM1. */
 async function bootInQemu(dir: string, options: Omit<BootOptions, "cmdline" | "cpuCount">) {
   using memory = GuestMemory.create({ sizeBytes: MEMORY_MIB * MIB, backing: "mmap" });
-  const loaded = loadKernel(memory, {
+  const loaded = await loadKernel(memory, {
     ...options,
     cmdline: "console=ttyS0 earlycon=uart8250,io,0x3f8 panic=-1",
     cpuCount: 2,

@@ -1,0 +1,66 @@
+/**
+ * Where a packed kernel is read to and unpacked in: memory that WebAssembly can reach.
+ *
+ * @module
+ */
+
+import { alignUp } from "../base/mod.ts";
+import { Advice, bufferAddress, madvise, viewMemory } from "../host/mod.ts";
+import { createGuardedMemory } from "../memory/mod.ts";
+
+/** What a block of LZ4's legacy frame holds at most, unpacked. */
+export const MAX_BLOCK_BYTES: number = 8 * 1024 * 1024;
+/** Copies of 8 bytes reach so far behind their end. */
+export const SAFETY = 32;
+const PAGE_BYTES = 65536;
+const WINDOWS = 2;
+const WINDOW_BYTES = alignUp(MAX_BLOCK_BYTES + SAFETY, PAGE_BYTES);
+
+/**
+ * Room for a packed kernel, and two windows for what is unpacked of it: one is written to where it belongs
+ * while the other is filled. All of it is given back when it is disposed: nothing would collect it soon
+ * enough.
+ */
+export class UnpackRoom implements Disposable {
+  /** All of it. */
+  readonly memory: WebAssembly.Memory;
+  /** Where the packed kernel goes, at offset 0 of {@link memory}. */
+  readonly packed: Uint8Array<ArrayBuffer>;
+  readonly #address: bigint;
+  readonly #windows: number;
+
+  /** @throws {GuestMemoryError} when there are no addresses for it. */
+  constructor(packedBytes: number) {
+    this.#windows = alignUp(packedBytes + SAFETY, PAGE_BYTES);
+    const length = this.#windows + WINDOWS * WINDOW_BYTES;
+    this.memory = createGuardedMemory(length / PAGE_BYTES);
+    this.#address = bufferAddress(this.memory.buffer);
+    // Where the host has large pages, they spare most of what it takes to touch all this once.
+    tryHugePages(this.#address, length);
+    this.packed = new Uint8Array(viewMemory(this.#address, packedBytes));
+  }
+
+  /** Offset in {@link memory} of window `index`, which takes what {@link MAX_BLOCK_BYTES} unpack to. */
+  window(index: number): number {
+    return this.#windows + (index % WINDOWS) * WINDOW_BYTES;
+  }
+
+  /** Address of what is at `offset` of {@link memory}. */
+  addressOf(offset: number): bigint {
+    return this.#address + BigInt(offset);
+  }
+
+  [Symbol.dispose](): void {
+    // A view that somebody kept must fail.
+    this.packed.buffer.transfer(0);
+    madvise(this.#address, this.memory.buffer.byteLength, Advice.DontNeed);
+  }
+}
+
+function tryHugePages(address: bigint, length: number): void {
+  try {
+    madvise(address, length, Advice.HugePage);
+  } catch {
+    // A kernel without them.
+  }
+}
