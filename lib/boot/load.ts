@@ -25,7 +25,7 @@ import { buildMemoryMap } from "./memory_map.ts";
 import {
   canUnpack,
   detectPayload,
-  lz4PayloadBlocks,
+  lz4PayloadPieces,
   type PayloadFormat,
   unpackedSize,
   unpackLz4,
@@ -249,13 +249,13 @@ async function placeLz4(
   const entry = chooseEntry(kernel, { name, image: beginning, protocol });
   const written: Promise<void>[] = [];
   try {
-    for (const { offset, at, length } of lz4PayloadBlocks(payload, { name, room })) {
+    for (const { offset, at, length } of lz4PayloadPieces(payload, { name, room })) {
       const piece = { offset, address: room.addressOf(at), length };
       const writing = writeSegmentsAside(memory, kernel, piece);
       // Whether it fails is looked at below.
       writing.catch(() => {});
       written.push(writing);
-      // The next block goes where the last but one of these was.
+      // The next piece goes where the last but one of these was.
       await written.at(-2);
     }
     zeroRests(memory, kernel);

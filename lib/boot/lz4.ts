@@ -7,7 +7,13 @@
 
 import { BootError } from "./errors.ts";
 import { Lz4Module } from "./lz4_module.ts";
-import { MAX_BLOCK_BYTES, SAFETY, type UnpackRoom } from "./unpack_room.ts";
+import {
+  HISTORY_BYTES,
+  MAX_BLOCK_BYTES,
+  PIECE_BYTES,
+  SAFETY,
+  type UnpackRoom,
+} from "./unpack_room.ts";
 
 /** First four bytes of a legacy frame, little-endian. */
 export const LZ4_LEGACY_MAGIC = 0x184c2102;
@@ -29,8 +35,8 @@ export function decodeLz4Legacy(source: Uint8Array, target: Uint8Array): number 
   return decoder.written;
 }
 
-/** What a block unpacked to. */
-export interface UnpackedBlock {
+/** A piece of what is unpacked. */
+export interface UnpackedPiece {
   /** Where it begins in the unpacked file. */
   readonly offset: number;
   /** Where it is in the memory. */
@@ -40,32 +46,40 @@ export interface UnpackedBlock {
 
 /**
  * Decodes the legacy frame in `source`, which lies in `room`, by WebAssembly, which is faster: a kernel is
- * 50 MiB, and nothing of the guest runs before it is unpacked. Each block is in a window of the room until
+ * 50 MiB, and nothing of the guest runs before it is unpacked. Each piece is in a window of the room until
  * the next but one is asked for. Decoding ends quietly after `wanted` bytes.
  * @throws {BootError} when the frame is damaged.
  */
-export function* lz4Blocks(
+export function* lz4Pieces(
   source: Uint8Array,
   { room, wanted }: { readonly room: UnpackRoom; readonly wanted: number },
-): Generator<UnpackedBlock> {
+): Generator<UnpackedPiece> {
   const module = new Lz4Module(room.memory);
+  const memory = new Uint8Array(room.memory.buffer);
   const sourceAt = source.byteOffset - room.packed.byteOffset;
+  const place = { from: 0, to: 0, damaged: false };
   let offset = 0;
   let index = 0;
   for (const block of blocksOf(source)) {
-    if (offset >= wanted) break;
-    const start = room.window(index++);
-    const targetEnd = start + wanted - offset;
-    const limit = Math.min(targetEnd, start + MAX_BLOCK_BYTES);
     const end = sourceAt + block.end;
-    const place = { from: sourceAt + block.from, to: start, damaged: false };
-    while (place.from < end && place.to < targetEnd) {
-      module.step(place, { end, start, limit, targetEnd });
-      if (place.damaged) throw damaged(place.from - sourceAt);
+    const blockEnd = Math.min(wanted, offset + MAX_BLOCK_BYTES);
+    place.from = sourceAt + block.from;
+    // What of the block is before this piece in its window.
+    let history = 0;
+    while (place.from < end && offset < wanted) {
+      const window = room.window(index++);
+      memory.copyWithin(window, place.to - history, place.to);
+      const at = place.to = window + history;
+      const limits = { limit: at + blockEnd - offset, targetEnd: at + wanted - offset };
+      while (place.from < end && place.to < Math.min(limits.targetEnd, at + PIECE_BYTES)) {
+        module.step(place, { end, start: window, ...limits });
+        if (place.damaged) throw damaged(place.from - sourceAt);
+      }
+      const length = place.to - at;
+      yield { offset, at, length };
+      offset += length;
+      history = Math.min(history + length, HISTORY_BYTES);
     }
-    const length = place.to - start;
-    yield { offset, at: start, length };
-    offset += length;
   }
 }
 

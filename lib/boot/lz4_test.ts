@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { concatBytes } from "../base/mod.ts";
 import { BootError } from "./errors.ts";
-import { decodeLz4Legacy, lz4Blocks } from "./lz4.ts";
+import { decodeLz4Legacy, lz4Pieces } from "./lz4.ts";
 import { packLz4Legacy, pattern } from "./test_images.ts";
 import { UnpackRoom } from "./unpack_room.ts";
 
@@ -61,13 +61,13 @@ Deno.test("a truncated frame is refused", () => {
   assert.throws(() => decodeLz4Legacy(new Uint8Array(3), target), BootError);
 });
 
-/** Decodes `packed` by WebAssembly, a block after the other. */
+/** Decodes `packed` by WebAssembly, a piece after the other. */
 function decodeInRoom(packed: Uint8Array, target: Uint8Array): number {
   using room = new UnpackRoom(packed.length);
   room.packed.set(packed);
   const memory = new Uint8Array(room.memory.buffer);
   let done = 0;
-  for (const { offset, at, length } of lz4Blocks(room.packed, { room, wanted: target.length })) {
+  for (const { offset, at, length } of lz4Pieces(room.packed, { room, wanted: target.length })) {
     assert.equal(offset, done);
     target.set(memory.subarray(at, at + length), offset);
     done += length;

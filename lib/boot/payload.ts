@@ -7,7 +7,7 @@
 
 import { describeError } from "../base/mod.ts";
 import { BootError } from "./errors.ts";
-import { decodeLz4Legacy, lz4Blocks, type UnpackedBlock } from "./lz4.ts";
+import { decodeLz4Legacy, lz4Pieces, type UnpackedPiece } from "./lz4.ts";
 import type { UnpackRoom } from "./unpack_room.ts";
 
 /** How a payload is packed; `unknown` also covers packers that are left to the guest. */
@@ -81,19 +81,19 @@ export function unpackLz4(
 }
 
 /**
- * Unpacks a whole LZ4 payload, which lies in `room`, block by block; see {@link lz4Blocks}.
+ * Unpacks a whole LZ4 payload, which lies in `room`, piece by piece; see {@link lz4Pieces}.
  * @throws {BootError} when the payload is damaged or not of the size that it claims.
  */
-export function* lz4PayloadBlocks(
+export function* lz4PayloadPieces(
   payload: Uint8Array,
   { name, room }: { readonly name: string; readonly room: UnpackRoom },
-): Generator<UnpackedBlock> {
+): Generator<UnpackedPiece> {
   const size = unpackedSize(payload, name);
   let found = 0;
   try {
-    for (const block of lz4Blocks(withoutSize(payload), { room, wanted: size })) {
-      found += block.length;
-      yield block;
+    for (const piece of lz4Pieces(withoutSize(payload), { room, wanted: size })) {
+      found += piece.length;
+      yield piece;
     }
   } catch (error) {
     throw damaged(error, name);

@@ -12,9 +12,14 @@ import { createGuardedMemory } from "../memory/mod.ts";
 export const MAX_BLOCK_BYTES: number = 8 * 1024 * 1024;
 /** Copies of 8 bytes reach so far behind their end. */
 export const SAFETY = 32;
+/** How far back in what is unpacked a sequence may refer to, and a byte more. */
+export const HISTORY_BYTES: number = 64 * 1024;
+/** About what is unpacked between two windows: few enough to stay in a processor's cache. */
+export const PIECE_BYTES: number = 1024 * 1024;
 const PAGE_BYTES = 65536;
 const WINDOWS = 2;
-const WINDOW_BYTES = alignUp(MAX_BLOCK_BYTES + SAFETY, PAGE_BYTES);
+// A sequence at the end of a piece may unpack to all the rest of its block.
+const WINDOW_BYTES = alignUp(HISTORY_BYTES + PIECE_BYTES + MAX_BLOCK_BYTES + SAFETY, PAGE_BYTES);
 
 /**
  * Room for a packed kernel, and two windows for what is unpacked of it: one is written to where it belongs
@@ -35,12 +40,10 @@ export class UnpackRoom implements Disposable {
     const length = this.#windows + WINDOWS * WINDOW_BYTES;
     this.memory = createGuardedMemory(length / PAGE_BYTES);
     this.#address = bufferAddress(this.memory.buffer);
-    // Where the host has large pages, they spare most of what it takes to touch all this once.
-    tryHugePages(this.#address, length);
     this.packed = new Uint8Array(viewMemory(this.#address, packedBytes));
   }
 
-  /** Offset in {@link memory} of window `index`, which takes what {@link MAX_BLOCK_BYTES} unpack to. */
+  /** Offset in {@link memory} of window `index`; two that follow each other are apart. */
   window(index: number): number {
     return this.#windows + (index % WINDOWS) * WINDOW_BYTES;
   }
@@ -54,13 +57,5 @@ export class UnpackRoom implements Disposable {
     // A view that somebody kept must fail.
     this.packed.buffer.transfer(0);
     madvise(this.#address, this.memory.buffer.byteLength, Advice.DontNeed);
-  }
-}
-
-function tryHugePages(address: bigint, length: number): void {
-  try {
-    madvise(address, length, Advice.HugePage);
-  } catch {
-    // A kernel without them.
   }
 }

@@ -153,6 +153,7 @@ class Run {
     this.#connect(assembly, { reactor, inputs });
     if (own.terminal !== undefined) this.#connectTerminal(own.terminal, { reactor, inputs });
     machine.run({ ...assembly, virtio, own });
+    this.#readInputs(assembly, { reactor, inputs });
     // The guest needs its devices much later than its first instruction: back ends come up meanwhile.
     const launching = virtio.launch();
     if (assembly.engine === "soft") {
@@ -184,7 +185,7 @@ class Run {
     this.#virtio.launched.then(() => this.#machine.end(outcome), () => {});
   }
 
-  /** Connects the serial ports' inputs, and watches their outputs for readers that leave. */
+  /** Connects the serial ports with the terminal, and watches their outputs for readers that leave. */
   #connect(
     assembly: Assembly,
     options: { readonly reactor: Reactor; readonly inputs: DisposableStack },
@@ -200,15 +201,24 @@ class Run {
           }));
         }
       }
-      if (serial.input === undefined) return;
-      const port = assembly.platform.serial(serial.number);
-      if (serial.fromTerminal) {
-        const { label, input: fd } = serial;
-        this.#connectTerminal({ label, fd, input: port }, { reactor, inputs });
-      } else {
-        inputs.use(new SerialInput(serial.input.raw, { reactor, port })).start();
-      }
+      if (serial.input === undefined || !serial.fromTerminal) return;
+      const { label, input: fd } = serial;
+      const input = assembly.platform.serial(serial.number);
+      this.#connectTerminal({ label, fd, input }, { reactor, inputs });
     });
+  }
+
+  /** Reads the serial ports' inputs that are no terminals: the guest needs nothing of them soon. */
+  #readInputs(
+    assembly: Assembly,
+    options: { readonly reactor: Reactor; readonly inputs: DisposableStack },
+  ): void {
+    const { reactor, inputs } = options;
+    for (const { input, fromTerminal, number } of assembly.serialPorts) {
+      if (input === undefined || fromTerminal) continue;
+      const port = assembly.platform.serial(number);
+      inputs.use(new SerialInput(input.raw, { reactor, port })).start();
+    }
   }
 
   /** Makes the terminal the guest's. */

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { Alarm } from "../../base/mod.ts";
 import { deviceProcessArguments } from "../../devices/mod.ts";
 import {
   type Fd,
@@ -142,14 +143,13 @@ async function settled(
 ): Promise<void> {
   const { promise, resolve, reject } = Promise.withResolvers<void>();
   using _watch = reactor.watch(jail.fd, PollEvent.In, () => resolve());
-  const timer = setTimeout(() => reject(jail.timeout()), START_TIMEOUT_MS);
+  using _alarm = new Alarm(START_TIMEOUT_MS, () => reject(jail.timeout()));
   const abort = () => reject(signal?.reason);
   signal?.addEventListener("abort", abort);
   try {
     signal?.throwIfAborted();
     await promise;
   } finally {
-    clearTimeout(timer);
     signal?.removeEventListener("abort", abort);
   }
 }
