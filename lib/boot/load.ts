@@ -44,7 +44,7 @@ import {
   writeSegmentsAside,
   zeroRests,
 } from "./segments.ts";
-import type { UnpackRoom } from "./unpack_room.ts";
+import { type UnpackRoom, WINDOWS } from "./unpack_room.ts";
 
 /** What to boot. */
 export interface BootOptions {
@@ -255,8 +255,8 @@ async function placeLz4(
       // Whether it fails is looked at below.
       writing.catch(() => {});
       written.push(writing);
-      // The next piece goes where the last but one of these was.
-      await written.at(-2);
+      // The next piece goes where this one was.
+      await written.at(-WINDOWS);
     }
     zeroRests(memory, kernel);
     await Promise.all(written);

@@ -47,7 +47,7 @@ export interface UnpackedPiece {
 /**
  * Decodes the legacy frame in `source`, which lies in `room`, by WebAssembly, which is faster: a kernel is
  * 50 MiB, and nothing of the guest runs before it is unpacked. Each piece is in a window of the room until
- * the next but one is asked for. Decoding ends quietly after `wanted` bytes.
+ * so many others as there are windows were asked for. Decoding ends quietly after `wanted` bytes.
  * @throws {BootError} when the frame is damaged.
  */
 export function* lz4Pieces(

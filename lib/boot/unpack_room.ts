@@ -17,13 +17,14 @@ export const HISTORY_BYTES: number = 64 * 1024;
 /** About what is unpacked between two windows: few enough to stay in a processor's cache. */
 export const PIECE_BYTES: number = 1024 * 1024;
 const PAGE_BYTES = 65536;
-const WINDOWS = 2;
+/** How many pieces there are room for: some are written while the next one is unpacked. */
+export const WINDOWS = 4;
 // A sequence at the end of a piece may unpack to all the rest of its block.
 const WINDOW_BYTES = alignUp(HISTORY_BYTES + PIECE_BYTES + MAX_BLOCK_BYTES + SAFETY, PAGE_BYTES);
 
 /**
- * Room for a packed kernel, and two windows for what is unpacked of it: one is written to where it belongs
- * while the other is filled. All of it is given back when it is disposed: nothing would collect it soon
+ * Room for a packed kernel, and windows for what is unpacked of it: some are written to where they belong
+ * while another is filled. All of it is given back when it is disposed: nothing would collect it soon
  * enough.
  */
 export class UnpackRoom implements Disposable {
@@ -43,7 +44,7 @@ export class UnpackRoom implements Disposable {
     this.packed = new Uint8Array(viewMemory(this.#address, packedBytes));
   }
 
-  /** Offset in {@link memory} of window `index`; two that follow each other are apart. */
+  /** Offset in {@link memory} of window `index`; any {@link WINDOWS} that follow each other are apart. */
   window(index: number): number {
     return this.#windows + (index % WINDOWS) * WINDOW_BYTES;
   }

@@ -121,7 +121,7 @@ export class Machine {
       }
       this.#require("running", "suspend");
       // A vCPU does not leave a device whose back end it waits for.
-      await virtio.launched;
+      await virtio.whenLaunched();
       this.#require("running", "suspend");
       await team.pause();
       try {

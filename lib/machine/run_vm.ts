@@ -128,6 +128,8 @@ class Run {
 
     const assembly = assemble(this.#config, { team, resources });
     this.#serialPorts = assembly.serialPorts;
+    // What translates takes a while to load; it is there when the guest begins.
+    inputs.use(startService(assembly.vm, assembly.memory));
     const loading = loadGuest(this.#config, assembly);
     // It writes to memory that must be there until it is done.
     stack.defer(async () => void await Promise.allSettled([loading]));
@@ -154,13 +156,12 @@ class Run {
     if (own.terminal !== undefined) this.#connectTerminal(own.terminal, { reactor, inputs });
     machine.run({ ...assembly, virtio, own });
     this.#readInputs(assembly, { reactor, inputs });
-    // The guest needs its devices much later than its first instruction: back ends come up meanwhile.
-    const launching = virtio.launch();
+    // The guest needs its devices much later than its first instruction.
+    const launching = virtio.launch(assembly.platform.pci.configuredEvent);
     if (assembly.engine === "soft") {
       inputs.use(new MemoryTrim());
       preferVcpus();
     }
-    inputs.use(startService(assembly.vm, assembly.memory));
     if (engineStats !== undefined) this.#statsOf = () => engineStats.write(assembly.vm);
     inputs.use(new PlatformTimers(assembly.platform));
     try {
@@ -182,7 +183,7 @@ class Run {
     }
     // A guest may be faster than its devices, which it does not need then. That one of them cannot be
     // started is told all the same, and ends the VM otherwise.
-    this.#virtio.launched.then(() => this.#machine.end(outcome), () => {});
+    this.#virtio.whenLaunched().then(() => this.#machine.end(outcome), () => {});
   }
 
   /** Connects the serial ports with the terminal, and watches their outputs for readers that leave. */

@@ -65,6 +65,15 @@ const WITHOUT_VCPUS: Replacements = {
   [urlOf("../../lib/boot/lz4_emit.ts")]: urlOf("./no_vcpu.ts"),
 };
 
+/** Workers that execute and translate guest code, by their names. */
+const ENGINE_WORKERS = "^(?:vcpu\\d+|translator)$";
+
+/** Those workers without what only devices need. */
+const WITHOUT_DEVICES: Replacements = {
+  [urlOf("../../lib/machine/launch/device_worker.ts")]: urlOf("./no_devices.ts"),
+  [urlOf("../../lib/devices/frame/registry.ts")]: urlOf("./no_devices.ts"),
+};
+
 /** The project's imports, and those of `replaced`. */
 async function writeImportMap(path: string, replaced: Replacements): Promise<void> {
   const { imports } = JSON.parse(await Deno.readTextFile(join(ROOT, "deno.json")));
@@ -173,14 +182,16 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
       ]);
     } else {
       const worker = join(folder, "worker.js");
+      const engine = join(folder, "engine.js");
       const device = join(folder, "device.js");
       // The first one alone: where the bundler is not there yet, those that fetch it at once fail.
       await bundle(newScript, { entry: "entry.ts", format: "cjs", replaced: WITHOUT_VCPUS });
       await Promise.all([
         bundle(worker, { entry: "worker_entry.ts", format: "cjs" }),
+        bundle(engine, { entry: "worker_entry.ts", format: "cjs", replaced: WITHOUT_DEVICES }),
         bundle(device, { entry: "device_entry.ts", format: "cjs" }),
       ]);
-      await nameBuild(worker);
+      await nameBuild(engine);
       const images = join(folder, "images");
       await runDeno("making the modules", [
         ...["run", "--allow-all", "--no-check", `--v8-flags=${WASM_FLAGS.join(",")}`],
@@ -189,6 +200,7 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
       writeExecutable(newOutput, {
         script: await Deno.readTextFile(newScript),
         worker: await Deno.readTextFile(worker),
+        namedWorkers: { [ENGINE_WORKERS]: await Deno.readTextFile(engine) },
         data: await readAll(images),
         earlyWorker: { argument: "run", name: "vcpu0" },
         others: { [DEVICE_PROCESS_FLAG]: await Deno.readTextFile(device) },

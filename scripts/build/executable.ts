@@ -14,6 +14,8 @@ type Place = readonly [number, number];
 interface Places {
   readonly script: Place;
   readonly worker: Place;
+  /** By patterns of the names of the workers that choose them. */
+  readonly namedWorkers: Readonly<Record<string, Place>>;
   /** By the first argument that chooses them. */
   readonly others: Readonly<Record<string, Place>>;
   /** Data, by names. */
@@ -32,7 +34,7 @@ const EARLY_WORKER = "VMCTL_EARLY_WORKER";
  * to note them in: that takes longer than all the rest of a start.
  */
 function mainModule(
-  { script, worker, others, data }: Places,
+  { script, worker, namedWorkers, others, data }: Places,
   early: ExecutableParts["earlyWorker"],
 ): string {
   return `const [path, home, ...args] = Deno.args;
@@ -58,8 +60,11 @@ const read = ([at, bytes]) => {
 };
 const data = ${JSON.stringify(data)};
 globalThis.${PART} = (name) => Object.hasOwn(data, name) ? read(data[name]) : undefined;
+const namedWorkers = ${JSON.stringify(Object.entries(namedWorkers))};
 const script = read(isWorker
-  ? ${JSON.stringify(worker)}
+  ? namedWorkers.find(([names]) => new RegExp(names).test(self.name))?.[1] ?? ${
+    JSON.stringify(worker)
+  }
   : Object.hasOwn(others, args[0] ?? "") ? others[args[0]] : ${JSON.stringify(script)});
 const load = (name) => process.getBuiltinModule(name);
 (0, eval)(new TextDecoder().decode(script))(load, {}, {});
@@ -122,6 +127,8 @@ export interface ExecutableParts {
   readonly script: string;
   /** What runs in workers, `script` where absent. */
   readonly worker?: string;
+  /** What runs in workers instead whose names match these regular expressions. */
+  readonly namedWorkers?: Readonly<Record<string, string>>;
   /** Scripts that run instead, by the first argument that chooses them. */
   readonly others?: Readonly<Record<string, string>>;
   /** Data that the scripts get from `globalThis.VMCTL_PART(name)`. */
@@ -155,13 +162,14 @@ export function writeExecutable(output: string, options: ExecutableParts): void 
   const encode = (script: string) => new TextEncoder().encode(SCRIPT_HEAD + script + SCRIPT_TAIL);
   const script = put(encode(options.script));
   const worker = options.worker === undefined ? script : put(encode(options.worker));
-  const others = putAll(
-    Object.fromEntries(
-      Object.entries(options.others ?? {}).map(([flag, text]) => [flag, encode(text)]),
-    ),
-  );
+  const putScripts = (scripts: Readonly<Record<string, string>> = {}) =>
+    putAll(
+      Object.fromEntries(Object.entries(scripts).map(([key, text]) => [key, encode(text)])),
+    );
+  const namedWorkers = putScripts(options.namedWorkers);
+  const others = putScripts(options.others);
   const data = putAll(options.data ?? {});
-  const main = mainModule({ script, worker, others, data }, options.earlyWorker);
+  const main = mainModule({ script, worker, namedWorkers, others, data }, options.earlyWorker);
   const module = encodeURIComponent(main);
   const runtime = Deno.readFileSync(options.runtime ?? Deno.execPath());
   const patch = addSegment(runtime, (placement) =>

@@ -108,6 +108,33 @@ Deno.test("the script runs as main program, with workers and foreign functions",
   assert.deepEqual(said.cmdline, [probe.path]);
 });
 
+Deno.test("workers have scripts by their names", async () => {
+  const folder = Deno.makeTempDirSync({ prefix: "vmctl-executable-" });
+  try {
+    const path = join(folder, "probe");
+    const worker = (role: string) => `self.postMessage([self.name, ${JSON.stringify(role)}]);`;
+    writeExecutable(path, {
+      script: `Promise.all(["engine7", "engine", "other"].map((name) => {
+        const worker = new Worker(Deno.mainModule, { type: "module", name });
+        return new Promise((resolve) => worker.onmessage = ({ data }) => resolve(data));
+      })).then((said) => {
+        console.log(JSON.stringify(said));
+        Deno.exit(0);
+      });`,
+      worker: worker("any"),
+      namedWorkers: { "^engine\\d+$": worker("engine") },
+    });
+    const { stdout } = await new Deno.Command(path).output();
+    assert.deepEqual(JSON.parse(new TextDecoder().decode(stdout)), [
+      ["engine7", "engine"],
+      ["engine", "any"],
+      ["other", "any"],
+    ]);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});
+
 Deno.test("arguments arrive as they are, whatever the runtime would make of them", async () => {
   using probe = new Probe();
   const args = ["run", "--help", "-A", "--", "--v8-flags=--help", "", "a b", "ü\n$(x)"];

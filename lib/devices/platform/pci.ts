@@ -1,5 +1,6 @@
 import { PCI_INTX_GSIS } from "../../boot/mod.ts";
 import { SharedLock } from "../../memory/mod.ts";
+import type { SharedEvent } from "./shared_event.ts";
 import type { IrqLine } from "./wiring.ts";
 
 /** Devices on the bus. */
@@ -13,8 +14,10 @@ const ADDRESS = 1;
 const PRESENT = 2;
 /** Words of windows that are in use. */
 const WINDOW_WORDS = 3;
+/** 1 once the guest has written to a configuration space. */
+const CONFIGURED = 4;
 /** For each interrupt line, the devices that assert it, as bits. */
-const LINES = 4;
+const LINES = 5;
 const WINDOWS = LINES + PCI_INTX_GSIS.length;
 
 /** Words of a window: which BAR it is, its size, and where it is decoded now, in pages; 0 is nowhere. */
@@ -86,6 +89,7 @@ export class PciBus {
   readonly #lock: SharedLock;
   readonly #irq: IrqLine | undefined;
   readonly #handlers: (PciHandler | undefined)[] = [];
+  #configured = false;
 
   /**
    * @param state {@link PCI_STATE_BYTES} shared bytes
@@ -254,9 +258,21 @@ export class PciBus {
     return value >>> 0;
   }
 
+  /** Changes when the guest begins to configure what is on the bus: soon it uses it. */
+  get configuredEvent(): SharedEvent {
+    return { words: this.#w, index: CONFIGURED };
+  }
+
+  #noteConfigured(): void {
+    this.#configured = true;
+    Atomics.store(this.#w, CONFIGURED, 1);
+    Atomics.notify(this.#w, CONFIGURED);
+  }
+
   /** Writes configuration space of function `bdf`, as far as it is writable. */
   configWrite(bdf: number, offset: number, write: { size: number; value: number }): void {
     if (!this.#present(bdf) || offset >= PCI_CONFIG_SIZE) return;
+    if (!this.#configured) this.#noteConfigured();
     const { size, value } = write;
     const device = bdf >> 3;
     const bytes = this.#bytes;

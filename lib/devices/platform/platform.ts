@@ -23,6 +23,7 @@ import { I8042, I8042_WORDS } from "./i8042.ts";
 import { PCI_STATE_BYTES, PciBus } from "./pci.ts";
 import { PORT_DEVICES, PortDevice } from "./ports.ts";
 import { Rtc, RTC_WORDS } from "./rtc.ts";
+import type { SharedEvent } from "./shared_event.ts";
 import { Uart, UART_WORDS } from "./uart.ts";
 import { PlatformRequest, type PlatformWiring, type SerialSink } from "./wiring.ts";
 
@@ -55,14 +56,6 @@ export interface PlatformOptions extends PlatformWiring {
   readonly lowMemoryBytes?: number;
   /** RAM above 4 GiB in bytes. */
   readonly highMemoryBytes?: number;
-}
-
-/** A counter in shared memory that is notified when it changes. */
-export interface SharedEvent {
-  /** Shared words. */
-  readonly words: Int32Array<SharedArrayBuffer>;
-  /** Index of the counter. */
-  readonly index: number;
 }
 
 /**

@@ -59,8 +59,12 @@ Deno.test("a PCI function put on the bus is there for every worker, and its BAR 
   other.pci.install({ device: 3, config, writable });
   const writes: number[][] = [];
   t.platform.pci.attach(3, { configWritten: (offset, size) => writes.push([offset, size]) });
+  const { words, index } = other.pci.configuredEvent;
   t.out(0xcf8, 0x8000_1810, 4);
+  t.in(0xcfc, 4);
+  assert.equal(words[index], 0, "it was only looked at");
   t.out(0xcfc, 0xffff_ffff, 4);
+  assert.equal(words[index], 1);
   assert.equal(t.in(0xcfc, 4), 0xffff_f000);
   assert.deepEqual(writes, [[0x10, 4]]);
   assert.equal(other.pci.configSpace(3)[0x13], 0xff);

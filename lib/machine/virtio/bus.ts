@@ -7,7 +7,7 @@
 
 import { describeError } from "../../base/mod.ts";
 import { PCI_MMIO_START } from "../../boot/mod.ts";
-import { PCI_DEVICE_COUNT, type Platform } from "../../devices/mod.ts";
+import { PCI_DEVICE_COUNT, type Platform, type SharedEvent } from "../../devices/mod.ts";
 import type { Reactor } from "../../host/mod.ts";
 import type { Vm } from "../../hypervisor/mod.ts";
 import type { GuestMemory } from "../../memory/mod.ts";
@@ -19,6 +19,8 @@ import { FIRST_PCI_DEVICE, pciNumbers } from "./places.ts";
 
 /** GSIs below are pins of the I/O APIC. */
 const FIRST_MESSAGE_GSI = 24;
+/** How long back ends are not launched, in ms, where the guest does not come for its devices. */
+const PATIENCE_MS = 1000;
 
 /** Settings of a {@link VirtioBus}. */
 export interface VirtioBusOptions {
@@ -35,6 +37,9 @@ export interface VirtioBusOptions {
 export class VirtioBus implements AsyncDisposable {
   readonly #devices: readonly AttachedDevice[];
   readonly #launched = Promise.withResolvers<void>();
+  readonly #signal: AbortSignal;
+  #awaited = false;
+  #wanted: SharedEvent | undefined;
 
   /** @throws {MachineError} where they are too many. */
   constructor(devices: readonly VirtioDevice[], options: VirtioBusOptions) {
@@ -42,6 +47,7 @@ export class VirtioBus implements AsyncDisposable {
     if (devices.length > most) {
       throw new MachineError(`expected up to ${most} virtio devices, got ${devices.length}`);
     }
+    this.#signal = options.signal;
     this.#devices = devices.map((device) => new AttachedDevice({ device, ...options }));
     // Whoever launches them hears of it.
     this.#launched.promise.catch(() => {});
@@ -57,12 +63,20 @@ export class VirtioBus implements AsyncDisposable {
   }
 
   /**
-   * Launches all other back ends at once. Until one is there, a vCPU that accesses its device waits.
+   * Launches all other back ends at once. Until one is there, a vCPU that accesses its device waits. They are
+   * not launched before `wanted` changes or {@link whenLaunched} is called, or some time has passed: a guest
+   * that begins needs the processors more than its devices.
    *
    * @throws {VmctlError} where one cannot be launched.
    */
-  async launch(): Promise<void> {
+  async launch(wanted: SharedEvent): Promise<void> {
+    this.#wanted = wanted;
     try {
+      if (!this.#awaited) {
+        const wait = Atomics.waitAsync(wanted.words, wanted.index, 0, PATIENCE_MS);
+        if (wait.async) await wait.value;
+        this.#signal.throwIfAborted();
+      }
       await launchAll(this.#devices);
       this.#launched.resolve();
     } catch (error) {
@@ -107,8 +121,10 @@ export class VirtioBus implements AsyncDisposable {
     await Promise.all(this.#devices.map((device) => device.resume()));
   }
 
-  /** Resolves when all back ends are there. */
-  get launched(): Promise<void> {
+  /** Resolves when all back ends are there, which nothing puts off any longer. */
+  whenLaunched(): Promise<void> {
+    this.#awaited = true;
+    if (this.#wanted !== undefined) Atomics.notify(this.#wanted.words, this.#wanted.index);
     return this.#launched.promise;
   }
 
