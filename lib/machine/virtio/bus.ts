@@ -63,16 +63,16 @@ export class VirtioBus implements AsyncDisposable {
   }
 
   /**
-   * Launches all other back ends at once. Until one is there, a vCPU that accesses its device waits. They are
-   * not launched before `wanted` changes or {@link whenLaunched} is called, or some time has passed: a guest
+   * Launches all other back ends at once. Until one is there, a vCPU that accesses its device waits. Where
+   * `wanted` is given, they are not launched before it changes or {@link whenLaunched} is called, or some time has passed: a guest
    * that begins needs the processors more than its devices.
    *
    * @throws {VmctlError} where one cannot be launched.
    */
-  async launch(wanted: SharedEvent): Promise<void> {
+  async launch(wanted?: SharedEvent): Promise<void> {
     this.#wanted = wanted;
     try {
-      if (!this.#awaited) {
+      if (wanted !== undefined && !this.#awaited) {
         const wait = Atomics.waitAsync(wanted.words, wanted.index, 0, PATIENCE_MS);
         if (wait.async) await wait.value;
         this.#signal.throwIfAborted();
