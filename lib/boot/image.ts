@@ -1,4 +1,5 @@
 import { describeError, formatSize } from "../base/mod.ts";
+import { openFile, preadAside } from "../host/mod.ts";
 import { BootError } from "./errors.ts";
 import { UnpackRoom } from "./unpack_room.ts";
 
@@ -79,6 +80,34 @@ export class ImageReader implements Disposable {
     }
   }
 
+  /**
+   * As {@link readAll}, before anything else was read; where it takes a while, this thread does other things
+   * meanwhile.
+   */
+  async readAllAside(maxBytes: number): Promise<Uint8Array> {
+    const { size } = this;
+    if (this.#data || size === undefined || size < CHUNK_BYTES || size > maxBytes) {
+      return this.readAll(maxBytes);
+    }
+    const room = this.#room = new UnpackRoom(size);
+    try {
+      using fd = openFile(this.name);
+      let done = 0;
+      while (done < size) {
+        const rest = { address: room.addressOf(done), length: size - done };
+        const count = await preadAside(fd, rest, done);
+        if (count < 0) break;
+        if (count === 0) return room.packed.subarray(0, done);
+        done += count;
+      }
+      if (done === size) return room.packed;
+    } catch {
+      // Said below.
+    }
+    // What does not work is told by who reads as others do.
+    return this.readAll(maxBytes);
+  }
+
   /** Reads the next bytes into `target`; 0 at the end. */
   read(target: Uint8Array): number {
     if (this.#data) {
@@ -96,7 +125,7 @@ export class ImageReader implements Disposable {
 
   #allocate(size: number): Uint8Array<ArrayBuffer> {
     if (size < CHUNK_BYTES || this.size === undefined) return new Uint8Array(size);
-    this.#room = new UnpackRoom(size);
+    this.#room ??= new UnpackRoom(size);
     return this.#room.packed;
   }
 

@@ -113,7 +113,7 @@ export async function loadKernel(
   options: BootOptions,
 ): Promise<LoadedKernel> {
   using reader = new ImageReader(options.kernel);
-  const bytes = reader.readAll(MAX_KERNEL_BYTES);
+  const bytes = await reader.readAllAside(MAX_KERNEL_BYTES);
   const image = { name: reader.name, bytes, room: reader.room };
   const placed = await placeKernel(memory, image, options);
   const { entry, header } = placed;

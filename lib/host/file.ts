@@ -22,6 +22,7 @@ const libcAt = bindLibc({
 });
 // Safe: the caller keeps the memory until the call is done.
 const libcAside = bindLibc({
+  pread64: { parameters: ["i32", "pointer", "u32", "i64"], result: "i32", nonblocking: true },
   pwrite64: { parameters: ["i32", "pointer", "u32", "i64"], result: "i32", nonblocking: true },
 });
 const libcOpen = bindLibc({
@@ -174,6 +175,21 @@ export function pwrite(fd: FdLike, bytes: Uint8Array, offset: number): number {
     if (count >= 0) return count;
     if (lastErrno() !== Errno.EINTR) return check(count, "pwrite");
   }
+}
+
+/**
+ * Reads once, at `offset`, up to `length` bytes (below 2 GiB) to the memory at `address`, while this thread
+ * does other things: one of the runtime's does it. Until it is done, the memory stays mapped and `fd` open.
+ *
+ * @returns how many; 0 is the end of the file, less an error, which {@link pread} would tell.
+ */
+export async function preadAside(
+  fd: FdLike,
+  memory: { readonly address: bigint; readonly length: number },
+  offset: number,
+): Promise<number> {
+  const pointer = Deno.UnsafePointer.create(memory.address);
+  return await libcAside().pread64(rawFd(fd), pointer, memory.length, BigInt(offset));
 }
 
 /**

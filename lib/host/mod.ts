@@ -47,6 +47,7 @@ export {
   OpenFlag,
   pipe,
   pread,
+  preadAside,
   punchHole,
   pwrite,
   pwriteAside,

@@ -64,8 +64,8 @@ export class VirtioBus implements AsyncDisposable {
 
   /**
    * Launches all other back ends at once. Until one is there, a vCPU that accesses its device waits. Where
-   * `wanted` is given, they are not launched before it changes or {@link whenLaunched} is called, or some time has passed: a guest
-   * that begins needs the processors more than its devices.
+   * `wanted` is given, they are not launched before it changes or {@link whenLaunched} is called, or some
+   * time has passed: a guest that begins needs the processors more than its devices.
    *
    * @throws {VmctlError} where one cannot be launched.
    */
