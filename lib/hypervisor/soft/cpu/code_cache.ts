@@ -220,10 +220,9 @@ export class CodeCache {
   /** Throws all decoded code away. Only between runs: no record may be executing. */
   flush(): void {
     for (const page of this.#pages.values()) this.#clearMap(page);
-    const marks = this.#regions.codeMarks >>> 3;
     const index = this.#regions.codeIndex >>> 2;
     for (const pageNumber of this.#byRam.keys()) {
-      this.#u64[marks + pageNumber] = 0n;
+      this.#unmark(pageNumber);
       this.#i32[index + pageNumber] = 0;
     }
     this.isFlushing = true;
@@ -272,7 +271,7 @@ export class CodeCache {
   invalidate(pageNumber: number): void {
     const pages = this.#byRam.get(pageNumber);
     if (pages === undefined) {
-      this.#u64[(this.#regions.codeMarks >>> 3) + pageNumber] = 0n;
+      this.#unmark(pageNumber);
       return;
     }
     const refetch = this.#interpreter.special.refetch;
@@ -290,9 +289,15 @@ export class CodeCache {
       this.#discardRegions(page);
       this.#clearMap(page);
     }
-    this.#u64[(this.#regions.codeMarks >>> 3) + pageNumber] = 0n;
+    this.#unmark(pageNumber);
     this.#i32[S.codeChanged >>> 2] = 1;
     this.invalidated++;
+  }
+
+  /** Nothing of a RAM page is decoded any more; the checksum of that is 0. */
+  #unmark(pageNumber: number): void {
+    this.#u64[(this.#regions.codeMarks >>> 3) + pageNumber] = 0n;
+    this.#u64[(this.#regions.codeSums >>> 3) + pageNumber] = 0n;
   }
 
   /**
