@@ -8,15 +8,28 @@
 import type { CpuTeam } from "./cpu_team.ts";
 import type { Interpreter } from "./interpreter.ts";
 import { Trait } from "./opcode.ts";
-import { AddressKind, type Decoder, DecodeStatus, MAX_INSTRUCTION } from "./decoder.ts";
 import {
+  AddressKind,
+  type Decoder,
+  DecodeStatus,
+  MAX_INSTRUCTION,
+  RUN,
+  RUN_BYTES,
+} from "./decoder.ts";
+import { NOT_HERE } from "./fast_decode.ts";
+import {
+  CODE_BYTES,
   CodeMode,
+  CodeNotes,
   ITLB,
   ITLB_END,
   ITLB_ENTRY,
   PAGE_MAP,
   Rec,
   RECORD,
+  RUN_LOG,
+  RUN_LOG_ENTRIES,
+  RUN_LOG_ENTRY,
   S,
   SCRATCH_RECORDS,
   Seg,
@@ -29,6 +42,8 @@ export interface CodeRegions {
   readonly codeMarks: number;
   readonly codeIndex: number;
   readonly codeSums: number;
+  /** An i32 a page map: offset of the page in RAM where generated code decodes it, else NOT_HERE. */
+  readonly mapPages: number;
   readonly maps: number;
   readonly mapsEnd: number;
   readonly arena: number;
@@ -73,10 +88,8 @@ export enum DecodeResult {
 /** Records of an instruction across pages: guard, address, instruction, continuation. */
 const CROSSING_RECORDS = 4;
 
-/** Instructions decoded ahead at a time. */
-const RUN = 64;
-/** As many bytes as they may have, and those of one more. */
-const RUN_BYTES = (RUN + 1) * MAX_INSTRUCTION;
+/** Bytes that a run may take: two records an instruction, and that which goes on. */
+const RUN_ROOM = (2 * RUN + 2) * RECORD;
 
 /** Records that nothing leads to any more, which are kept at most where others are fewer, in bytes. */
 const WASTE_BYTES = 16 << 20;
@@ -97,6 +110,7 @@ export class CodeCache {
   readonly #protect: (ram: number) => void;
   readonly #seal: (ram: number) => void;
   readonly #team: CpuTeam | undefined;
+  readonly #decodeRun: ((map: number, ram: number, offset: number) => number) | undefined;
   /** Bytes of a page that records were made from, where others may write meanwhile. */
   readonly #snapshot = new Uint8Array(4096);
   /** Bytes of an instruction across pages. */
@@ -105,14 +119,12 @@ export class CodeCache {
   #mode = 0;
   #page: CodePage | undefined;
   #mapTop: number;
-  #arenaTop: number;
   /** Bytes of records whose code was changed. */
   #waste = 0;
-  /** Decoded instructions, invalidated pages, flushes: for statistics. */
   /** Called with the table slot of a region whose code is gone. */
   onDiscard: (slot: number) => void = () => {};
   readonly #byMap: (CodePage | undefined)[] = [];
-  decoded = 0;
+  /** Invalidated pages, flushes: for statistics. */
   invalidated = 0;
   flushes = 0;
   /** True while all code is thrown away, for {@link onDiscard}. */
@@ -128,6 +140,8 @@ export class CodeCache {
       protect: (ram: number) => void;
       seal: (ram: number) => void;
       team?: CpuTeam;
+      /** The generated decoder, see fast_decode.ts. */
+      decodeRun?: (map: number, ram: number, offset: number) => number;
     },
   ) {
     this.#i32 = new Int32Array(cpu.buffer);
@@ -141,8 +155,54 @@ export class CodeCache {
     this.#protect = options.protect;
     this.#seal = options.seal;
     this.#team = options.team;
+    this.#decodeRun = options.decodeRun;
     this.#mapTop = options.regions.maps;
     this.#arenaTop = options.regions.arena;
+    this.#limit();
+  }
+
+  get #arenaTop(): number {
+    return this.#i32[CodeNotes.arenaTop >>> 2] as number;
+  }
+
+  set #arenaTop(at: number) {
+    this.#i32[CodeNotes.arenaTop >>> 2] = at;
+  }
+
+  /** Decoded instructions. */
+  get decoded(): number {
+    return (this.#i32[CodeNotes.decoded >>> 2] as number) >>> 0;
+  }
+
+  #count(instructions: number): void {
+    this.#i32[CodeNotes.decoded >>> 2] = this.decoded + instructions;
+  }
+
+  /** Says up to where generated code makes records: to nowhere while {@link flush} is due. */
+  #limit(): void {
+    this.#i32[CodeNotes.arenaLimit >>> 2] = this.isWasteful ? 0 : this.#regions.arenaEnd - RUN_ROOM;
+  }
+
+  /** Lets generated code decode what is not yet decoded of `page`, where it can. */
+  decodeThere(page: CodePage): void {
+    if (this.#decodeRun === undefined || this.#team !== undefined) return;
+    if (page.mode === CodeMode.bits64) this.#i32[this.#mapPage(page)] = page.ram;
+  }
+
+  /** Index of the word that {@link CodeRegions.mapPages} has of `page`. */
+  #mapPage(page: CodePage): number {
+    return (this.#regions.mapPages >>> 2) + (page.map - this.#regions.maps) / PAGE_MAP;
+  }
+
+  /** Takes notice of the runs that generated code decoded. */
+  #takeRuns(): void {
+    const count = this.#i32[CodeNotes.runs >>> 2] as number;
+    for (let n = 0; n < count; n++) {
+      const at = (RUN_LOG + RUN_LOG_ENTRY * n) >>> 2;
+      const page = this.pageOfMap(this.#i32[at] as number);
+      page?.ranges.push(this.#i32[at + 1] as number, this.#i32[at + 2] as number);
+    }
+    this.#i32[CodeNotes.runs >>> 2] = 0;
   }
 
   /**
@@ -169,6 +229,7 @@ export class CodeCache {
       crossings: new Set(),
     };
     this.#byMap[(page.map - this.#regions.maps) / PAGE_MAP] = page;
+    this.#i32[this.#mapPage(page)] = NOT_HERE;
     this.#mapTop += PAGE_MAP;
     this.#pages.set(key, page);
     const pageNumber = ram / 4096;
@@ -199,6 +260,8 @@ export class CodeCache {
     page.regions.clear();
     page.heat.clear();
     page.opened = false;
+    // What is known of its code is looked for again first.
+    this.#i32[this.#mapPage(page)] = NOT_HERE;
   }
 
   /** Notes the handler of `record`, which a region is to stand in the place of, for who goes around that. */
@@ -209,7 +272,7 @@ export class CodeCache {
 
   /** True where there is room for another run of records. */
   get hasRoom(): boolean {
-    return this.#arenaTop + (2 * RUN + 2) * RECORD <= this.#regions.arenaEnd;
+    return this.#arenaTop + RUN_ROOM <= this.#regions.arenaEnd;
   }
 
   /** True where most records are of code that was changed since, so that it is time for {@link flush}. */
@@ -233,7 +296,9 @@ export class CodeCache {
     this.#byRam.clear();
     this.#mapTop = this.#regions.maps;
     this.#arenaTop = this.#regions.arena;
+    this.#i32[CodeNotes.runs >>> 2] = 0;
     this.#waste = 0;
+    this.#limit();
     this.flushTlb();
     this.flushes++;
   }
@@ -274,6 +339,7 @@ export class CodeCache {
       this.#unmark(pageNumber);
       return;
     }
+    this.#takeRuns();
     const refetch = this.#interpreter.special.refetch;
     for (const page of pages) {
       const ranges = page.ranges;
@@ -292,6 +358,7 @@ export class CodeCache {
     this.#unmark(pageNumber);
     this.#i32[S.codeChanged >>> 2] = 1;
     this.invalidated++;
+    this.#limit();
   }
 
   /** Nothing of a RAM page is decoded any more; the checksum of that is 0. */
@@ -315,6 +382,9 @@ export class CodeCache {
 
   /** Decodes from `offset` in `page` on; the page map has no record there yet. */
   decode(page: CodePage, offset: number): DecodeResult {
+    if (this.#decodeRun !== undefined && page.mode === CodeMode.bits64) {
+      return this.#decodeFast(page, offset);
+    }
     const start = this.#arenaTop;
     const special = this.#interpreter.special;
     const marks = (this.#regions.codeMarks >>> 3) + page.ram / 4096;
@@ -370,7 +440,7 @@ export class CodeCache {
         if (line < 32) low |= 1 << line;
         else high |= 1 << (line - 32);
       }
-      this.decoded++;
+      this.#count(1);
       at += length;
       if (ends) break;
     }
@@ -383,7 +453,19 @@ export class CodeCache {
     this.#i32[2 * marks + 1] = high;
     if (!hadCode) this.#protect(page.ram);
     this.#seal(page.ram);
-    if (shared && !this.#unchanged(page.ram, offset)) this.invalidate(page.ram / 4096);
+    if (shared && !this.#unchanged(page.ram, offset, bytes)) this.invalidate(page.ram / 4096);
+    return DecodeResult.Ready;
+  }
+
+  #decodeFast(page: CodePage, offset: number): DecodeResult {
+    if (this.#i32[CodeNotes.runs >>> 2] === RUN_LOG_ENTRIES) this.#takeRuns();
+    if (this.#decodeRun?.(page.map, page.ram, offset) !== 0) return DecodeResult.Crosses;
+    if (this.#team !== undefined) {
+      const marks = this.#u64[(this.#regions.codeMarks >>> 3) + page.ram / 4096] as bigint;
+      this.#team.mark(page.ram / 4096, marks);
+      const copy = this.#u8.subarray(CODE_BYTES, CODE_BYTES + 4096);
+      if (!this.#unchanged(page.ram, offset, copy)) this.invalidate(page.ram / 4096);
+    }
     return DecodeResult.Ready;
   }
 
@@ -393,10 +475,10 @@ export class CodeCache {
     this.#snapshot.set(this.#ram.subarray(ram + offset, ram + end), offset);
   }
 
-  #unchanged(ram: number, offset: number): boolean {
+  #unchanged(ram: number, offset: number, copy: Uint8Array): boolean {
     const end = Math.min(offset + RUN_BYTES, 4096);
     for (let at = offset; at < end; at++) {
-      if (this.#snapshot[at] !== this.#ram[ram + at]) return false;
+      if (copy[at] !== this.#ram[ram + at]) return false;
     }
     return true;
   }
@@ -441,7 +523,7 @@ export class CodeCache {
       this.#special(record, { handler, offset });
     }
     next.crossings.add(guard);
-    this.decoded++;
+    this.#count(1);
   }
 
   /** Marks bytes `first` to `last` of `page` as code that something was made from. */

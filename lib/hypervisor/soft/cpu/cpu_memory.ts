@@ -28,14 +28,18 @@ export function cpuLayout(): CpuLayout {
   const codeMarks = FIXED_END;
   const codeIndex = codeMarks + MAX_RAM_PAGES * 8;
   const codeSums = align(codeIndex + MAX_RAM_PAGES * 4);
-  const maps = align(codeSums + MAX_RAM_PAGES * 8);
+  const mapPages = align(codeSums + MAX_RAM_PAGES * 8);
+  const maps = align(mapPages + (MAPS_BYTES / PAGE_MAP) * 4);
   const mapsEnd = maps + MAPS_BYTES;
   const arena = mapsEnd;
   const arenaEnd = arena + ARENA_BYTES;
   const ownHandlers = align(arenaEnd);
   const ownHandlersEnd = ownHandlers + ARENA_BYTES / (RECORD / 2);
   return {
-    regions: { codeMarks, codeIndex, codeSums, maps, mapsEnd, arena, arenaEnd, ownHandlers },
+    regions: {
+      ...{ codeMarks, codeIndex, codeSums, mapPages },
+      ...{ maps, mapsEnd, arena, arenaEnd, ownHandlers },
+    },
     pages: align(ownHandlersEnd) / 65536,
   };
 }

@@ -31,9 +31,39 @@ export enum AddressKind {
 /** Longest instruction. */
 export const MAX_INSTRUCTION = 15;
 
-interface Group {
+/** Instructions decoded ahead at a time. */
+export const RUN = 64;
+/** As many bytes as they may have, and those of one more. */
+export const RUN_BYTES: number = (RUN + 1) * MAX_INSTRUCTION;
+
+/** The rows of an opcode. */
+export interface Group {
+  /** Those that ask for more come first. */
   readonly rows: readonly Insn[];
+  /** True where a ModRM byte follows. */
   readonly modrm: boolean;
+}
+
+/** The rows of each opcode, by map * 256 + opcode. */
+export function groupRows(rows: readonly Insn[]): ReadonlyMap<number, Group> {
+  const lists = new Map<number, Insn[]>();
+  for (const row of rows) {
+    for (let i = 0; i < (row.plusReg ? 8 : 1); i++) {
+      const key = row.map * 256 + row.opcode + i;
+      let list = lists.get(key);
+      if (list === undefined) lists.set(key, list = []);
+      list.push(row);
+    }
+  }
+  const groups = new Map<number, Group>();
+  for (const [key, list] of lists) {
+    const weight = (r: Insn) =>
+      (r.prefix === "any" ? 0 : 8) + (r.rm === undefined ? 0 : 4) +
+      (r.digit === undefined ? 0 : 2) + (r.plusReg ? 0 : 1);
+    const sorted = [...list].sort((x, y) => weight(y) - weight(x));
+    groups.set(key, { rows: sorted, modrm: sorted.some((r) => r.modrm) });
+  }
+  return groups;
 }
 
 /** Decodes; the result stays in its fields until the next call. */
@@ -65,23 +95,7 @@ export class Decoder {
   segment = Seg.DS as number;
 
   constructor(rows: readonly Insn[]) {
-    const lists = new Map<number, Insn[]>();
-    for (const row of rows) {
-      for (let i = 0; i < (row.plusReg ? 8 : 1); i++) {
-        const key = row.map * 256 + row.opcode + i;
-        let list = lists.get(key);
-        if (list === undefined) lists.set(key, list = []);
-        list.push(row);
-      }
-    }
-    for (const [key, list] of lists) {
-      // Rows that ask for more are tried first.
-      const weight = (r: Insn) =>
-        (r.prefix === "any" ? 0 : 8) + (r.rm === undefined ? 0 : 4) +
-        (r.digit === undefined ? 0 : 2) + (r.plusReg ? 0 : 1);
-      const sorted = [...list].sort((x, y) => weight(y) - weight(x));
-      this.#groups[key] = { rows: sorted, modrm: sorted.some((r) => r.modrm) };
-    }
+    for (const [key, group] of groupRows(rows)) this.#groups[key] = group;
   }
 
   #code: Uint8Array = new Uint8Array();
@@ -442,7 +456,8 @@ export class Decoder {
   }
 }
 
-function comparing(opcode: number): boolean {
+/** True for string instructions that REPNE means something to. */
+export function comparing(opcode: number): boolean {
   return opcode === 0xa6 || opcode === 0xa7 || opcode === 0xae || opcode === 0xaf;
 }
 

@@ -444,9 +444,9 @@ function merge(old: Expr, value: Expr, mask: Expr): Expr {
 export function buildControl(
   module: ModuleBuilder,
   helpers: Map<string, FuncRef>,
-  parts: { handlerType: number; mmu: Mmu; map: MemoryMap },
+  parts: { handlerType: number; mmu: Mmu; map: MemoryMap; decodeHere: FuncRef },
 ): FuncRef {
-  const { handlerType, mmu } = parts;
+  const { handlerType, mmu, decodeHere } = parts;
   // The miss path for 64-bit code that is decoded already; anything else is TypeScript's.
   const findCode = module.func([I64], [I32]);
   {
@@ -536,6 +536,7 @@ export function buildControl(
     );
     f.if(pageMap, () => {
       const record = f.let(load.i32(CPU, add(pageMap, shl(offset, 2))));
+      f.ifUnlikely(eqz(record), () => f.set(record, call(decodeHere, pageMap, offset)));
       f.store32(CPU, i32(0), pageMap, S.pageMap);
       f.store64(CPU, i32(0), sub(rip, extU(offset)), S.ripBase);
       f.if(record, () => f.returnCallIndirect(handlerType, handlerOf(record), record));

@@ -41,6 +41,8 @@ export interface EngineExports {
   sealCode(ram: number): void;
   /** 1 where the decoded lines are as they were. */
   codeIntact(ram: number): number;
+  /** Decodes a run of 64-bit code, see fast_decode.ts; 1 where the first instruction ends behind the page. */
+  decodeRun(map: number, ram: number, offset: number): number;
   /** Empties the TLBs but for global pages, as a load of CR3 does. */
   flushLocal(): void;
   /** Drops a linear page from the TLBs; 0 where it may be a large one, so that all must go. */

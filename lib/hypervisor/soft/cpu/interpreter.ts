@@ -37,12 +37,15 @@ import { Cx, type Runtime } from "./cx.ts";
 import { buildArithmetic, buildControl, buildStack } from "./helpers.ts";
 import type { HandlerInfo } from "./host_context.ts";
 import { buildDelivery } from "./system/fast_delivery.ts";
+import { decodeTables, type RowSlots } from "./decode_tables.ts";
+import { buildDecode } from "./fast_decode.ts";
 import { buildLocked } from "./locked.ts";
 import { buildMmu, type Imports, type MemoryMap } from "./mmu.ts";
 import type { InterpreterImage } from "./interpreter_image.ts";
 import { type Insn, insn } from "./opcode.ts";
 import {
   CPU,
+  DECODE_TABLES,
   Exit,
   HANDLER_SLOTS,
   ITLB,
@@ -161,7 +164,8 @@ export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
   buildArithmetic(module, helpers);
   buildStack(module, helpers, mmu);
   const deliver = buildDelivery(module, { mmu, map, helpers });
-  const jump = buildControl(module, helpers, { handlerType, mmu, map });
+  const decodeHere = buildDecode(module, { mmu, map });
+  const jump = buildControl(module, helpers, { handlerType, mmu, map, decodeHere });
   const runtime: Runtime = { ...mmu, jump, host: imports.host, handlerType, helpers, ram, smp };
   buildTicks(module, helpers, imports.now);
   if (smp) buildLocked(module, helpers, { mmu, imports, map });
@@ -182,6 +186,10 @@ export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
   }
 
   buildRun(module, { imports, jump, handlerType, deliver });
+  module.data(
+    DECODE_TABLES,
+    decodeTables(options.rows, { slots: slotsOf(options, special), special }),
+  );
   return { runtime: exportRuntime(module, runtime), special, bytes: module.finish() };
 }
 
@@ -241,6 +249,27 @@ function* handlersOf(rows: readonly Insn[], smp: boolean): Generator<HandlerInfo
       for (const size of row.sized ? [2, 4, 8] : [0]) yield { insn: row, size, ...form };
     }
   }
+}
+
+/** The slots of rows' handlers in the interpreter that `options` make. */
+function slotsOf(
+  options: InterpreterOptions,
+  special: SpecialHandlers,
+): (row: Insn) => RowSlots {
+  const slots = new Map<Insn, { register: number; memory: number; locked: number }>();
+  let slot = Object.keys(special).length;
+  for (const { insn, size, mem, locked } of handlersOf(options.rows, options.smp)) {
+    let of = slots.get(insn);
+    if (of === undefined) slots.set(insn, of = { register: 0, memory: 0, locked: 0 });
+    if (size === 0 || size === 2) {
+      if (locked) of.locked = slot;
+      else if (mem) of.memory = slot;
+      else of.register = slot;
+      if (mem && !options.smp) of.locked = slot;
+    }
+    slot++;
+  }
+  return (row) => slots.get(row) ?? { register: 0, memory: 0, locked: 0 };
 }
 
 /** Compiles the interpreter that `image` is, which was made with the same options. */

@@ -92,6 +92,9 @@ export interface MemoryMap {
   readonly codeSums: number;
   /** State offset of the page maps of 64-bit code: an i32 a RAM page, 0 where there is none. */
   readonly codeIndex: number;
+  /** State offset of the page maps, and of the pages that they are of, see CodeRegions. */
+  readonly maps: number;
+  readonly mapPages: number;
   /** State offset of decoded records, and that of the handlers of those that have a region in their place. */
   readonly arena: number;
   readonly ownHandlers: number;
@@ -199,6 +202,10 @@ export interface Mmu {
   readonly ramOffset: FuncRef;
   /** `(ram i32) -> i32`: whether the decoded lines of a RAM page are as they were. */
   readonly codeIntact: FuncRef;
+  /** `(ram i32)`: keeps the checksum of the decoded lines of a RAM page. */
+  readonly seal: FuncRef;
+  /** `(ram i32)`: takes write tags of a RAM page out of all TLBs. */
+  readonly protect: FuncRef;
 }
 
 const state64 = (offset: number) => load.i64(CPU, i32(0), offset);
@@ -230,8 +237,8 @@ export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap
       buildLoad(module, { ...parts, access: Access.write, byte: loadSlow.get(1) }),
     );
   }
-  buildProtect(module);
-  const codeIntact = buildCodeSum(module, map);
+  const protect = buildProtect(module);
+  const { seal, codeIntact } = buildCodeSum(module, map);
   buildFlush(module);
   buildSystemAccess(module, { walk, ramOffset, imports, map });
   return {
@@ -246,6 +253,8 @@ export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap
     walk,
     ramOffset,
     codeIntact,
+    seal,
+    protect,
   };
 }
 
@@ -760,7 +769,7 @@ export function protectModule(cpuPages: number): WebAssembly.Module {
 }
 
 /** Exported `protectPage(ram i32)`: takes write tags of a RAM page out of all TLBs. */
-function buildProtect(module: ModuleBuilder): void {
+function buildProtect(module: ModuleBuilder): FuncRef {
   const f = module.func([I32]);
   const page = f.let(extU(and(f.param(0), ~0xfff)));
   const entry = f.local(I32);
@@ -779,13 +788,17 @@ function buildProtect(module: ModuleBuilder): void {
   f.if(state32(TlbNotes.ac), () => protect(TLB_SUPER_AC));
   protect(TLB_SUPER);
   module.exportFunc("protectPage", f);
+  return f;
 }
 
 /**
  * Checksum of a RAM page's decoded lines, so that code which a device wrote over is found when its page
  * is entered again; exported as `sealCode(ram)`, which keeps it, and `codeIntact(ram) -> i32`.
  */
-function buildCodeSum(module: ModuleBuilder, map: MemoryMap): FuncRef {
+function buildCodeSum(
+  module: ModuleBuilder,
+  map: MemoryMap,
+): { seal: FuncRef; codeIntact: FuncRef } {
   const sum = module.func([I32], [I64]);
   {
     const f = sum;
@@ -827,7 +840,7 @@ function buildCodeSum(module: ModuleBuilder, map: MemoryMap): FuncRef {
   intact.return(eq(call(sum, intact.param(0)), load.i64(CPU, slot(intact.param(0)))));
   intact.unreachable();
   module.exportFunc("codeIntact", intact);
-  return intact;
+  return { seal, codeIntact: intact };
 }
 
 /**

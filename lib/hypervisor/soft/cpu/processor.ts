@@ -234,6 +234,7 @@ export class Processor {
       decoder: new Decoder(allRows),
       protect: (at) => this.#exports.protectPage(at),
       seal: (at) => this.#exports.sealCode(at),
+      decodeRun: this.#exports.decodeRun,
       ...(this.#team === undefined ? {} : { team: this.#team }),
     });
     // The handler that leaves at its instruction stands before regions.
@@ -797,6 +798,7 @@ export class Processor {
     if (!page.opened && page.mode === CodeMode.bits64 && this.#tier.tier !== "interpreter") {
       this.translator.installer.open(page);
     }
+    this.code.decodeThere(page);
     const record = cpu.get32(page.map + offset * 4);
     if (record === 0) {
       if (this.code.decode(page, offset) === DecodeResult.Ready) return Exit.Resume;

@@ -211,6 +211,18 @@ export const TlbNotes = {
   most: 400,
 } as const;
 
+/** What decoding goes by, in TypeScript and in generated code. All are i32. */
+export const CodeNotes = {
+  /** Where the next record goes. */
+  arenaTop: 0xe80,
+  /** Up to where generated code may make records by itself. */
+  arenaLimit: 0xe84,
+  /** Instructions decoded. */
+  decoded: 0xe88,
+  /** Entries of RUN_LOG. */
+  runs: 0xe8c,
+} as const;
+
 /** 256 dwords: remainders of bytes for CRC32; made at its first use. */
 export const CRC_TABLE = 0x1000;
 
@@ -275,6 +287,14 @@ export const CodeMode = {
 
 /** Where single instructions are decoded to be run apart: 8 records. */
 export const SCRATCH_RECORDS = ITLB_END;
+/** Runs of records that TypeScript has yet to take notice of: page map, first record, end. */
+export const RUN_LOG = SCRATCH_RECORDS + 8 * 32;
+export const RUN_LOG_ENTRY = 12;
+export const RUN_LOG_ENTRIES = 256;
+/** A page's bytes while it is decoded. */
+export const CODE_BYTES = 0x11_3000;
+/** What the generated decoder goes by, see decode_tables.ts: up to FIXED_END. */
+export const DECODE_TABLES = CODE_BYTES + 4096 + 64;
 /** First byte behind the tables of fixed size, a multiple of 64 KiB. */
 export const FIXED_END = 0x12_0000;
 

@@ -32,6 +32,7 @@ export class ModuleBuilder {
   #importsTable = false;
   readonly #optimized: FuncRef[] = [];
   readonly #names: [FuncRef, string][] = [];
+  readonly #data: [number, Uint8Array][] = [];
 
   /** Index of a signature. */
   typeIndex(type: FuncType): number {
@@ -122,6 +123,11 @@ export class ModuleBuilder {
     return this.#tableSize++;
   }
 
+  /** Has memory 0 hold `bytes` at `offset` when the module is instantiated. */
+  data(offset: number, bytes: Uint8Array): void {
+    this.#data.push([offset, bytes]);
+  }
+
   /** The module's bytes, in a buffer of that length: they are kept for long. */
   finish(): Uint8Array<ArrayBuffer> {
     const out = new ByteWriter(1 << 14);
@@ -188,6 +194,19 @@ export class ModuleBuilder {
       s.u32(this.#funcs.length);
       for (const func of this.#funcs) func.finish(s);
     });
+    if (this.#data.length > 0) {
+      section(11, (s) => {
+        s.u32(this.#data.length);
+        for (const [offset, bytes] of this.#data) {
+          s.u32(0);
+          s.u8(Op.i32_const);
+          s.s32(offset);
+          s.u8(Op.end);
+          s.u32(bytes.length);
+          s.raw(bytes);
+        }
+      });
+    }
     if (this.#names.length > 0) {
       section(0, (s) => {
         s.name("name");

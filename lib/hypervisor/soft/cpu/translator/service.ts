@@ -110,13 +110,14 @@ export class TranslationService {
     const codeMarks = FIXED_END;
     const codeIndex = codeMarks + 8 * COPIES;
     const codeSums = codeIndex + 4 * COPIES;
-    const maps = codeSums + 8 * COPIES;
+    const mapPages = codeSums + 8 * COPIES;
+    const maps = mapPages + 4 * COPIES;
     const mapsEnd = maps + PAGE_MAP * COPIES;
     const records = new ArrayBuffer(mapsEnd + ARENA_BYTES);
     this.#words = new Int32Array(records);
     this.#code = new CodeCache({ buffer: records }, this.#copies, {
       regions: {
-        ...{ codeMarks, codeIndex, codeSums, maps, mapsEnd },
+        ...{ codeMarks, codeIndex, codeSums, mapPages, maps, mapsEnd },
         arena: mapsEnd,
         arenaEnd: records.byteLength,
         // No region stands in the place of a record here.
