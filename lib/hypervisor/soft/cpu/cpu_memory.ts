@@ -20,6 +20,8 @@ export const MAX_RAM_PAGES = 1 << 20;
 /** State memory of a vCPU: the same for each size of RAM, so that one interpreter does for all. */
 export interface CpuLayout {
   readonly regions: CodeRegions;
+  /** An u16 a page of RAM, see MemoryMap. */
+  readonly writers: number;
   readonly pages: number;
 }
 
@@ -34,13 +36,14 @@ export function cpuLayout(): CpuLayout {
   const arena = mapsEnd;
   const arenaEnd = arena + ARENA_BYTES;
   const ownHandlers = align(arenaEnd);
-  const ownHandlersEnd = ownHandlers + ARENA_BYTES / (RECORD / 2);
+  const writers = align(ownHandlers + ARENA_BYTES / (RECORD / 2));
   return {
     regions: {
       ...{ codeMarks, codeIndex, codeSums, mapPages },
       ...{ maps, mapsEnd, arena, arenaEnd, ownHandlers },
     },
-    pages: align(ownHandlersEnd) / 65536,
+    writers,
+    pages: align(writers + MAX_RAM_PAGES * 2) / 65536,
   };
 }
 

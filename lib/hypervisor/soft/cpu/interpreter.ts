@@ -132,9 +132,10 @@ export function emitInterpreter(options: InterpreterOptions): InterpreterImage {
   const module = new ModuleBuilder();
   const memoryOf = (pages: number) => ({ minPages: pages, maxPages: 65536, shared: true });
   const { smp } = options;
-  const { pages, regions } = cpuLayout();
+  const { pages, regions, writers } = cpuLayout();
   const map: MemoryMap = {
     ...regions,
+    writers,
     ramBase: options.holdsRam ? pages * 65536 : 0,
     ...(smp ? { shared: teamLayout() } : {}),
   };

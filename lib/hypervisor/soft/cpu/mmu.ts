@@ -92,6 +92,11 @@ export interface MemoryMap {
   readonly codeSums: number;
   /** State offset of the page maps of 64-bit code: an i32 a RAM page, 0 where there is none. */
   readonly codeIndex: number;
+  /**
+   * State offset of an u16 a RAM page: the entry of the data TLBs that has its tag for writes, from 1 on,
+   * 0xffff where there may be several, 0 where there is none.
+   */
+  readonly writers: number;
   /** State offset of the page maps, and of the pages that they are of, see CodeRegions. */
   readonly maps: number;
   readonly mapPages: number;
@@ -123,12 +128,37 @@ export function enterWritable(
   at: { entry: Expr; page: Expr; ram: Expr; writable: Expr },
 ): void {
   const marks = codeMarksOf(map, at.ram);
-  const tag = select(and(eqz(marks), at.writable), at.page, i64(-1n));
+  const tag = f.let(select(and(eqz(marks), at.writable), at.page, i64(-1n)));
   f.store64(CPU, at.entry, tag, TlbField.write);
+  f.if(ne(tag, i64(-1n)), () => noteWriter(f, map, at));
   if (map.shared === undefined) return;
   // Who decodes code sets the mark first and then takes tags away, so one of the two sees the other.
   f.fence();
   f.if(ne(marks, i64(0)), () => f.store64(CPU, at.entry, i64(-1n), TlbField.write));
+}
+
+/** In place of a TLB entry's number: there may be more than one. */
+const MANY = 0xffff;
+
+/** Notes that `entry` of a TLB has a tag for writes to the page of `ram`, for {@link buildProtect}. */
+function noteWriter(f: FuncBuilder, map: MemoryMap, at: { entry: Expr; ram: Expr }): void {
+  const slot = f.let(shl(shrU(at.ram, 12), 1));
+  const known = f.let(load.i32_16u(CPU, slot, map.writers));
+  const number = f.let(add(shrU(sub(at.entry, TLB_USER), Math.log2(TLB_ENTRY)), 1));
+  f.if(ne(known, number), () => {
+    // Most often, the entry that had it is another page's by now.
+    const has = eq(
+      load.i64(CPU, entryOfWriter(known), TlbField.physical),
+      extU(and(at.ram, ~0xfff)),
+    );
+    const more = or(eq(known, i32(MANY)), and(ne(known, i32(0)), has));
+    f.store16(CPU, slot, select(more, i32(MANY), number), map.writers);
+  });
+}
+
+/** Entry of the TLBs that {@link noteWriter} has as `number`, which is not 0. */
+function entryOfWriter(number: Expr): Expr {
+  return add(shl(number, Math.log2(TLB_ENTRY)), TLB_USER - TLB_ENTRY);
 }
 
 /** Notes that `entry` of a TLB was filled with what a load of CR3 takes away. */
@@ -237,7 +267,7 @@ export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap
       buildLoad(module, { ...parts, access: Access.write, byte: loadSlow.get(1) }),
     );
   }
-  const protect = buildProtect(module);
+  const protect = buildProtect(module, map);
   const { seal, codeIntact } = buildCodeSum(module, map);
   buildFlush(module);
   buildSystemAccess(module, { walk, ramOffset, imports, map });
@@ -764,13 +794,39 @@ function buildStore(module: ModuleBuilder, parts: SlowParts): FuncRef {
 export function protectModule(cpuPages: number): WebAssembly.Module {
   const module = new ModuleBuilder();
   module.importMemory("e", "cpu", { minPages: cpuPages, maxPages: 65536, shared: true });
-  buildProtect(module);
+  buildProtectAll(module);
   return new WebAssembly.Module(module.finish());
 }
 
-/** Exported `protectPage(ram i32)`: takes write tags of a RAM page out of all TLBs. */
-function buildProtect(module: ModuleBuilder): FuncRef {
+/** Exported `protectPage(ram i32)`: takes write tags of a RAM page out of all TLBs, wherever they are. */
+function buildProtectAll(module: ModuleBuilder): void {
   const f = module.func([I32]);
+  takeTags(f);
+  module.exportFunc("protectPage", f);
+}
+
+/** The same for the processor's own TLBs: mostly there is one such tag or none, and it is known where. */
+function buildProtect(module: ModuleBuilder, map: MemoryMap): FuncRef {
+  const f = module.func([I32]);
+  const ram = f.param(0);
+  const slot = f.let(shl(shrU(ram, 12), 1));
+  const known = f.let(load.i32_16u(CPU, slot, map.writers));
+  f.if(eqz(known), () => f.return());
+  f.store16(CPU, slot, i32(0), map.writers);
+  f.if(ne(known, i32(MANY)), () => {
+    const entry = f.let(entryOfWriter(known));
+    f.if(
+      eq(load.i64(CPU, entry, TlbField.physical), extU(and(ram, ~0xfff))),
+      () => f.store64(CPU, entry, i64(-1n), TlbField.write),
+    );
+    f.return();
+  });
+  takeTags(f);
+  module.exportFunc("protectPage", f);
+  return f;
+}
+
+function takeTags(f: FuncBuilder): void {
   const page = f.let(extU(and(f.param(0), ~0xfff)));
   const entry = f.local(I32);
   const protect = (base: number) => {
@@ -787,8 +843,6 @@ function buildProtect(module: ModuleBuilder): FuncRef {
   f.if(state32(TlbNotes.user), () => protect(TLB_USER));
   f.if(state32(TlbNotes.ac), () => protect(TLB_SUPER_AC));
   protect(TLB_SUPER);
-  module.exportFunc("protectPage", f);
-  return f;
 }
 
 /**
