@@ -241,6 +241,12 @@ export interface Vcpu extends Disposable {
   /** Its number and APIC id. */
   readonly id: number;
   /**
+   * Makes ready what the guest is likely to need, while there is nothing to run yet.
+   *
+   * @param isCalled Asked now and then: true where {@link Vcpu.run} is to come soon.
+   */
+  prepare(isCalled: () => boolean): void;
+  /**
    * Executes guest code until there is a reason to come back. Sleeps in HLT. EINTR and EAGAIN of the
    * host come back as `Interrupted` only after a kick, else they are retried inside.
    */

@@ -37,10 +37,11 @@ export interface VcpuBoardHandle {
   readonly buffer: SharedArrayBuffer;
 }
 
-// Words: the command, a counter of changes of any phase, then two per vCPU.
+// Words: the command, a counter of changes of any phase, whether the vCPUs are called, then two per vCPU.
 const COMMAND = 0;
 const CHANGES = 1;
-const FIRST_VCPU = 2;
+const CALLED = 2;
+const FIRST_VCPU = 3;
 const WORDS_PER_VCPU = 2;
 const PHASE = 0;
 const THREAD = 1;
@@ -80,6 +81,16 @@ export class VcpuBoard {
   set command(command: VcpuCommand) {
     Atomics.store(this.#words, COMMAND, command);
     Atomics.notify(this.#words, COMMAND);
+  }
+
+  /** True where the message is on its way that the guest is in place. */
+  get isCalled(): boolean {
+    return Atomics.load(this.#words, CALLED) !== 0;
+  }
+
+  /** Says that the guest is in place. */
+  call(): void {
+    Atomics.store(this.#words, CALLED, 1);
   }
 
   /** What vCPU `id` does. */

@@ -194,6 +194,7 @@ export class VcpuTeam {
 
   #sendBoot(entry: BootEntry | undefined, virtio: readonly VirtioPciHandle[]): void {
     this.#booted = true;
+    this.#board.call();
     this.#members.forEach((member, id) => {
       const boot: VcpuBoot = { entry: id === 0 ? entry : undefined, virtio };
       if (member.started) member.worker.postMessage(boot);

@@ -14,6 +14,7 @@ import { VirtioPciFunction, type VirtioPciHandle } from "../virtio/mod.ts";
 import { MachineError } from "./errors.ts";
 import type { Outcome } from "./outcome.ts";
 import { logToRawTerminal } from "./raw_log.ts";
+import { preferVcpus } from "./service_worker.ts";
 import { FlushResult, SerialOutput } from "./serial_output.ts";
 import { VcpuBoard, VcpuCommand, VcpuPhase } from "./vcpu_board.ts";
 import type { VcpuBoot, VcpuMessage, VcpuStart } from "./vcpu_messages.ts";
@@ -49,6 +50,14 @@ export class VcpuWorker {
       debug: SerialOutput.attach(start.debug),
     });
     this.#resources = stack.move();
+  }
+
+  /** Makes ready what the guest will need, until it is in place. */
+  prepare(): void {
+    const board = this.#board;
+    // What is compiled ahead is not to hold up main.
+    if (this.#vm.kind === "soft") preferVcpus();
+    this.#vcpu.prepare(() => board.isCalled);
   }
 
   /** Waits at the start barrier, executes guest code until told to stop, and says how it ended. */

@@ -58,6 +58,7 @@ function startVcpu(scope: WorkerScope, start: VcpuStart): void {
   let worker: VcpuWorker;
   try {
     worker = new VcpuWorker(start);
+    worker.prepare();
   } catch (error) {
     send({ type: "ended", outcome: failed(start.id, describeError(error)) });
     // What main may have sent already finds nobody.

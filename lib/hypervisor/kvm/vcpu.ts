@@ -80,6 +80,10 @@ export class KvmVcpu implements Vcpu {
     slot.enter(gettid());
   }
 
+  prepare(): void {
+    // The hardware is.
+  }
+
   run(io: VcpuIo): VcpuExit {
     const words = this.#words;
     let stopping = false;

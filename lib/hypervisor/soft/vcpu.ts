@@ -109,6 +109,10 @@ export class SoftVcpu implements Vcpu {
     this.#processor.samples.onMany = () => this.#publish();
   }
 
+  prepare(isCalled: () => boolean): void {
+    this.#processor.translator.installer.prepare(isCalled);
+  }
+
   run(io: VcpuIo): VcpuExit {
     const exit = this.#exit;
     const result = this.#processor.run(io);

@@ -29,6 +29,9 @@ const CODE_LIMIT_BYTES = 256 << 20;
 /** Which part of that instances may take that nothing uses at present. */
 const IDLE_PART = 16;
 
+/** Units that are made ready before the guest begins. */
+const PREPARED = 160;
+
 /** What the installer works with. */
 export interface InstallerOptions {
   readonly cpuMemory: WebAssembly.Memory;
@@ -194,6 +197,20 @@ export class Installer {
         if (live === undefined) return;
         this.#enter(live, region, { part, page, over });
       }
+    }
+  }
+
+  /**
+   * Makes instances of what the last run used first, so that {@link open} finds them: until there are many,
+   * or `isCalled`.
+   */
+  prepare(isCalled: () => boolean): void {
+    const { store, used } = this.#options;
+    if (store === undefined) return;
+    for (const { unit, place } of store.first(PREPARED)) {
+      if (isCalled()) return;
+      if (this.#instantiate(unit) === undefined) store.discard(unit);
+      else if (used !== undefined) used[place] = 1;
     }
   }
 

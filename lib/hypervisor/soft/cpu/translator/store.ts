@@ -157,6 +157,14 @@ export class TranslationStore {
     }
   }
 
+  /** The `count` units that the run used first that wrote the file, as long as they are good. */
+  *first(count: number): Generator<{ readonly unit: Unit; readonly place: number }> {
+    for (const kept of [...this.#kept].slice(0, count)) {
+      const unit = kept.place < 0 ? undefined : this.#open(kept);
+      if (unit !== undefined) yield { unit, place: kept.place };
+    }
+  }
+
   /** Parts that were made from page number `pageNumber`, or from one with that sum. */
   *candidates(pageNumber: number, sum: number): Generator<Candidate> {
     const here = this.#byPage.get(pageNumber);

@@ -30,6 +30,12 @@ const WARM = 1;
 /** Times that translated code of a page may be lost before more heat is asked for. */
 const FEW_CHANGES = 2;
 
+/**
+ * So long is waited for somebody to serve, in ms: translating at the beginning costs a vCPU's thread, whose
+ * translator is not compiled well yet, more than to interpret meanwhile.
+ */
+const OPEN_TIMEOUT_MS = 250;
+
 /** Without an answer for so long, who was asked is taken for lost, in ms. */
 const ANSWER_TIMEOUT_MS = 3000;
 
@@ -92,6 +98,8 @@ export class Translator {
   /** When the last request or answer was, and how often that was too long ago. */
   #heardMs = 0;
   #silences = 0;
+  /** When the first place was hot while nobody served. */
+  #firstHotMs = 0;
   #maker: UnitMaker | undefined;
   /** Puts modules in their place. */
   readonly installer: Installer;
@@ -115,10 +123,20 @@ export class Translator {
     const changes = Math.min(Math.max(page.churn - FEW_CHANGES, 0), 8);
     const wide = count === VERY_HOT << changes;
     if (!wide && count !== this.#hot << changes) return;
-    if (this.#desk?.state !== DeskState.Open) {
+    if (this.#desk === undefined || this.#isAlone(this.#desk)) {
       this.translate(page, rip, { wide, again: wide });
       // What is asked for comes once, so it is asked for again where it cannot be now.
-    } else if (!this.#request(this.#desk, { page, offset, wide })) page.heat.set(offset, count - 1);
+    } else if (
+      this.#desk.state === DeskState.Closed || !this.#request(this.#desk, { page, offset, wide })
+    ) page.heat.set(offset, count - 1);
+  }
+
+  /** True where nobody serves, and nobody is to be waited for. */
+  #isAlone({ state }: DeskPart): boolean {
+    if (state !== DeskState.Closed) return state === DeskState.Lost;
+    const now = performance.now();
+    if (this.#firstHotMs === 0) this.#firstHotMs = now;
+    return now - this.#firstHotMs >= OPEN_TIMEOUT_MS;
   }
 
   /** Asks for the code at `rip`, in `page`, and may wait for what comes of that; for tests. */
