@@ -8,6 +8,7 @@
  */
 
 import { ByteWriter } from "./bytes.ts";
+import { FUNCTION_KIND, inside, type Section, SectionId, sectionsOf } from "./module_reader.ts";
 
 /** What is to be done with a function when its module is compiled. */
 export enum Priority {
@@ -20,93 +21,29 @@ export enum Priority {
 }
 
 const HEAD_BYTES = 8;
-const CUSTOM = 0;
-const EXPORTS = 7;
-const CODE = 10;
-const FUNCTION = 0;
 const NAME = "metadata.code.compilation_priority";
 
-/** Reads a module's parts; throws a RangeError behind the end. */
-class Reader {
-  readonly #bytes: Uint8Array;
-  readonly end: number;
-  at: number;
-
-  constructor(bytes: Uint8Array, at: number, end: number) {
-    if (end > bytes.length) throw new RangeError("behind the end");
-    this.#bytes = bytes;
-    this.at = at;
-    this.end = end;
-  }
-
-  u8(): number {
-    if (this.at >= this.end) throw new RangeError("behind the end");
-    return this.#bytes[this.at++] as number;
-  }
-
-  u32(): number {
-    let value = 0;
-    for (let shift = 0; shift < 35; shift += 7) {
-      const byte = this.u8();
-      value += (byte & 0x7f) * 2 ** shift;
-      if (byte < 0x80) return value;
-    }
-    throw new RangeError("a number of more than 32 bits");
-  }
-
-  name(): string {
-    const length = this.u32();
-    if (length > this.end - this.at) throw new RangeError("behind the end");
-    this.at += length;
-    return new TextDecoder().decode(this.#bytes.subarray(this.at - length, this.at));
-  }
-}
-
-interface Section {
-  readonly id: number;
-  /** Where it begins, with its head, and where what is in it does. */
-  readonly start: number;
-  readonly body: number;
-  readonly end: number;
-}
-
-function sectionsOf(module: Uint8Array): Section[] {
-  const sections: Section[] = [];
-  const reader = new Reader(module, HEAD_BYTES, module.length);
-  while (reader.at < module.length) {
-    const start = reader.at;
-    const id = reader.u8();
-    const length = reader.u32();
-    const body = reader.at;
-    if (length > module.length - body) throw new RangeError("behind the end");
-    sections.push({ id, start, body, end: body + length });
-    reader.at = body + length;
-  }
-  return sections;
-}
-
-const inside = (module: Uint8Array, { body, end }: Section) => new Reader(module, body, end);
-
 const isOurs = (module: Uint8Array, section: Section) =>
-  section.id === CUSTOM && inside(module, section).name() === NAME;
+  section.id === SectionId.custom && inside(module, section).name() === NAME;
 
 /** Indexes of functions by the names that they are exported by. */
 function exportsOf(module: Uint8Array, sections: readonly Section[]): Map<string, number> {
   const found = new Map<string, number>();
   for (const section of sections) {
-    if (section.id !== EXPORTS) continue;
+    if (section.id !== SectionId.exports) continue;
     const reader = inside(module, section);
     for (let left = reader.u32(); left > 0; left--) {
       const name = reader.name();
       const kind = reader.u8();
       const index = reader.u32();
-      if (kind === FUNCTION) found.set(name, index);
+      if (kind === FUNCTION_KIND) found.set(name, index);
     }
   }
   return found;
 }
 
-function prioritiesIn(
+/** Priorities by function, as its index in the module whose sections these are. */
+export function prioritiesIn(
   module: Uint8Array,
   sections: readonly Section[],
 ): Map<number, Priority> {
@@ -160,7 +97,7 @@ export function withPriorities(
     out.raw(module.subarray(0, HEAD_BYTES));
     for (const section of sections) {
       if (isOurs(module, section)) continue;
-      if (section.id === CODE) writePriorities(out, chosen);
+      if (section.id === SectionId.code) writePriorities(out, chosen);
       out.raw(module.subarray(section.start, section.end));
     }
     return out.finish().slice();
@@ -185,7 +122,7 @@ export function writePriorities(out: ByteWriter, chosen: [number, Priority][]): 
     section.u32(0);
     if (optimize) section.u32(0);
   }
-  out.u8(CUSTOM);
+  out.u8(SectionId.custom);
   out.u32(section.length);
   out.append(section);
 }
