@@ -10,8 +10,9 @@
 import { Priority, readPriorities } from "../../wasm/mod.ts";
 import { readUnit, type UnitHeader } from "./store_format.ts";
 
-/** Units that are compiled ahead of those used. */
+/** Units that are compiled ahead of those used, and bytes of their modules. */
 const WINDOW = 160;
+const WINDOW_BYTES = 1 << 20;
 
 /** About what V8 takes for a byte of a module that it optimizes, and how long is waited for more at most, in ms. */
 const MS_PER_BYTE = 0.0006;
@@ -25,6 +26,8 @@ export class Ahead {
   readonly #used: Uint8Array;
   /** Modules that V8 shall find, by the places of their units. */
   readonly #modules = new Map<number, WebAssembly.Module>();
+  /** Bytes of their units. */
+  #bytes = 0;
   #next = 0;
 
   /**
@@ -44,20 +47,28 @@ export class Ahead {
   /** Compiles one more where it is time; returns in how many ms to come again, Infinity for never. */
   step(): number {
     for (const place of this.#modules.keys()) {
-      if (this.#used[place] === 1) this.#modules.delete(place);
+      if (this.#used[place] === 1 && this.#modules.delete(place)) {
+        this.#bytes -= this.#units[place]?.byteLength ?? 0;
+      }
     }
-    if (this.#modules.size >= WINDOW) this.#jump();
+    if (this.#isFar) this.#jump();
     while (this.#next < this.#units.length) {
-      if (this.#modules.size >= WINDOW) return LOOK_MS;
+      if (this.#isFar) return LOOK_MS;
       const pause = this.#compile(this.#next++);
       if (pause > 0) return pause;
     }
     return Infinity;
   }
 
+  /** Whether enough is compiled that no vCPU has come to. */
+  get #isFar(): boolean {
+    return this.#modules.size >= WINDOW || this.#bytes >= WINDOW_BYTES;
+  }
+
   /** Lets go of all modules, and compiles no more. */
   end(): void {
     this.#modules.clear();
+    this.#bytes = 0;
     this.#next = this.#units.length;
   }
 
@@ -70,18 +81,21 @@ export class Ahead {
     }
     if (found < 0) return;
     this.#modules.clear();
+    this.#bytes = 0;
     this.#next = found + 1;
   }
 
   /** Has V8 compile what is hot of the unit at `place`; returns about how many ms it is busy with that. */
   #compile(place: number): number {
     if (this.#used[place] === 1) return 0;
-    const unit = readUnit(this.#units[place] as UnitHeader);
+    const header = this.#units[place] as UnitHeader;
+    const unit = readUnit(header);
     if (unit === undefined) return 0;
     const priorities = [...readPriorities(unit.bytes).values()];
     if (priorities.length === 0) return 0;
     try {
       this.#modules.set(place, new WebAssembly.Module(unit.bytes));
+      this.#bytes += header.byteLength;
     } catch {
       // It is looked at again where it is used.
       return 0;

@@ -29,8 +29,9 @@ const CODE_LIMIT_BYTES = 256 << 20;
 /** Which part of that instances may take that nothing uses at present. */
 const IDLE_PART = 16;
 
-/** Units that are made ready before the guest begins. */
+/** Units that are made ready before the guest begins at most, and bytes of their modules. */
 const PREPARED = 160;
+const PREPARED_BYTES = 256 << 10;
 
 /** What the installer works with. */
 export interface InstallerOptions {
@@ -207,8 +208,9 @@ export class Installer {
   prepare(isCalled: () => boolean): void {
     const { store, used } = this.#options;
     if (store === undefined) return;
+    let bytes = 0;
     for (const { unit, place } of store.first(PREPARED)) {
-      if (isCalled()) return;
+      if (isCalled() || (bytes += unit.bytes.length) > PREPARED_BYTES) return;
       if (this.#instantiate(unit) === undefined) store.discard(unit);
       else if (used !== undefined) used[place] = 1;
     }

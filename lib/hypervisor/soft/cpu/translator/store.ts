@@ -11,7 +11,8 @@ import { join } from "node:path";
 import { readOwnFile, removeOldFiles, replaceFile } from "../../cache_files.ts";
 import { withHeat } from "./heat.ts";
 import { readUnit, type UnitHeader, unitHeaders, writeUnits } from "./store_format.ts";
-import { codeSum, type Unit, type UnitPart } from "./unit.ts";
+import { joinSmall } from "./join_units.ts";
+import { regionSum, type Unit, type UnitPart } from "./unit.ts";
 
 /** How much modules and their files may take, unless told otherwise, in bytes. */
 const DEFAULT_LIMIT_BYTES = 64 << 20;
@@ -45,7 +46,12 @@ interface Kept {
   readonly heat: Map<number, number>;
   bad: boolean;
   readonly bytes: number;
+  /** Its parts by where they may be. */
+  places?: { readonly byPage: PartsBy; readonly bySum: PartsBy };
 }
+
+/** Parts with the numbers of their regions, by page number or sum. */
+type PartsBy = ReadonlyMap<number, readonly (readonly [number, UnitPart])[]>;
 
 /** A part of a region that may fit a page. */
 export interface Candidate {
@@ -177,14 +183,17 @@ export class TranslationStore {
   *#parts(kept: Kept, at: { pageNumber: number; sum: number }): Generator<Candidate> {
     const unit = this.#open(kept);
     if (unit === undefined) return;
-    for (const [region, { parts }] of unit.regions.entries()) {
-      for (const part of parts) {
-        if (part.pageNumber !== at.pageNumber && part.sum !== at.sum) continue;
-        const use = () => {
-          if (kept.rank === 0) kept.rank = ++this.#ranks;
-        };
-        yield { unit, region, part, fromDisk: kept.header !== undefined, place: kept.place, use };
-      }
+    const { place } = kept;
+    const fromDisk = kept.header !== undefined;
+    const use = () => {
+      if (kept.rank === 0) kept.rank = ++this.#ranks;
+    };
+    const { byPage, bySum } = kept.places ??= placesOf(unit);
+    for (const [region, part] of byPage.get(at.pageNumber) ?? []) {
+      yield { unit, region, part, fromDisk, place, use };
+    }
+    for (const [region, part] of bySum.get(at.sum) ?? []) {
+      if (part.pageNumber !== at.pageNumber) yield { unit, region, part, fromDisk, place, use };
     }
   }
 
@@ -229,7 +238,14 @@ export class TranslationStore {
       chosen.push(entry);
     };
     // What was of use goes first, then what others wrote meanwhile, at last what was not.
-    for (const { kept, entry } of used) choose(entry, kept.bytes);
+    const entries = joinSmall(
+      used.map(({ kept, entry }) => ({ unit: kept.unit, entry, bytes: kept.bytes })),
+      ({ unit, entry }) => entry !== undefined && "words" in entry ? unit : entry,
+      (unit, parts) => ({
+        ...{ unit, entry: unit, bytes: parts.reduce((sum, part) => sum + part.bytes, 0) },
+      }),
+    );
+    for (const { entry, bytes } of entries) choose(entry, bytes);
     for (const header of this.#foreign()) choose(header, header.byteLength);
     for (const kept of this.#kept) {
       if (kept.rank === 0 && kept.header !== undefined) choose(kept.header, kept.bytes);
@@ -240,7 +256,7 @@ export class TranslationStore {
     removeOldFiles(folder, { prefix: PREFIX, keep: KEPT_VERSIONS });
   }
 
-  /** What others wrote into the file since it was read, but for what differs in heat only. */
+  /** What others wrote into the file since it was read, but for what is known in other units, or with other heat. */
   #foreign(): UnitHeader[] {
     const known = new Set<number>();
     for (const { header } of this.#kept) if (header !== undefined) known.add(header.check);
@@ -249,12 +265,11 @@ export class TranslationStore {
     const codes = new Set<number>();
     for (const kept of this.#kept) {
       const unit = this.#open(kept);
-      if (unit !== undefined) codes.add(codeSum(unit));
+      for (const region of unit?.regions ?? []) codes.add(regionSum(region));
     }
-    return foreign.filter((header) => {
-      const unit = readUnit(header);
-      return unit !== undefined && !codes.has(codeSum(unit));
-    });
+    return foreign.filter((header) =>
+      readUnit(header)?.regions.some((region) => !codes.has(regionSum(region))) === true
+    );
   }
 }
 
@@ -262,6 +277,23 @@ export class TranslationStore {
 function heated({ unit, header, heat }: Kept): Unit | UnitHeader | undefined {
   const hot = unit === undefined || heat.size === 0 ? unit : withHeat(unit, heat);
   return hot === unit ? header ?? unit : hot;
+}
+
+function placesOf(unit: Unit): { byPage: PartsBy; bySum: PartsBy } {
+  const byPage = new Map<number, [number, UnitPart][]>();
+  const bySum = new Map<number, [number, UnitPart][]>();
+  const put = (map: Map<number, [number, UnitPart][]>, key: number, item: [number, UnitPart]) => {
+    const list = map.get(key);
+    if (list === undefined) map.set(key, [item]);
+    else list.push(item);
+  };
+  for (const [region, { parts }] of unit.regions.entries()) {
+    for (const part of parts) {
+      put(byPage, part.pageNumber, [region, part]);
+      put(bySum, part.sum, [region, part]);
+    }
+  }
+  return { byPage, bySum };
 }
 
 /** Bytes of a part beside the module. */

@@ -143,14 +143,12 @@ export function sumWords(words: Uint32Array, at: number, count: number): number 
   return (a >>> 0) + (b & 0x1f_ffff) * 0x1_0000_0000;
 }
 
-/** Sum of what `unit` stands for, whatever its module is. */
-export function codeSum(unit: Unit): number {
-  const sums: number[] = [unit.regions.length];
-  for (const { parts } of unit.regions) {
-    for (const { pageNumber, sum, entries, code } of parts) {
-      sums.push(parts.length, pageNumber, sum, sumWords(entries.words, 0, entries.length));
-      sums.push(sumWords(code.words, 0, code.words.length));
-    }
+/** Sum of what `region` stands for, whatever it was made into. */
+export function regionSum({ parts }: UnitRegion): number {
+  const sums: number[] = [];
+  for (const { pageNumber, sum, entries, code } of parts) {
+    sums.push(parts.length, pageNumber, sum, sumWords(entries.words, 0, entries.length));
+    sums.push(sumWords(code.words, 0, code.words.length));
   }
   const words = new Uint32Array(new Float64Array(sums).buffer);
   return sumWords(words, 0, words.length);
