@@ -18,9 +18,6 @@ import { UnitMaker, waysOf } from "./unit_maker.ts";
 /** Samples at one place that make it hot. */
 const HOT = 8;
 
-/** The same where most of what is hot is known from an earlier run: each module costs its time, too. */
-const HOT_BESIDE_KEPT = 16;
-
 /** Samples that make a place worth a region with the functions that it calls, in other pages too. */
 const VERY_HOT = 100;
 
@@ -92,8 +89,6 @@ export class Translator {
   readonly #head = new Int32Array(AnswerHead.words);
   /** Pages with a request that is not answered yet, in the order of the requests. */
   readonly #asked: CodePage[] = [];
-  /** Samples at one place that make it hot. */
-  readonly #hot: number;
   #wideAsked = false;
   /** When the last request or answer was, and how often that was too long ago. */
   #heardMs = 0;
@@ -109,7 +104,6 @@ export class Translator {
     this.#i32 = new Int32Array(options.cpuMemory.buffer);
     this.#desk = options.desk;
     this.installer = new Installer(options);
-    this.#hot = (options.store?.stats.loadedUnits ?? 0) > 0 ? HOT_BESIDE_KEPT : HOT;
   }
 
   /** Notes that the guest was seen at `rip`, in `page`; has it translated where that is hot. */
@@ -122,7 +116,7 @@ export class Translator {
     // Where code is changed again and again, what is made of it must be worth it.
     const changes = Math.min(Math.max(page.churn - FEW_CHANGES, 0), 8);
     const wide = count === VERY_HOT << changes;
-    if (!wide && count !== this.#hot << changes) return;
+    if (!wide && count !== HOT << changes) return;
     if (this.#desk === undefined || this.#isAlone(this.#desk)) {
       this.translate(page, rip, { wide, again: wide });
       // What is asked for comes once, so it is asked for again where it cannot be now.
