@@ -23,6 +23,11 @@ const UNIT_BYTES = 700;
 const PART_BYTES = 1000;
 /** Units that are kept for a page. */
 const MAX_A_PAGE = 24;
+/**
+ * Samples of the guest in which a unit's heat counts from its first use on. What a boot needs little may be hot in
+ * loads hours later; the next boot would optimize that first of all.
+ */
+const SOON = 8192;
 const PREFIX = "translations-";
 
 /** Where and how to keep. */
@@ -42,8 +47,10 @@ interface Kept {
   readonly place: number;
   /** The how manieth it was to be used in this run, 0 where it was not. */
   rank: number;
-  /** Samples of its regions in this run, by their number. */
+  /** Samples of its regions soon after its first use in this run, by their number. */
   readonly heat: Map<number, number>;
+  /** Samples of all units before that. */
+  since: number;
   bad: boolean;
   readonly bytes: number;
   /** Its parts by where they may be. */
@@ -78,6 +85,8 @@ export class TranslationStore {
   #bytes = 0;
   #unsaved = 0;
   #ranks = 0;
+  /** Samples so far. */
+  #samples = 0;
 
   constructor(options: StoreOptions) {
     this.#options = options;
@@ -103,7 +112,16 @@ export class TranslationStore {
   load(): void {
     for (const [place, header] of this.units().entries()) {
       const bytes = header.byteLength;
-      this.#keep({ unit: undefined, header, place, rank: 0, heat: new Map(), bad: false, bytes });
+      this.#keep({
+        unit: undefined,
+        header,
+        place,
+        rank: 0,
+        heat: new Map(),
+        since: 0,
+        bad: false,
+        bytes,
+      });
       this.stats.loadedUnits++;
     }
   }
@@ -122,6 +140,7 @@ export class TranslationStore {
     const rank = ++this.#ranks;
     const kept: Kept = {
       ...{ unit, header: undefined, place: -1, rank, heat: new Map(), bad: false, bytes },
+      since: this.#samples,
     };
     this.#byUnit.set(unit, kept);
     this.#keep(kept);
@@ -134,8 +153,10 @@ export class TranslationStore {
 
   /** Notes that the guest was seen in region number `region` of `unit`. */
   sample(unit: Unit, region: number): void {
-    const heat = this.#byUnit.get(unit)?.heat;
-    heat?.set(region, (heat.get(region) ?? 0) + 1);
+    this.#samples++;
+    const kept = this.#byUnit.get(unit);
+    if (kept === undefined || this.#samples - kept.since > SOON) return;
+    kept.heat.set(region, (kept.heat.get(region) ?? 0) + 1);
   }
 
   #keep(kept: Kept): void {
@@ -186,7 +207,9 @@ export class TranslationStore {
     const { place } = kept;
     const fromDisk = kept.header !== undefined;
     const use = () => {
-      if (kept.rank === 0) kept.rank = ++this.#ranks;
+      if (kept.rank !== 0) return;
+      kept.rank = ++this.#ranks;
+      kept.since = this.#samples;
     };
     const { byPage, bySum } = kept.places ??= placesOf(unit);
     for (const [region, part] of byPage.get(at.pageNumber) ?? []) {
