@@ -88,6 +88,19 @@ Deno.test("VcpuTeam: start barrier, pause, resume, stop", async () => {
   await until(() => listOpenFds().length <= before);
 });
 
+Deno.test("VcpuTeam: who makes ready what the guest will need sees that it is called", async () => {
+  const busy = workerModule(OBEDIENT).replace(
+    encodeURIComponent("const id = start.id;"),
+    encodeURIComponent("const id = start.id; while (!board.isCalled);"),
+  );
+  assert.ok(busy.includes("isCalled"));
+  const { team } = makeTeam(2, busy);
+  await team.boot(entry);
+  assert.equal(await team.stop(), true);
+  // So do those that end without a boot.
+  assert.equal(await makeTeam(1, busy).team.stop(), true);
+});
+
 Deno.test("VcpuTeam: stopped before its boot, and before anything attached", async () => {
   const { team } = makeTeam(2, workerModule(OBEDIENT));
   assert.equal(await team.stop(), true);

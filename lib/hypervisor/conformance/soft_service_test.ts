@@ -20,19 +20,19 @@ interface Rig extends Disposable {
 
 /** Runs `body` with machines that `make` makes, whose server is the same thread. */
 async function withServer(
-  body: (make: (tier: Tier, served?: boolean) => Rig) => void,
+  body: (make: (tier: Tier, served?: boolean | "later") => Rig) => void,
 ): Promise<void> {
   const [helper, server] = await Promise.all([Helper.start(), Helper.start()]);
-  const make = (tier: Tier, served = true): Rig => {
+  const make = (tier: Tier, served: boolean | "later" = true): Rig => {
     const machine = new TestMachine({
       hypervisor: openSoft({ tier }),
-      server: served ? server : undefined,
+      server: served === true ? server : undefined,
       ...{ helper, vcpuCount: 1 },
     });
     const desk = TranslationDesk.attach(deskOf(machine.vm));
-    if (served) desk.awaitOpen();
+    if (served === true) desk.awaitOpen();
     // As if somebody did.
-    else desk.open();
+    else if (!served) desk.open();
     return {
       machine,
       stats: () => (machine.vcpu as SoftVcpu).stats(),
@@ -79,6 +79,26 @@ Deno.test({
         machine.run();
         assert.ok(machine.io.reports.every((sum) => sum === SUM), `${machine.io.reports}`);
       }
+    }),
+});
+
+Deno.test({
+  name: "where nobody serves yet, the vCPU waits a while before it translates itself",
+  ...loose,
+  fn: () =>
+    withServer((make) => {
+      using rig = make("auto", "later");
+      const { machine, stats } = rig;
+      loadRounds(machine);
+      const start = performance.now();
+      machine.io.onNote = () => machine.io.done = (stats()["modules"] ?? 0) > 0;
+      machine.run();
+      const waited = performance.now() - start;
+      assert.ok(waited >= 250, `${waited} ms`);
+      assert.equal(stats()["elsewhereMilliseconds"], 0);
+      machine.io.onNote = () => machine.io.done = true;
+      machine.run();
+      assert.ok(machine.io.reports.every((sum) => sum === SUM), `${machine.io.reports}`);
     }),
 });
 

@@ -224,3 +224,57 @@ Deno.test("a file has units in the order of their first use, with how hot they w
     assert.deepEqual(pages().map(([page]) => page), [3, 1, 4, 2]);
   });
 });
+
+Deno.test("a file has small units joined, which fit the same pages, and nobody writes them twice", () => {
+  inFolder((folder) => {
+    const pages = Array.from({ length: 20 }, (_, n) => n + 1);
+    const [one, other] = [filled(folder, []), filled(folder, [])];
+    for (const page of pages) one.add(moduleAt(page));
+    // Another has some of the same, and one of its own.
+    for (const page of [...pages.slice(5, 15), 30]) other.add(moduleAt(page));
+    one.save();
+    const units = () => new TranslationStore({ folder, version: VERSION }).units();
+    assert.equal(units().length, 1);
+    assert.deepEqual(pagesIn(folder), pages);
+    const store = filled(folder, []);
+    const first = [...store.first(5)];
+    assert.deepEqual(first.map(({ unit, place }) => [unit.regions.length, place]), [[20, 0]]);
+    for (const page of pages) {
+      const found = [...store.candidates(page, -1)];
+      assert.deepEqual(found.map(({ part }) => part.pageNumber), [page]);
+      assert.deepEqual(found.map(({ region }) => region), [page - 1]);
+      assert.equal([...store.candidates(1000, page)].length, 1);
+    }
+    other.save();
+    // All that one wrote has something that the other does not know.
+    assert.deepEqual(new Set(pagesIn(folder)), new Set([...pages, 30]));
+    const size = units().length;
+    const third = filled(folder, pages.map(moduleAt));
+    third.save();
+    const fourth = filled(folder, []);
+    fourth.add(moduleAt(31));
+    fourth.save();
+    assert.ok(units().length <= size + 2, `${units().length} units`);
+  });
+});
+
+Deno.test("heat counts that comes soon after a unit's first use", () => {
+  inFolder((folder) => {
+    const store = filled(folder, []);
+    const [early, late] = [moduleAt(1), moduleAt(2)];
+    store.add(early);
+    store.sample(early, 0);
+    for (let i = 0; i < 20_000; i++) store.sample(early, 0);
+    store.add(late);
+    for (let i = 0; i < 10; i++) store.sample(late, 0);
+    const cool = moduleAt(3);
+    store.add(cool);
+    for (let i = 0; i < 20_000; i++) store.sample(early, 0);
+    for (let i = 0; i < 1000; i++) store.sample(cool, 0);
+    store.save();
+    const found = new TranslationStore({ folder, version: VERSION }).units().map((header) =>
+      readPriorities(readUnit(header)?.bytes ?? new Uint8Array()).get("r0") ?? Priority.None
+    );
+    assert.deepEqual(found, [Priority.Optimize, Priority.Compile, Priority.None]);
+  });
+});
