@@ -71,6 +71,8 @@ export interface CodePage {
   churn: number;
   /** True where it was looked up what is known of its present code. */
   opened: boolean;
+  /** True where some of that was left out, as the last run came to it much later. */
+  late: boolean;
   /** True where another thread was asked to translate, and has not answered yet. */
   asked: boolean;
   /** Guards of instructions that reach from the page before into this one. */
@@ -225,6 +227,7 @@ export class CodeCache {
       slots: [],
       churn: 0,
       opened: false,
+      late: false,
       asked: false,
       crossings: new Set(),
     };
@@ -260,6 +263,7 @@ export class CodeCache {
     page.regions.clear();
     page.heat.clear();
     page.opened = false;
+    page.late = false;
     // What is known of its code is looked for again first.
     this.#i32[this.#mapPage(page)] = NOT_HERE;
   }

@@ -33,6 +33,14 @@ const IDLE_PART = 16;
 const PREPARED = 160;
 const PREPARED_BYTES = 256 << 10;
 
+/**
+ * So many bytes of a file behind what was of use so far are believed to be of use next. What the last run came to
+ * later may be made for other loads, and large: that waits until its page is hot.
+ */
+const NEAR_BYTES = 384 << 10;
+/** How far each region brings those behind, about what one has of a file. */
+const STEP_BYTES = 1 << 10;
+
 /** What the installer works with. */
 export interface InstallerOptions {
   readonly cpuMemory: WebAssembly.Memory;
@@ -108,6 +116,8 @@ export class Installer {
    */
   readonly #aside = new Set<Live>();
   #asideBytes = 0;
+  /** How far in the file what was of use stands, in bytes. */
+  #reached = 0;
 
   constructor(options: InstallerOptions) {
     this.#options = options;
@@ -216,13 +226,29 @@ export class Installer {
     }
   }
 
-  /** Brings back what is known of `page`, whose code nobody has looked at since it was changed. */
+  /**
+   * Brings back what is known of `page`, whose code nobody has looked at since it was changed, but for what
+   * the last run came to much later.
+   */
   open(page: CodePage): void {
     page.opened = true;
+    const isThere = () => {
+      page.late = true;
+    };
+    this.#bringBack(page, { from: this.#reached + NEAR_BYTES, isThere });
+  }
+
+  /** Brings back the rest of what is known of `page`. */
+  openLate(page: CodePage): void {
+    page.late = false;
+    this.#bringBack(page);
+  }
+
+  #bringBack(page: CodePage, late?: { from: number; isThere: () => void }): void {
     const { store, used } = this.#options;
     if (store === undefined) return;
-    for (const candidate of store.candidates(page.ram / 4096, this.pageSum(page.ram))) {
-      const { unit, region, part, fromDisk, place } = candidate;
+    for (const candidate of store.candidates(page.ram / 4096, this.pageSum(page.ram), late)) {
+      const { unit, region, part, fromDisk, place, at } = candidate;
       if (!isCodeThere(part, this.#ram, page.ram)) continue;
       const live = this.#instantiate(unit);
       if (live === undefined) {
@@ -233,6 +259,7 @@ export class Installer {
       const over = (unit.regions[region]?.parts.length ?? 0) > 1;
       if (!this.#enter(live, region, { part, page, over })) continue;
       candidate.use();
+      if (at > this.#reached) this.#reached = Math.min(at, this.#reached + STEP_BYTES);
       // What comes again was not lost.
       page.churn = 0;
       if (fromDisk) this.stats.regionsFromDisk++;

@@ -66,8 +66,9 @@ export interface Candidate {
   readonly region: number;
   readonly part: UnitPart;
   readonly fromDisk: boolean;
-  /** Where its unit stands in the file, -1 for nowhere. */
+  /** Where its unit stands in the file, -1 for nowhere, and the bytes up to there. */
   readonly place: number;
+  readonly at: number;
   /** Notes that it was of use. */
   readonly use: () => void;
 }
@@ -192,19 +193,35 @@ export class TranslationStore {
     }
   }
 
-  /** Parts that were made from page number `pageNumber`, or from one with that sum. */
-  *candidates(pageNumber: number, sum: number): Generator<Candidate> {
+  /**
+   * Parts that were made from page number `pageNumber`, or from one with that sum.
+   *
+   * @param late Leaves out units of a file behind its first `from` bytes, and calls `isThere` where there are
+   *   any.
+   */
+  *candidates(
+    pageNumber: number,
+    sum: number,
+    late?: { readonly from: number; readonly isThere: () => void },
+  ): Generator<Candidate> {
     const here = this.#byPage.get(pageNumber);
-    for (const kept of here ?? []) yield* this.#parts(kept, { pageNumber, sum });
+    const from = late?.from ?? Infinity;
+    for (const kept of here ?? []) {
+      if (atOf(kept) > from) late?.isThere();
+      else yield* this.#parts(kept, { pageNumber, sum });
+    }
     for (const kept of this.#bySum.get(sum) ?? []) {
-      if (here === undefined || !here.has(kept)) yield* this.#parts(kept, { pageNumber, sum });
+      if (here?.has(kept) === true) continue;
+      if (atOf(kept) > from) late?.isThere();
+      else yield* this.#parts(kept, { pageNumber, sum });
     }
   }
 
-  *#parts(kept: Kept, at: { pageNumber: number; sum: number }): Generator<Candidate> {
+  *#parts(kept: Kept, of: { pageNumber: number; sum: number }): Generator<Candidate> {
     const unit = this.#open(kept);
     if (unit === undefined) return;
     const { place } = kept;
+    const at = atOf(kept);
     const fromDisk = kept.header !== undefined;
     const use = () => {
       if (kept.rank !== 0) return;
@@ -212,11 +229,12 @@ export class TranslationStore {
       kept.since = this.#samples;
     };
     const { byPage, bySum } = kept.places ??= placesOf(unit);
-    for (const [region, part] of byPage.get(at.pageNumber) ?? []) {
-      yield { unit, region, part, fromDisk, place, use };
+    for (const [region, part] of byPage.get(of.pageNumber) ?? []) {
+      yield { unit, region, part, fromDisk, place, at, use };
     }
-    for (const [region, part] of bySum.get(at.sum) ?? []) {
-      if (part.pageNumber !== at.pageNumber) yield { unit, region, part, fromDisk, place, use };
+    for (const [region, part] of bySum.get(of.sum) ?? []) {
+      if (part.pageNumber === of.pageNumber) continue;
+      yield { unit, region, part, fromDisk, place, at, use };
     }
   }
 
@@ -300,6 +318,11 @@ export class TranslationStore {
 function heated({ unit, header, heat }: Kept): Unit | UnitHeader | undefined {
   const hot = unit === undefined || heat.size === 0 ? unit : withHeat(unit, heat);
   return hot === unit ? header ?? unit : hot;
+}
+
+/** Bytes of the file up to the unit; -1 where no file has it. */
+function atOf({ header }: Kept): number {
+  return header === undefined ? -1 : 4 * header.at;
 }
 
 function placesOf(unit: Unit): { byPage: PartsBy; bySum: PartsBy } {

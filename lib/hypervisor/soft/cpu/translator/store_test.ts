@@ -258,6 +258,25 @@ Deno.test("a file has small units joined, which fit the same pages, and nobody w
   });
 });
 
+Deno.test("what stands far behind in the file is left out where that is asked for, and said", () => {
+  inFolder((folder) => {
+    const store = filled(folder, [unitAt(1, 1000), unitAt(2, 1000), unitAt(3, 1000)]);
+    store.save();
+    const again = filled(folder, []);
+    let left = 0;
+    const late = { from: 500, isThere: () => left++ };
+    assert.deepEqual([...again.candidates(1, -1, late)].length, 1);
+    assert.equal(left, 0);
+    assert.deepEqual([...again.candidates(2, 3, late)].length, 0);
+    assert.equal(left, 2);
+    const found = [...again.candidates(2, 3)].map(({ at }) => at);
+    assert.ok(found.length === 2 && found.every((at) => at > 500), `${found}`);
+    // What this run made stands in no file.
+    again.add(unitAt(4));
+    assert.equal([...again.candidates(4, -1, late)][0]?.at, -1);
+  });
+});
+
 Deno.test("heat counts that comes soon after a unit's first use", () => {
   inFolder((folder) => {
     const store = filled(folder, []);

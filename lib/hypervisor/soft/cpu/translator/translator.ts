@@ -18,6 +18,9 @@ import { UnitMaker, waysOf } from "./unit_maker.ts";
 /** Samples at one place that make it hot. */
 const HOT = 8;
 
+/** Samples at one place that bring back what the last run came to later. */
+const LATE = 3;
+
 /** Samples that make a place worth a region with the functions that it calls, in other pages too. */
 const VERY_HOT = 100;
 
@@ -113,6 +116,7 @@ export class Translator {
     this.installer.sample(page, this.#recordOf(page, offset));
     const count = (page.heat.get(offset) ?? 0) + 1;
     page.heat.set(offset, count);
+    if (page.late && count >= LATE) this.installer.openLate(page);
     // Where code is changed again and again, what is made of it must be worth it.
     const changes = Math.min(Math.max(page.churn - FEW_CHANGES, 0), 8);
     const wide = count === VERY_HOT << changes;
