@@ -22,6 +22,7 @@ import { SMP_TESTS } from "./cases/smp.ts";
 import { SMP_CODE_TESTS } from "./cases/smp_code.ts";
 import { SMP_MEMORY_TESTS } from "./cases/smp_memory.ts";
 import { SYSTEM_TESTS } from "./cases/system.ts";
+import { TWO_PAGE_TESTS } from "./cases/two_pages.ts";
 import { missingFeature } from "./features.ts";
 import type { GuestTest } from "./guest_case.ts";
 import { Helper, TestMachine } from "./machine.ts";
@@ -32,6 +33,7 @@ export const GUEST_TESTS: readonly GuestTest[] = [
   ...IO_TESTS,
   ...MEMORY_TESTS,
   ...MODE_TESTS,
+  ...TWO_PAGE_TESTS,
   ...EXCEPTION_TESTS,
   ...PROTECTION_TESTS,
   ...PAGING_TESTS,

@@ -64,24 +64,29 @@ function awaitPublished(a: Assembler, name: string): void {
   a.label(name).op("pause").cmp("edi", at(PUBLISHED)).jcc("ne", name);
 }
 
-/** `mov eax, imm32; ret`, its constant at {@link FUNCTION} + 1. */
-const MOV_RET = Uint8Array.of(0xb8, 0, 0, 0, 0, 0xc3);
+/** `nop; mov eax, imm32; ret` */
+const MOV_RET = Uint8Array.of(0x90, 0xb8, 0, 0, 0, 0, 0xc3);
+/** Where its constant is. */
+const CONSTANT = 2;
 
 function codeTest(name: string, how: {
   /** Before number 1 calls: what makes it fetch anew. */
   serialize: (a: Assembler) => void;
   /** Where number 1 calls it. */
   at: bigint;
+  /** Where it is, {@link FUNCTION} where that is absent. */
+  function?: number;
 }): GuestTest {
+  const address = how.function ?? FUNCTION;
   return {
     name: `2 vCPUs: code that the other writes: ${name}`,
     vcpus: 2,
     async run(m) {
-      m.memory.writeFrom(FUNCTION, MOV_RET);
+      m.memory.writeFrom(address, MOV_RET);
       installHandler(m, () => {});
       await runOnAll(m, (a) => {
         prepare(a);
-        a.mov("edi", 1).label("write").mov(at(FUNCTION + 1, { size: 4 }), "edi");
+        a.mov("edi", 1).label("write").mov(at(address + CONSTANT, { size: 4 }), "edi");
         publishAndWait(a, "written");
         a.add("edi", 1).cmp("edi", ROUNDS).jcc("ne", "write").jmp("end");
         a.label("second").mov("edi", 1).xor("ebp", "ebp").mov("r8", how.at).label("call");
@@ -91,7 +96,7 @@ function codeTest(name: string, how: {
         a.mov(at(DONE, { size: 4 }), "edi").add("edi", 1).cmp("edi", ROUNDS).jcc("ne", "call");
         a.mov(at(result(1), { size: 8 }), "rbp").label("end");
       }, (tables) => {
-        if (how.at !== BigInt(FUNCTION)) tables.map(how.at, FUNCTION);
+        if (how.at === ALIAS) tables.map(how.at, FUNCTION);
       });
       assert.equal(m.result(1), 0n, "calls of code that was not there any more");
     },
@@ -182,6 +187,13 @@ const pingPong: GuestTest = {
 /** The guests. */
 export const SMP_CODE_TESTS: readonly GuestTest[] = [
   ...serializers.map(([name, serialize]) => codeTest(name, { serialize, at: BigInt(FUNCTION) })),
+  ...[2, 4].map((first) =>
+    codeTest(`and CPUID, ${first} bytes in one page, the others in the next`, {
+      serialize: (a) => a.xor("eax", "eax").op("cpuid"),
+      at: BigInt(FUNCTION + 0x1000 - first),
+      function: FUNCTION + 0x1000 - first,
+    })
+  ),
   codeTest("at another address, and CPUID", {
     serialize: (a) => a.xor("eax", "eax").op("cpuid"),
     at: ALIAS,

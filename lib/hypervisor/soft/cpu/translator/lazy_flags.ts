@@ -8,6 +8,7 @@
  */
 
 import { constantOf, type Expr, type FuncBuilder, Local } from "../../wasm/mod.ts";
+import { crosses } from "./plan.ts";
 import type { RegionInsn } from "./region_cx.ts";
 
 /** What the last instruction that set flags left, as long as it is known. */
@@ -72,7 +73,8 @@ export function overwritesFlags(insns: readonly RegionInsn[]): boolean {
   for (const at of insns) {
     const { mnemonic, words } = at.insn;
     const memory = at.mem && mnemonic !== "lea" && mnemonic !== "nop";
-    if (memory || words.has("end")) return false;
+    // In front of one in two pages the region may be left.
+    if (memory || words.has("end") || crosses(at)) return false;
     if (WRITERS.test(mnemonic)) return true;
     if (!NEUTRAL.test(mnemonic)) return false;
   }

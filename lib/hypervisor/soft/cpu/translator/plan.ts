@@ -22,7 +22,7 @@ const WIDE: Limits = { blocks: 400, instructions: 800, entries: 160, pages: 8, c
 /** Bytes from the first page: pages' distances have 16 bits, see also PseudoRecord. */
 const MAX_DISTANCE = 1 << 27;
 
-/** A straight piece of code. */
+/** A straight piece of code in one page, but for its last instruction, which may reach into the next one. */
 export interface RegionBlock {
   readonly start: number;
   readonly insns: readonly RegionInsn[];
@@ -49,6 +49,11 @@ export type InsnReader = (offset: number) => RegionInsn | undefined;
 /** Number of the linear page of an offset. */
 export function linearPage(offset: number): number {
   return offset >> 12;
+}
+
+/** True where the instruction reaches into the page behind its own. */
+export function crosses(at: RegionInsn): boolean {
+  return linearPage(at.next - 1) !== linearPage(at.offset);
 }
 
 /** {@link Rec.block} of entry `offset` of `plan`. */
@@ -173,7 +178,8 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
       if (insn.insn.mnemonic === "sti") {
         const fits = insns.size + 1 < limits.instructions &&
           linearPage(insn.next) === linearPage(at);
-        if (!fits || read(insn.next) === undefined) break;
+        const behind = fits ? read(insn.next) : undefined;
+        if (behind === undefined || crosses(behind)) break;
       }
       insns.set(at, insn);
       held = insn.insn.mnemonic === "sti";
@@ -191,14 +197,26 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
         break;
       }
       at = insn.next;
-      // A block lies in one page.
+      // A block begins in each page.
       if (linearPage(at) !== linearPage(insn.offset)) leaders.add(at);
     }
   }
-  if (!insns.has(seeds[0] as number)) return undefined;
+  // The record of what reaches into another page is a guard, whose place no region takes.
+  const enterable = (at: number): boolean => {
+    const insn = insns.get(at);
+    return insn !== undefined && !crosses(insn);
+  };
+  // It stands only where both are pages of the region, which need an entry each.
+  for (const [at, insn] of insns) {
+    if (!crosses(insn)) continue;
+    const found = [...leaders].some((to) => linearPage(to) === linearPage(at) && enterable(to));
+    if (found && insns.has(insn.next)) leaders.add(insn.next);
+    else insns.delete(at);
+  }
+  if (!enterable(seeds[0] as number)) return undefined;
   // Where the guest was seen to arrive it may enter.
   for (const at of options.warm) {
-    if (!insns.has(at) || entries.size >= limits.entries) continue;
+    if (!enterable(at) || entries.size >= limits.entries) continue;
     leaders.add(at);
     entries.add(at);
   }
@@ -223,16 +241,17 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
   }
   // Each page needs an entry, see RegionFrame.proofOf; pages where nothing was found do not count.
   const used = pages.filter((page) => blocks.some((b) => linearPage(b.start) === page));
-  const kept = [...entries].filter((at) => insns.has(at));
+  const kept = [...entries].filter(enterable);
   for (const page of used) {
     if (kept.some((at) => linearPage(at) === page)) continue;
-    const block = blocks.find((b) => linearPage(b.start) === page);
+    const block = blocks.find((b) => linearPage(b.start) === page && enterable(b.start));
     if (block !== undefined) kept.push(block.start);
   }
   const starts = new Set(blocks.map((b) => b.start));
   const heads = [...insns.values()].filter((at) => at.insn.operands[0]?.kind === "J")
     .filter((at) => at.next + at.immLow <= at.offset && starts.has(at.next + at.immLow))
-    .map((at) => at.next + at.immLow);
+    .map((at) => at.next + at.immLow)
+    .filter(enterable);
   const dispatched = [...new Set([...kept, ...heads])];
   // Where a loop begins the interpreter may come back, which does what a region leaves to it.
   const plan = { blocks, entries: dispatched, dispatched, pages: used };

@@ -55,7 +55,7 @@ import {
 import { type ControlFlow, enterBlock, labelAhead, nestBlocks } from "./control_flow.ts";
 import { isPlain, LazyFlags, mayStore, overwritesFlags } from "./lazy_flags.ts";
 import { findLoops } from "./loops.ts";
-import { entryOf, linearPage, type RegionBlock, type RegionPlan } from "./plan.ts";
+import { crosses, entryOf, linearPage, type RegionBlock, type RegionPlan } from "./plan.ts";
 import { findReturns, type Returns } from "./returns.ts";
 import {
   ProbeCx,
@@ -447,6 +447,7 @@ function emitBlock(
   const locals = f.scope(() => {
     let last = undefined as RegionCx | undefined;
     for (const [i, at] of block.insns.entries()) {
+      if (crosses(at)) new RegionCx(f, runtime, { at, frame, end: undefined }).checkSecondPage();
       if (counts) {
         f.store64(CPU, i32(0), add(load.i64(CPU, i32(0), S.regionCount), 1), S.regionCount);
       }

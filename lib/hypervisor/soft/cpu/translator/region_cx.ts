@@ -676,6 +676,14 @@ export class RegionCx extends Cx {
   }
 
   /**
+   * In front of an instruction that reaches into another page of the region: goes on only where that lies
+   * where the region has it; else the interpreter's guard sees to it.
+   */
+  checkSecondPage(): void {
+    this.#checkPage(this.#frame.pageOf(this.#at.next - 1), this.#at.offset);
+  }
+
+  /**
    * Goes on only where page `n` of the region lies where the region has it, else by a jump: an entry of
    * the region is there only as long as the code is. What maps another page leaves the region.
    */

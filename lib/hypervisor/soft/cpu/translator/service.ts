@@ -133,7 +133,7 @@ export class TranslationService {
       lockstep: false,
       records,
       bytes: this.#copies.buffer,
-      recordOf: (page, offset) => this.#recordOf(page, offset),
+      recordOf: (page, offset, next) => this.#recordOf(page, offset, next),
       waysOf: (page, offset) => waysOf(this.#client.u8, this.#originalRecord(page, offset)),
       pageNumberOf: (page) => this.#originals.get(page)?.pageNumber ?? 0,
     });
@@ -265,13 +265,17 @@ export class TranslationService {
   }
 
   /** The record at the offset of a copy, where the vCPU has one, too: else it never ran. */
-  #recordOf(page: CodePage, offset: number): number {
+  #recordOf(page: CodePage, offset: number, next: () => CodePage | undefined): number {
     if (this.#originalRecord(page, offset) === 0) return 0;
     const at = (page.map >>> 2) + offset;
     const known = this.#words[at] as number;
     if (known !== 0) return known;
     if (!this.#code.hasRoom) return 0;
-    const result = this.#code.decode(page, offset);
-    return result === DecodeResult.Ready ? this.#words[at] as number : 0;
+    if (this.#code.decode(page, offset) === DecodeResult.Crosses) {
+      const behind = next();
+      if (behind === undefined) return 0;
+      this.#code.decodeCrossing(page, offset, behind);
+    }
+    return this.#words[at] as number;
   }
 }

@@ -41,8 +41,12 @@ export interface UnitMakerOptions {
   readonly records: ArrayBufferLike;
   /** Memory that holds the pages that records were made from, each at its `ram`. */
   readonly bytes: ArrayBufferLike;
-  /** The record at a page's offset; 0 where there is none. */
-  readonly recordOf: (page: CodePage, offset: number) => number;
+  /** The record at a page's offset; 0 where there is none. `next` finds the page behind it. */
+  readonly recordOf: (
+    page: CodePage,
+    offset: number,
+    next: () => CodePage | undefined,
+  ) => number;
   /** Which ways the conditional branch at a page's offset was seen to go: {@link Ways}. */
   readonly waysOf: (page: CodePage, offset: number) => number;
   /** Where the page is in RAM, in pages. */
@@ -117,14 +121,16 @@ export class UnitMaker {
     const read: InsnReader = (at) => {
       if (known.has(at)) return known.get(at);
       const holds = find(at >> 12);
-      const insn = holds === undefined
-        ? undefined
-        : this.#read(holds, { offset: at & 0xfff, start: at & ~0xfff });
+      const insn = holds === undefined ? undefined : this.#read(holds, {
+        offset: at & 0xfff,
+        start: at & ~0xfff,
+        next: () => find((at >> 12) + 1),
+      });
       known.set(at, insn);
       return insn;
     };
     const spots = (wide ? [wish.offset] : [wish.offset, ...warm]).filter((at) =>
-      this.#options.recordOf(page, at) !== 0 && !has(at)
+      this.#options.recordOf(page, at, () => find(1)) !== 0 && !has(at)
     );
     const { plans, refused } = planRegions(spots, { read, warm, arrived, wide, taken });
     this.refused += refused;
@@ -168,7 +174,6 @@ export class UnitMaker {
     const { number, page } = of;
     const first = number * 4096;
     const here = (offset: number) => offset >> 12 === number;
-    const blocks = plan.blocks.filter((b) => here(b.start));
     return {
       pageNumber: this.#options.pageNumberOf(page),
       sum: pageSum(this.#words, page.ram),
@@ -179,21 +184,36 @@ export class UnitMaker {
         })),
       ),
       code: codeRanges(
-        blocks.map(({ start, end }) => [start - first, end - first]),
+        plan.blocks.map(({ start, end }) =>
+          [Math.max(start - first, 0), Math.min(end - first, 4096)] as const
+        ).filter(([start, end]) => start < end),
         this.#bytes,
         page.ram,
       ),
     };
   }
 
-  /** The instruction at a page offset, as its records say it; `start`: its page's offset in the region. */
-  #read(page: CodePage, at: { offset: number; start: number }): RegionInsn | undefined {
-    const { offset, start } = at;
-    let record = this.#options.recordOf(page, offset);
+  /**
+   * The instruction at a page offset, as its records say it; `start`: its page's offset in the region;
+   * `next` finds the page behind.
+   */
+  #read(
+    page: CodePage,
+    at: { offset: number; start: number; next: () => CodePage | undefined },
+  ): RegionInsn | undefined {
+    const { offset, start, next } = at;
+    let record = this.#options.recordOf(page, offset, next);
     if (record === 0) return undefined;
     const { special, handlers } = this.#options.interpreter;
     let handler = page.regions.get(record) ?? this.#i32[record >>> 2] as number;
     let wide: WideAddress | undefined;
+    const guarded = handler === special.crossing;
+    if (guarded) {
+      // Made of the page that is behind it now, and of nothing that was changed since.
+      if (this.#i32[(record + Rec.link) >>> 2] !== next()?.map) return undefined;
+      record += RECORD;
+      handler = this.#i32[record >>> 2] as number;
+    }
     if (handler === special.addressWide) {
       const h = record >>> 1;
       wide = {
@@ -211,7 +231,10 @@ export class UnitMaker {
     const info = handlers[handler];
     if (info === undefined || !this.#translatable.ask(info)) return undefined;
     const h = record >>> 1;
-    const ways = info.insn.operands[0]?.kind === "J" ? this.#options.waysOf(page, offset) : 0;
+    // Ways are noted in the instruction's own record, which only those without a guard are found by.
+    const ways = info.insn.operands[0]?.kind === "J" && !guarded
+      ? this.#options.waysOf(page, offset)
+      : 0;
     return {
       offset: start + offset,
       next: start + (this.#u16[h + (Rec.next >>> 1)] as number),
