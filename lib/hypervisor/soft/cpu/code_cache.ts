@@ -69,6 +69,8 @@ export interface CodePage {
   slots: number[];
   /** How often translated code was thrown away here for good. */
   churn: number;
+  /** Samples in its small regions since one was made larger. */
+  busy: number;
   /** True where it was looked up what is known of its present code. */
   opened: boolean;
   /** True where some of that was left out, as the last run came to it much later. */
@@ -226,6 +228,7 @@ export class CodeCache {
       regions: new Map(),
       slots: [],
       churn: 0,
+      busy: 0,
       opened: false,
       late: false,
       asked: false,
@@ -262,6 +265,7 @@ export class CodeCache {
     page.slots = [];
     page.regions.clear();
     page.heat.clear();
+    page.busy = 0;
     page.opened = false;
     page.late = false;
     // What is known of its code is looked for again first.

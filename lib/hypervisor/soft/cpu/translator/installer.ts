@@ -75,6 +75,8 @@ interface Installed {
   readonly live: Live;
   readonly region: number;
   readonly slot: number;
+  /** True where no other is to have its code. */
+  readonly large: boolean;
   pages: number;
 }
 
@@ -163,8 +165,7 @@ export class Installer {
   /** True where `record` is an entry of a region that no other is to have the code of. */
   isLarge(record: number): boolean {
     if (record === 0) return false;
-    const installed = this.#bySlot.get(this.#u16[record >>> 1] as number);
-    return installed !== undefined && isLarge(installed.live.unit, installed.region);
+    return this.#bySlot.get(this.#u16[record >>> 1] as number)?.large === true;
   }
 
   /**
@@ -174,7 +175,7 @@ export class Installer {
   #yields(record: number, unit: Unit, region: number): boolean {
     const installed = this.#bySlot.get(this.#u16[record >>> 1] as number);
     if (installed === undefined) return true;
-    if (isLarge(installed.live.unit, installed.region)) return false;
+    if (installed.large) return false;
     const [before, now] = [partsOf(installed.live.unit, installed.region), partsOf(unit, region)];
     if (now.length !== before.length) return now.length > before.length;
     return codeBytes(now) >= codeBytes(before);
@@ -330,9 +331,9 @@ export class Installer {
       if (slot === undefined) return false;
       if (guards === undefined) table.set(slot, func);
       else guards.add(slot, func);
-      installed = { live, region, slot, pages: 0 };
+      installed = { live, region, slot, large: isLarge(live.unit, region), pages: 0 };
       this.#bySlot.set(slot, installed);
-      if (large !== undefined) large[slot] = isLarge(live.unit, region) ? 1 : 0;
+      if (large !== undefined) large[slot] = installed.large ? 1 : 0;
       if (live.installed.size === 0) this.#use(live);
       live.installed.set(region, installed);
     }

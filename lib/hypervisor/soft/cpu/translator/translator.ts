@@ -11,6 +11,7 @@ import type { CodePage } from "../code_cache.ts";
 import type { Interpreter } from "../interpreter.ts";
 import { S } from "../state.ts";
 import { AnswerHead, type Ask, type DeskPart, DeskState } from "./desk.ts";
+import { HotSpots } from "./hot_spots.ts";
 import { Installer, type InstallerOptions } from "./installer.ts";
 import { UnitCoder } from "./store_format.ts";
 import { UnitMaker, waysOf } from "./unit_maker.ts";
@@ -21,14 +22,8 @@ const HOT = 8;
 /** Samples at one place that bring back what the last run came to later. */
 const LATE = 3;
 
-/** Samples that make a place worth a region with the functions that it calls, in other pages too. */
-const VERY_HOT = 100;
-
 /** Samples that make a place worth to be translated or entered where its page is translated anyway. */
 const WARM = 1;
-
-/** Times that translated code of a page may be lost before more heat is asked for. */
-const FEW_CHANGES = 2;
 
 /**
  * So long is waited for somebody to serve, in ms: translating at the beginning costs a vCPU's thread, whose
@@ -92,6 +87,7 @@ export class Translator {
   readonly #head = new Int32Array(AnswerHead.words);
   /** Pages with a request that is not answered yet, in the order of the requests. */
   readonly #asked: CodePage[] = [];
+  readonly #spots = new HotSpots(HOT);
   #wideAsked = false;
   /** When the last request or answer was, and how often that was too long ago. */
   #heardMs = 0;
@@ -113,20 +109,23 @@ export class Translator {
   sample(page: CodePage, rip: bigint): void {
     if (this.#desk?.hasAnswer === true) this.#takeAnswers(this.#desk);
     const offset = Number(rip & 0xfffn);
-    this.installer.sample(page, this.#recordOf(page, offset));
-    const count = (page.heat.get(offset) ?? 0) + 1;
-    page.heat.set(offset, count);
-    if (page.late && count >= LATE) this.installer.openLate(page);
-    // Where code is changed again and again, what is made of it must be worth it.
-    const changes = Math.min(Math.max(page.churn - FEW_CHANGES, 0), 8);
-    const wide = count === VERY_HOT << changes;
-    if (!wide && count !== HOT << changes) return;
+    const record = this.#recordOf(page, offset);
+    this.installer.sample(page, record);
+    const isSmall = page.regions.has(record) && !this.installer.isLarge(record);
+    const wanted = this.#spots.count(page, offset, isSmall);
+    if (page.late && (page.heat.get(offset) ?? 0) >= LATE) this.installer.openLate(page);
+    if (wanted === undefined) return;
+    const { wide } = wanted;
     if (this.#desk === undefined || this.#isAlone(this.#desk)) {
       this.translate(page, rip, { wide, again: wide });
-      // What is asked for comes once, so it is asked for again where it cannot be now.
     } else if (
       this.#desk.state === DeskState.Closed || !this.#request(this.#desk, { page, offset, wide })
-    ) page.heat.set(offset, count - 1);
+    ) {
+      // What is asked for comes once, so it is asked for again where it cannot be now.
+      this.#spots.postpone(page, offset);
+      return;
+    }
+    this.#spots.done(page, offset, wanted);
   }
 
   /** True where nobody serves, and nobody is to be waited for. */
