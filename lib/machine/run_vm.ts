@@ -16,7 +16,7 @@ import { MemoryTrim } from "./memory_trim.ts";
 import { type Outcome, processStatus } from "./outcome.ts";
 import { PlatformTimers } from "./platform_timers.ts";
 import { SerialInput } from "./serial_input.ts";
-import { preferVcpus, startService } from "./service_worker.ts";
+import { preferStart, preferVcpus, startService } from "./service_worker.ts";
 import type { SerialPort } from "./serial_ports.ts";
 import { SignalWatch } from "./signals.ts";
 import { VcpuTeam } from "./vcpu_team.ts";
@@ -130,6 +130,7 @@ class Run {
     this.#serialPorts = assembly.serialPorts;
     // What translates takes a while to load; it is there when the guest begins.
     inputs.use(startService(assembly.vm, assembly.memory));
+    if (assembly.engine === "soft") preferStart(this.#config.cpuCount);
     const loading = loadGuest(this.#config, assembly);
     // It writes to memory that must be there until it is done.
     stack.defer(async () => void await Promise.allSettled([loading]));

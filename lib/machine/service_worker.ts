@@ -25,6 +25,18 @@ export function preferVcpus(): void {
   lowerPriority(COMPILERS, COMPILER_STEPS);
 }
 
+/** How far the translating thread goes behind: as far as those that compile what it makes. */
+const TRANSLATOR_STEPS = COMPILER_STEPS;
+
+/**
+ * Lets what else is made ready go before the translating thread, which loads meanwhile.
+ *
+ * @param vcpuCount how many workers were made before its own: the runtime numbers threads so
+ */
+export function preferStart(vcpuCount: number): void {
+  lowerPriority(`worker-${vcpuCount + 1}`, TRANSLATOR_STEPS);
+}
+
 /**
  * Starts it where the engine has such work; what it returns is disposed when no vCPU runs any more.
  *
