@@ -50,7 +50,7 @@ import {
   Special,
 } from "./decode_tables.ts";
 import { MAX_INSTRUCTION, RUN, RUN_BYTES } from "./decoder.ts";
-import type { MemoryMap, Mmu } from "./mmu.ts";
+import type { MemoryMap, Mmu } from "./mmu/mod.ts";
 import { Extra } from "./opcode.ts";
 import {
   CODE_BYTES,

@@ -40,7 +40,7 @@ import {
   wrap,
   xor,
 } from "../wasm/mod.ts";
-import type { MemoryMap, Mmu } from "./mmu.ts";
+import type { MemoryMap, Mmu } from "./mmu/mod.ts";
 import {
   Access,
   Check,

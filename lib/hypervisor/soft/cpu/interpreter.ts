@@ -40,7 +40,7 @@ import { buildDelivery } from "./system/fast_delivery.ts";
 import { decodeTables, type RowSlots } from "./decode_tables.ts";
 import { buildDecode } from "./fast_decode.ts";
 import { buildLocked } from "./locked.ts";
-import { buildMmu, type Imports, type MemoryMap } from "./mmu.ts";
+import { buildMmu, type Imports, type MemoryMap } from "./mmu/mod.ts";
 import type { InterpreterImage } from "./interpreter_image.ts";
 import { type Insn, insn } from "./opcode.ts";
 import {

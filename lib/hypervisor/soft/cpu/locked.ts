@@ -29,7 +29,7 @@ import {
   zeroExtend,
 } from "../wasm/mod.ts";
 import { Locked, lockedOpcode } from "./cx.ts";
-import { type Imports, type MemoryMap, type Mmu, noticeCodeWrite } from "./mmu.ts";
+import { type Imports, type MemoryMap, type Mmu, noticeCodeWrite } from "./mmu/mod.ts";
 import { Access, CPU, RAM, S } from "./state.ts";
 
 const { I32, I64 } = ValType;

@@ -27,7 +27,7 @@ import {
   type InterpreterKind,
 } from "./interpreter_image.ts";
 import { KickWatch } from "./kick_watch.ts";
-import { protectModule } from "./mmu.ts";
+import { protectModule } from "./mmu/mod.ts";
 import { SplitLocks } from "./split_lock.ts";
 import { Samples } from "./samples.ts";
 import {

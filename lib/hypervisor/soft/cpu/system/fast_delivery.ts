@@ -35,7 +35,7 @@ import {
   ValType,
   wrap,
 } from "../../wasm/mod.ts";
-import { enterWritable, type MemoryMap, type Mmu, noteEntry } from "../mmu.ts";
+import { enterWritable, type MemoryMap, type Mmu, noteEntry } from "../mmu/mod.ts";
 import {
   Access,
   CodeMode,
