@@ -1,5 +1,5 @@
 /**
- * The software TLB as generated code: how it is filled, looked at, written-protected and emptied.
+ * The software TLB as generated code: how it is filled, looked at, write-protected and emptied.
  *
  * @module
  */
