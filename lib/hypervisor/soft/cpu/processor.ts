@@ -339,6 +339,8 @@ export class Processor {
 
   /** After device work: come back at the next branch where there is something to do. */
   #lookAround(): void {
+    // Who raised a level-triggered interrupt learns of its end when the guest says so, not at the next exit.
+    this.#signalEnds();
     const io = this.cpu.io;
     const mail = this.cpu.get32(S.mailbox);
     // What enables interrupts looks for those that wait.
@@ -588,9 +590,14 @@ export class Processor {
     if (now >= this.#chip.nextDeadlineNs(this.cpu.id)) this.#chip.runTimers(now);
     if (this.#events.hasIrqfds) {
       this.#events.pump(this.#chip);
-      const ended = this.#chip.takeEndedPins();
-      if (ended !== 0) this.#events.resample(ended);
+      this.#signalEnds();
     }
+  }
+
+  /** Tells of level-triggered interrupts that ended. */
+  #signalEnds(): void {
+    const ended = this.#chip.takeEndedPins();
+    if (ended !== 0) this.#events.resample(ended);
   }
 
   /** Waits for a start-up IPI; true when one came. */
