@@ -7,7 +7,7 @@
 
 import type { CpuTeam } from "./cpu_team.ts";
 import type { Interpreter } from "./interpreter.ts";
-import { Trait } from "./opcode.ts";
+import { type Insn, Trait } from "./opcode.ts";
 import {
   AddressKind,
   type Decoder,
@@ -622,7 +622,7 @@ export class CodeCache {
       }
     }
     const absolute = d.mem && (insn.traits & Trait.absolute) !== 0;
-    if (d.mem && kind !== AddressKind.Plain) {
+    if ((d.mem || storesAtDi(insn)) && kind !== AddressKind.Plain) {
       const lea = (insn.traits & Trait.lea) !== 0;
       // FS and GS are never part of what the mode calls flat.
       const checked = !lea && !long &&
@@ -693,10 +693,13 @@ export class CodeCache {
   }
 }
 
+/** True of masked moves, which store at DS:rDI: memory that no operand names. */
+const storesAtDi = (insn: Insn) => (insn.traits & Trait.di) !== 0;
+
 /** Bytes that the memory operand of the decoded instruction spans, for limit checks. */
 function memoryBytes(d: Decoder): number {
   for (const o of d.insn.operands) {
-    if (["E", "M", "W", "Q", "O"].includes(o.kind)) {
+    if (["E", "M", "W", "Q", "O"].includes(o.kind) || storesAtDi(d.insn)) {
       switch (o.size) {
         case "b":
           return 1;
@@ -725,5 +728,5 @@ function writesMemory(d: Decoder): boolean {
   const first = d.insn.operands[0];
   if (first === undefined || readers.has(d.insn.mnemonic)) return false;
   if (["mul", "imul", "div", "idiv", "nop"].includes(d.insn.mnemonic)) return false;
-  return ["E", "M", "W", "Q", "O"].includes(first.kind);
+  return ["E", "M", "W", "Q", "O"].includes(first.kind) || storesAtDi(d.insn);
 }

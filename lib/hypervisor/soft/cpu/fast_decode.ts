@@ -524,7 +524,8 @@ function writeRecords(f: FuncBuilder, d: Decoded): void {
   const offsets = () => or(at, shl(next, 16));
   const isNarrow = () => ne(and(d.prefixes, Prefix.addressSize), i32(0));
   const isLea = () => ne(has(RowFlag.lea), i32(0));
-  f.if(mem, () => {
+  // Masked moves store at DS:rDI, which is no operand.
+  f.if(or(mem, has(RowFlag.di)), () => {
     // The bits of `wide` ask for an address that is computed apart: with a segment base, from an
     // absolute address, or with a displacement of more than 32 bits.
     const isSegmented = () => and(ne(d.segment, i32(0)), eqz(isLea()));
