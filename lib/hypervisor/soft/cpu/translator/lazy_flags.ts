@@ -9,7 +9,7 @@
 
 import { constantOf, type Expr, type FuncBuilder, Local } from "../../wasm/mod.ts";
 import { crosses } from "./plan.ts";
-import type { RegionInsn } from "./region_cx.ts";
+import type { RegionInsn } from "./region_frame.ts";
 
 /** What the last instruction that set flags left, as long as it is known. */
 export interface PendingFlags {

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { insn } from "../opcode.ts";
 import { findLoops } from "./loops.ts";
 import type { RegionBlock, RegionPlan } from "./plan.ts";
-import type { RegionInsn } from "./region_cx.ts";
+import type { RegionInsn } from "./region_frame.ts";
 import { findReturns } from "./returns.ts";
 
 const rows = {

@@ -6,7 +6,7 @@
  */
 
 import { Entry } from "../state.ts";
-import type { RegionInsn } from "./region_cx.ts";
+import type { RegionInsn } from "./region_frame.ts";
 
 /** Limits of regions. */
 interface Limits {

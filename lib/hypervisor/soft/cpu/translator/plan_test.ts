@@ -1,7 +1,7 @@
 import { strict as assert } from "node:assert";
 import { insn } from "../opcode.ts";
 import { planRegions, type RegionPlan } from "./plan.ts";
-import type { RegionInsn } from "./region_cx.ts";
+import type { RegionInsn } from "./region_frame.ts";
 
 const rows = {
   mov: insn("mov", "89 /r sz", "Ev Gv", () => {}),

@@ -57,14 +57,8 @@ import { isPlain, LazyFlags, mayStore, overwritesFlags } from "./lazy_flags.ts";
 import { findLoops } from "./loops.ts";
 import { crosses, entryOf, linearPage, type RegionBlock, type RegionPlan } from "./plan.ts";
 import { findReturns, type Returns } from "./returns.ts";
-import {
-  ProbeCx,
-  RegionCx,
-  type RegionFrame,
-  registersOf,
-  Untranslatable,
-  usesStack,
-} from "./region_cx.ts";
+import { ProbeCx, RegionCx } from "./region_cx.ts";
+import { type RegionFrame, registersOf, Untranslatable, usesStack } from "./region_frame.ts";
 
 const { I32, I64 } = ValType;
 

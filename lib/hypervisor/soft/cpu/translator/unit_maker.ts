@@ -15,7 +15,7 @@ import { regionName } from "./heat.ts";
 import { emitRegion, Translatability } from "./region.ts";
 import { entryOf, type InsnReader, planRegions, type RegionPlan } from "./plan.ts";
 import { LazyRuntime } from "./lazy_runtime.ts";
-import type { RegionInsn, WideAddress } from "./region_cx.ts";
+import type { RegionInsn, WideAddress } from "./region_frame.ts";
 import { codeRanges, pageSum, type Unit, UnitEntries, type UnitPart } from "./unit.ts";
 
 const { I32 } = ValType;
