@@ -14,7 +14,8 @@ import {
   type VcpuExit,
   type VcpuIo,
 } from "../types.ts";
-import { Processor, type RamMap, RunResult } from "./cpu/processor.ts";
+import type { RamMap } from "./cpu/code_fetch.ts";
+import { Processor, RunResult } from "./cpu/processor.ts";
 import { S, Seg, SegAttr, SegField, segOffset } from "./cpu/state.ts";
 import type { DeskPart } from "./cpu/translator/desk.ts";
 import { TranslationStore } from "./cpu/translator/store.ts";
