@@ -7,15 +7,9 @@
 
 import type { CpuTeam } from "./cpu_team.ts";
 import type { Interpreter } from "./interpreter.ts";
-import { type Insn, Trait } from "./opcode.ts";
-import {
-  AddressKind,
-  type Decoder,
-  DecodeStatus,
-  MAX_INSTRUCTION,
-  RUN,
-  RUN_BYTES,
-} from "./decoder.ts";
+import { RecordWriter } from "./record_writer.ts";
+import { Trait } from "./opcode.ts";
+import { type Decoder, DecodeStatus, MAX_INSTRUCTION, RUN, RUN_BYTES } from "./decoder.ts";
 import { NOT_HERE } from "./fast_decode.ts";
 import {
   CODE_BYTES,
@@ -32,9 +26,6 @@ import {
   RUN_LOG_ENTRY,
   S,
   SCRATCH_RECORDS,
-  Seg,
-  segOffset,
-  STACK_ADDRESS,
 } from "./state.ts";
 
 /** Where in the CPU memory page maps and records lie, in bytes. */
@@ -108,6 +99,7 @@ export class CodeCache {
   readonly #regions: CodeRegions;
   readonly #interpreter: Interpreter;
   readonly #decoder: Decoder;
+  readonly #records: RecordWriter;
   readonly #pages = new Map<number, CodePage>();
   /** Code pages by RAM page number, for invalidation. */
   readonly #byRam = new Map<number, CodePage[]>();
@@ -119,9 +111,6 @@ export class CodeCache {
   readonly #snapshot = new Uint8Array(4096);
   /** Bytes of an instruction across pages. */
   readonly #crossing = new Uint8Array(MAX_INSTRUCTION + 1);
-  /** What {@link CodeCache.#write} writes for: said ahead, as it runs for every instruction. */
-  #mode = 0;
-  #page: CodePage | undefined;
   #mapTop: number;
   /** Bytes of records whose code was changed. */
   #waste = 0;
@@ -156,6 +145,7 @@ export class CodeCache {
     this.#regions = options.regions;
     this.#interpreter = options.interpreter;
     this.#decoder = options.decoder;
+    this.#records = new RecordWriter(cpu, options);
     this.#protect = options.protect;
     this.#seal = options.seal;
     this.#team = options.team;
@@ -408,22 +398,21 @@ export class CodeCache {
     const hadCode = (low | high) !== 0;
     const map = page.map >>> 2;
     this.#decoder.open(bytes, { end: base + 4096, mode: page.mode });
-    this.#mode = page.mode;
-    this.#page = page;
+    this.#records.open(page.mode, page.map);
     for (let n = 0;; n++) {
       if (at >= 4096 || n === RUN) {
-        record = this.#special(record, { handler: special.goTo, offset: at });
+        record = this.#records.special(record, { handler: special.goTo, offset: at });
         break;
       }
       const known = this.#i32[map + at] as number;
       if (known !== 0) {
-        record = this.#special(record, { handler: special.goTo, offset: at, link: known });
+        record = this.#records.special(record, { handler: special.goTo, offset: at, link: known });
         break;
       }
       const status = this.#decoder.decode(base + at);
       if (status === DecodeStatus.Truncated) {
         if (n === 0) return DecodeResult.Crosses;
-        record = this.#special(record, { handler: special.goTo, offset: at });
+        record = this.#records.special(record, { handler: special.goTo, offset: at });
         break;
       }
       const first = record;
@@ -431,12 +420,12 @@ export class CodeCache {
       let ends = true;
       if (status === DecodeStatus.Ok) {
         length = this.#decoder.length;
-        record = this.#write(record, at);
+        record = this.#records.write(record, at);
         // Behind a call, code comes back.
         const { traits, mnemonic } = this.#decoder.insn;
         ends = (traits & Trait.end) !== 0 && mnemonic !== "call";
       } else {
-        record = this.#special(record, {
+        record = this.#records.special(record, {
           handler: status === DecodeStatus.Invalid ? special.invalid : special.tooLong,
           offset: at,
         });
@@ -518,17 +507,23 @@ export class CodeCache {
       page.ranges.push(guard, this.#arenaTop);
       this.#i32[(page.map >>> 2) + offset] = guard;
     }
-    let record = this.#special(guard, { handler: special.crossing, offset, link: next.map });
+    let record = this.#records.special(guard, {
+      handler: special.crossing,
+      offset,
+      link: next.map,
+    });
     this.#decoder.open(bytes, { end: bytes.length, mode: page.mode });
     const status = this.#decoder.decode(0);
     if (status === DecodeStatus.Ok) {
-      this.#mode = page.mode;
-      this.#page = undefined;
-      record = this.#write(record, offset);
-      this.#special(record, { handler: special.goTo, offset: offset + this.#decoder.length });
+      this.#records.open(page.mode, 0);
+      record = this.#records.write(record, offset);
+      this.#records.special(record, {
+        handler: special.goTo,
+        offset: offset + this.#decoder.length,
+      });
     } else {
       const handler = status === DecodeStatus.Invalid ? special.invalid : special.tooLong;
-      this.#special(record, { handler, offset });
+      this.#records.special(record, { handler, offset });
     }
     next.crossings.add(guard);
     this.#count(1);
@@ -567,166 +562,18 @@ export class CodeCache {
     const status = this.#decoder.decode(options.at);
     if (status === DecodeStatus.Truncated) return DecodeResult.Crosses;
     if (status !== DecodeStatus.Ok) {
-      this.#special(SCRATCH_RECORDS, {
+      this.#records.special(SCRATCH_RECORDS, {
         handler: status === DecodeStatus.Invalid ? special.invalid : special.tooLong,
         offset,
       });
       return DecodeResult.Ready;
     }
-    this.#mode = options.mode;
-    this.#page = undefined;
-    const record = this.#write(SCRATCH_RECORDS, offset);
-    this.#special(record, {
+    this.#records.open(options.mode, 0);
+    const record = this.#records.write(SCRATCH_RECORDS, offset);
+    this.#records.special(record, {
       handler: options.stop ? special.stop : special.goTo,
       offset: offset + this.#decoder.length,
     });
     return DecodeResult.Ready;
   }
-
-  #special(at: number, how: { handler: number; offset: number; link?: number }): number {
-    const w = at >>> 2;
-    this.#i32[w] = how.handler;
-    this.#i32[w + 1] = how.offset | (how.offset << 16);
-    this.#i32[w + 2] = S.zero | (S.zero << 16);
-    this.#i32[w + 3] = S.zero | (S.zero << 16);
-    this.#i32[w + 4] = S.zero;
-    this.#i32[w + 5] = 0;
-    this.#i32[w + 6] = 0;
-    this.#i32[w + 7] = how.link ?? 0;
-    return at + RECORD;
-  }
-
-  /**
-   * Writes the records of the decoded instruction at page offset `offset`, of `#page` and in `#mode`;
-   * returns the address behind them.
-   */
-  #write(at: number, offset: number): number {
-    const d = this.#decoder;
-    const insn = d.insn;
-    const mode = this.#mode;
-    const special = this.#interpreter.special;
-    const next = offset + d.length;
-    const long = (mode & CodeMode.sizeMask) === CodeMode.bits64;
-    let base = d.base;
-    let index = d.index;
-    let scale = d.scale;
-    let disp = d.disp;
-    let extraDisp = 0;
-    let kind = d.addressKind;
-    if (d.ripRelative) {
-      // ripBase + disp + offset of the next instruction, which may leave 32 bits.
-      if (kind === AddressKind.Plain && (disp + next | 0) === disp + next) disp += next;
-      else {
-        extraDisp = next;
-        if (kind === AddressKind.Plain) kind = AddressKind.Wide;
-      }
-    }
-    const absolute = d.mem && (insn.traits & Trait.absolute) !== 0;
-    if ((d.mem || storesAtDi(insn)) && kind !== AddressKind.Plain) {
-      const lea = (insn.traits & Trait.lea) !== 0;
-      // FS and GS are never part of what the mode calls flat.
-      const checked = !lea && !long &&
-        ((mode & CodeMode.segmented) !== 0 || d.segment >= Seg.FS || d.segment === Seg.CS);
-      this.#special(at, {
-        handler: kind === AddressKind.Wide
-          ? special.addressWide
-          : checked
-          ? special.addressChecked
-          : special.addressMasked,
-        offset,
-      });
-      const h = at >>> 1;
-      this.#u16[h + (Rec.next >>> 1)] = next;
-      this.#u16[h + (Rec.base >>> 1)] = base;
-      this.#u16[h + (Rec.index >>> 1)] = index;
-      const segBased = !lea && (!long || d.segment === Seg.FS || d.segment === Seg.GS);
-      this.#u16[h + (Rec.seg >>> 1)] = segBased ? segOffset(d.segment) : S.zero;
-      this.#u8[at + Rec.scale] = scale;
-      this.#u8[at + Rec.extra] = d.addressSize === 8 ? 0 : d.addressSize === 4 ? 1 : 2;
-      this.#i32[(at + Rec.disp) >>> 2] = disp;
-      if (absolute) {
-        this.#i32[(at + Rec.imm) >>> 2] = d.immLow;
-        this.#i32[(at + Rec.imm + 4) >>> 2] = d.immHigh;
-      } else {
-        this.#i32[(at + Rec.imm) >>> 2] = extraDisp;
-        this.#i32[(at + Rec.imm + 4) >>> 2] = 0;
-      }
-      if (checked) {
-        this.#u16[h + (Rec.a >>> 1)] = memoryBytes(d);
-        this.#u16[h + (Rec.b >>> 1)] = writesMemory(d) ? 1 : 0;
-      }
-      base = S.tempEa;
-      index = S.zero;
-      scale = 0;
-      disp = 0;
-      at += RECORD;
-    }
-    const onStack = d.mem ? d.stackOperand : (insn.traits & Trait.stack) !== 0;
-    const stringSeg = (insn.traits & Trait.az) !== 0 &&
-      (!long || d.segment === Seg.FS || d.segment === Seg.GS);
-    const seg = stringSeg
-      ? segOffset(d.segment)
-      : (insn.traits & Trait.stack) !== 0
-      ? segOffset(Seg.SS)
-      : S.zero;
-    const slot = this.#interpreter.slot(insn, d.size, d);
-    let high = d.immHigh;
-    if ((insn.traits & Trait.branch) !== 0) {
-      high = 0;
-      const target = next + d.immLow;
-      if (this.#page !== undefined && (long || d.size === 4) && target >= 0 && target < 4096) {
-        high = this.#i32[(this.#page.map >>> 2) + target] as number;
-      }
-    }
-    // The fields of Rec, four bytes at a time.
-    const w = at >>> 2;
-    const words = this.#i32;
-    words[w] = slot >= 0 ? slot : special.invalid;
-    words[w + 1] = offset | (next << 16);
-    words[w + 2] = d.a | (d.b << 16);
-    words[w + 3] = base | (index << 16);
-    words[w + 4] = seg | ((scale | (onStack ? STACK_ADDRESS : 0)) << 16) | (d.extra << 24);
-    words[w + 5] = disp;
-    words[w + 6] = d.immLow;
-    words[w + 7] = high;
-    return at + RECORD;
-  }
-}
-
-/** True of masked moves, which store at DS:rDI: memory that no operand names. */
-const storesAtDi = (insn: Insn) => (insn.traits & Trait.di) !== 0;
-
-/** Bytes that the memory operand of the decoded instruction spans, for limit checks. */
-function memoryBytes(d: Decoder): number {
-  for (const o of d.insn.operands) {
-    if (["E", "M", "W", "Q", "O"].includes(o.kind) || storesAtDi(d.insn)) {
-      switch (o.size) {
-        case "b":
-          return 1;
-        case "w":
-          return 2;
-        case "d":
-          return 4;
-        case "q":
-          return 8;
-        case "x":
-          return 16;
-        case "y":
-          return 4;
-        default:
-          return d.size === 0 ? 4 : d.size;
-      }
-    }
-  }
-  return 1;
-}
-
-const readers = new Set(["cmp", "test", "push", "jmp", "call", "bt", "bound"]);
-
-/** True where the memory operand of the decoded instruction is written. */
-function writesMemory(d: Decoder): boolean {
-  const first = d.insn.operands[0];
-  if (first === undefined || readers.has(d.insn.mnemonic)) return false;
-  if (["mul", "imul", "div", "idiv", "nop"].includes(d.insn.mnemonic)) return false;
-  return ["E", "M", "W", "Q", "O"].includes(first.kind) || storesAtDi(d.insn);
 }
