@@ -6,6 +6,7 @@
  */
 
 import { join } from "node:path";
+import { embeddedPart } from "../../../base/mod.ts";
 import { readOwnFile, removeOldFiles, replaceFile } from "../cache_files.ts";
 import type { RuntimeExport, RuntimeExports, SpecialHandlers } from "./interpreter.ts";
 import { sumWords } from "./translator/unit.ts";
@@ -50,9 +51,6 @@ export function imageFor(
   return image;
 }
 
-/** Function in which the executable gives its parts by their names, see scripts/build. */
-const PARTS = "VMCTL_PART";
-
 /** Which of the interpreters. */
 export interface InterpreterKind {
   /** For a processor among several. */
@@ -68,11 +66,8 @@ export function imagePart({ smp, holdsRam }: InterpreterKind): string {
 
 /** The image that the executable brings along; undefined where the program is not built. */
 export function embeddedImage(kind: InterpreterKind): InterpreterImage | undefined {
-  const parts: unknown = Reflect.get(globalThis, PARTS);
-  const bytes: unknown = typeof parts === "function" ? parts(imagePart(kind)) : undefined;
-  return bytes instanceof Uint8Array && bytes.buffer instanceof ArrayBuffer
-    ? decodeImage(bytes as Uint8Array<ArrayBuffer>)
-    : undefined;
+  const bytes = embeddedPart(imagePart(kind));
+  return bytes === undefined ? undefined : decodeImage(bytes);
 }
 
 type Sized = readonly (readonly [number, RuntimeExport])[];
