@@ -127,7 +127,7 @@ export {
 } from "./signal.ts";
 export { catchSignals } from "./signal_event.ts";
 export { monotonicNs, realtimeNs, threadCpuNs, yieldThread } from "./clock.ts";
-export { lowerPriority } from "./priority.ts";
+export { lowerPriority, lowerPriorityOfLast } from "./priority.ts";
 export {
   collectGarbage,
   getegid,

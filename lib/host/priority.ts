@@ -26,20 +26,43 @@ const TASKS = "/proc/self/task";
  * @returns how many there are.
  */
 export function lowerPriority(name: string, steps: number): number {
+  const found = [...threads()].filter((thread) => thread.name === name);
+  return lower(found.map(({ tid }) => tid), steps);
+}
+
+/**
+ * The same for one thread: of those that are called `prefix` and a number, the one with the highest.
+ *
+ * @returns whether there is one.
+ */
+export function lowerPriorityOfLast(prefix: string, steps: number): boolean {
+  let last: { readonly tid: number; readonly number: number } | undefined;
+  for (const { tid, name } of threads()) {
+    const digits = name.startsWith(prefix) ? name.slice(prefix.length) : "";
+    if (!/^\d+$/.test(digits)) continue;
+    const number = Number(digits);
+    if (last === undefined || number > last.number) last = { tid, number };
+  }
+  return last !== undefined && lower([last.tid], steps) === 1;
+}
+
+function lower(tids: readonly number[], steps: number): number {
   // The caller exists, so what comes is no error.
   const nice = Math.min(libc().getpriority(PRIO_PROCESS, 0) + steps, MAX_NICE);
-  let count = 0;
+  // Nobody needs a right for less; a thread that has ended is not missed.
+  return tids.filter((tid) => libc().setpriority(PRIO_PROCESS, tid, nice) === 0).length;
+}
+
+/** This process's threads; without /proc none is known. */
+function* threads(): Generator<{ readonly tid: number; readonly name: string }> {
   try {
     for (const { name: tid } of Deno.readDirSync(TASKS)) {
-      if (threadName(tid) !== name) continue;
-      // Nobody needs a right for less; a thread that has ended is not missed.
-      if (libc().setpriority(PRIO_PROCESS, Number(tid), nice) === 0) count++;
+      const name = threadName(tid);
+      if (name !== undefined) yield { tid: Number(tid), name };
     }
   } catch (error) {
-    // Without /proc all threads stay as they are.
     if (!(error instanceof Error)) throw error;
   }
-  return count;
 }
 
 function threadName(tid: string): string | undefined {

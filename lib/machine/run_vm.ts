@@ -16,7 +16,7 @@ import { MemoryTrim } from "./memory_trim.ts";
 import { type Outcome, processStatus } from "./outcome.ts";
 import { PlatformTimers } from "./platform_timers.ts";
 import { SerialInput } from "./serial_input.ts";
-import { preferStart, preferVcpus, startService } from "./service_worker.ts";
+import { preferVcpus, startService } from "./service_worker.ts";
 import type { SerialPort } from "./serial_ports.ts";
 import { SignalWatch } from "./signals.ts";
 import { VcpuTeam } from "./vcpu_team.ts";
@@ -128,9 +128,6 @@ class Run {
 
     const assembly = assemble(this.#config, { team, resources });
     this.#serialPorts = assembly.serialPorts;
-    // What translates takes a while to load; it is there when the guest begins.
-    inputs.use(startService(assembly.vm, assembly.memory));
-    if (assembly.engine === "soft") preferStart(this.#config.cpuCount);
     const loading = loadGuest(this.#config, assembly);
     // It writes to memory that must be there until it is done.
     stack.defer(async () => void await Promise.allSettled([loading]));
@@ -163,6 +160,8 @@ class Run {
       inputs.use(new MemoryTrim());
       preferVcpus();
     }
+    // What translates takes a while to load, and nothing is hot yet. Until the guest begins, all else matters more.
+    inputs.use(startService(assembly.vm, assembly.memory));
     if (engineStats !== undefined) this.#statsOf = () => engineStats.write(assembly.vm);
     inputs.use(new PlatformTimers(assembly.platform));
     try {

@@ -5,7 +5,7 @@
  */
 
 import { getLogLevels, Logger } from "../base/mod.ts";
-import { lowerPriority } from "../host/mod.ts";
+import { lowerPriority, lowerPriorityOfLast } from "../host/mod.ts";
 import type { Vm } from "../hypervisor/mod.ts";
 import type { GuestMemory } from "../memory/mod.ts";
 import type { ServiceStart } from "./vcpu_messages.ts";
@@ -25,20 +25,13 @@ export function preferVcpus(): void {
   lowerPriority(COMPILERS, COMPILER_STEPS);
 }
 
+/** What the runtime's threads of workers are called, with a number behind it. */
+const WORKERS = "worker-";
 /** How far the translating thread goes behind: as far as those that compile what it makes. */
 const TRANSLATOR_STEPS = COMPILER_STEPS;
 
 /**
- * Lets what else is made ready go before the translating thread, which loads meanwhile.
- *
- * @param vcpuCount how many workers were made before its own: the runtime numbers threads so
- */
-export function preferStart(vcpuCount: number): void {
-  lowerPriority(`worker-${vcpuCount + 1}`, TRANSLATOR_STEPS);
-}
-
-/**
- * Starts it where the engine has such work; what it returns is disposed when no vCPU runs any more.
+ * Starts it where the engine has such work, behind the vCPUs from its first moment on; what it returns is disposed when no vCPU runs any more.
  *
  * @param options.moduleUrl Module that the worker is; this program where absent.
  */
@@ -53,6 +46,7 @@ export function startService(
     type: "module",
     name: "translator",
   });
+  lowerPriorityOfLast(WORKERS, TRANSLATOR_STEPS);
   worker.onerror = (event) => {
     // Otherwise the error would end this process; the vCPUs can do without.
     event.preventDefault();

@@ -29,7 +29,7 @@ const WARM = 1;
  * So long is waited for somebody to serve, in ms: translating at the beginning costs a vCPU's thread, whose
  * translator is not compiled well yet, more than to interpret meanwhile.
  */
-const OPEN_TIMEOUT_MS = 250;
+const OPEN_TIMEOUT_MS = 500;
 
 /** Without an answer for so long, who was asked is taken for lost, in ms. */
 const ANSWER_TIMEOUT_MS = 3000;
