@@ -30,8 +30,8 @@ const CODE_LIMIT_BYTES = 256 << 20;
 const IDLE_PART = 16;
 
 /** Units that are made ready before the guest begins at most, and bytes of their modules. */
-const PREPARED = 160;
-const PREPARED_BYTES = 256 << 10;
+const PREPARED = 400;
+const PREPARED_BYTES = 640 << 10;
 
 /**
  * So many bytes of a file behind what was of use so far are believed to be of use next. What the last run came to
