@@ -65,18 +65,24 @@ export const Trait = {
 /** Words of rows for one segment register. */
 export const segWords: readonly string[] = ["seg0", "seg1", "seg2", "seg3", "seg4", "seg5"];
 
-const STACK = /^(push|pop|call|ret|leave|pushf|popf|enter)$/;
+const STACK: ReadonlySet<string> = new Set(
+  ["push", "pop", "call", "ret", "leave", "pushf", "popf", "enter"],
+);
+
+const traitOfWord: ReadonlyMap<string, number> = new Map([
+  ...Object.entries(Trait),
+  ...segWords.map((word) => [word, Trait.segment] as const),
+]);
 
 function traitsOf(
   row: { mnemonic: string; words: ReadonlySet<string>; operands: readonly OperandSpec[] },
 ): number {
   let traits = 0;
-  for (const [name, bit] of Object.entries(Trait)) if (row.words.has(name)) traits |= bit;
-  if (row.operands.some((o) => o.kind === "O")) traits |= Trait.absolute;
+  for (const word of row.words) traits |= traitOfWord.get(word) ?? 0;
+  for (const { kind } of row.operands) if (kind === "O") traits |= Trait.absolute;
   if (row.operands[0]?.kind === "J") traits |= Trait.branch;
-  if (STACK.test(row.mnemonic)) traits |= Trait.stack;
+  if (STACK.has(row.mnemonic)) traits |= Trait.stack;
   if (row.mnemonic === "lea") traits |= Trait.lea;
-  if (segWords.some((word) => row.words.has(word))) traits |= Trait.segment;
   return traits;
 }
 
@@ -114,7 +120,27 @@ export const Extra = {
   repne: 2,
 } as const;
 
-/** Makes a row. */
+const PREFIXES: ReadonlySet<string> = new Set(["np", "66", "f3", "f2"]);
+
+/** Value of a digit in ASCII code `code`, in lower case; 16 and more for what is none. */
+function hexDigit(code: number): number {
+  if (code >= 0x30 && code <= 0x39) return code - 0x30;
+  return code >= 0x61 && code <= 0x66 ? code - 0x61 + 10 : 16;
+}
+
+/** The byte that `word` begins with in two hex digits; -1 where it does not. */
+function hexByte(word: string): number {
+  const [high, low] = [hexDigit(word.charCodeAt(0)), hexDigit(word.charCodeAt(1))];
+  return high < 16 && low < 16 ? high * 16 + low : -1;
+}
+
+/** The last digit of a `word` of `length` characters, as far as it is one from 0 to 7; else undefined. */
+function lastDigit(word: string, length: number): number | undefined {
+  const digit = hexDigit(word.charCodeAt(word.length - 1));
+  return word.length === length && digit < 8 ? digit : undefined;
+}
+
+/** Makes a row. Each thread of the engine makes all of them when it starts, so no word is looked at twice. */
 export function insn(
   mnemonic: string,
   encoding: string,
@@ -131,26 +157,33 @@ export function insn(
   let rm: number | undefined;
   let rexW: number | undefined;
   const rest = new Set<string>();
-  words.forEach((word, i) => {
-    if (
-      i === 0 && (word === "np" || word === "66" || word === "f3" || word === "f2") &&
-      words.length > 1 && /^0f$/.test(words[1] ?? "")
-    ) {
-      prefix = word;
-    } else if (i === 0 && (word === "np" || word === "f3") && words[1] === "90") prefix = word;
-    else if (/^[0-9a-f]{2}$/.test(word)) bytes.push(parseInt(word, 16));
-    else if (/^[0-9a-f]{2}\+r$/.test(word)) {
-      bytes.push(parseInt(word.slice(0, 2), 16));
-      plusReg = true;
+  let first = 0;
+  const [head = "", next] = words;
+  if (
+    PREFIXES.has(head) && (next === "0f" || (next === "90" && (head === "np" || head === "f3")))
+  ) {
+    prefix = head as Insn["prefix"];
+    first = 1;
+  }
+  for (let i = first; i < words.length; i++) {
+    const word = words[i] as string;
+    const byte = word.length === 2 || (word.length === 4 && word.endsWith("+r"))
+      ? hexByte(word)
+      : -1;
+    const slash = word.startsWith("/") ? lastDigit(word, 2) : undefined;
+    const number = word.startsWith("rm") ? lastDigit(word, 3) : undefined;
+    if (byte >= 0) {
+      bytes.push(byte);
+      if (word.length === 4) plusReg = true;
     } else if (word === "/r") modrm = true;
-    else if (/^\/[0-7]$/.test(word)) {
+    else if (slash !== undefined) {
       modrm = true;
-      digit = Number(word[1]);
+      digit = slash;
     } else if (word === "mem" || word === "reg") form = word;
-    else if (/^rm[0-7]$/.test(word)) rm = Number(word[2]);
-    else if (word === "w0" || word === "w1") rexW = Number(word[1]);
+    else if (number !== undefined) rm = number;
+    else if (word === "w0" || word === "w1") rexW = word === "w1" ? 1 : 0;
     else rest.add(word);
-  });
+  }
   let map = 0;
   let opcode = bytes[0];
   if (opcode === 0x0f) {
@@ -167,8 +200,12 @@ export function insn(
     if (o.startsWith("Is")) return { kind: "Is", size: o.slice(2) };
     return { kind: o[0] ?? "", size: o.slice(1) };
   });
-  if (specs.some((o) => o.kind === "M" || o.kind === "O") && modrm) form = "mem";
-  if (specs.some((o) => ["R", "U", "N"].includes(o.kind))) form = "reg";
+  let sized = rest.has("sz");
+  for (const { kind, size } of specs) {
+    if ((kind === "M" || kind === "O") && modrm) form = "mem";
+    if (kind === "R" || kind === "U" || kind === "N") form = "reg";
+    if (size === "v" || size === "z" || size === "y") sized = true;
+  }
   return {
     mnemonic,
     encoding,
@@ -185,7 +222,7 @@ export function insn(
     traits: traitsOf({ mnemonic, words: rest, operands: specs }),
     operands: specs,
     semantics,
-    sized: rest.has("sz") || specs.some((o) => ["v", "z", "y"].includes(o.size)),
+    sized,
   };
 }
 
