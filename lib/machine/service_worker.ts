@@ -31,7 +31,8 @@ const WORKERS = "worker-";
 const TRANSLATOR_STEPS = COMPILER_STEPS;
 
 /**
- * Starts it where the engine has such work, behind the vCPUs from its first moment on; what it returns is disposed when no vCPU runs any more.
+ * Starts it where the engine has such work, behind the vCPUs from its first moment on; what it returns is
+ * disposed when no vCPU runs any more.
  *
  * @param options.moduleUrl Module that the worker is; this program where absent.
  */
