@@ -12,13 +12,21 @@ import { readUnit, type UnitHeader } from "./store_format.ts";
 
 /** Units that are compiled ahead of those used, and bytes of their modules. */
 const WINDOW = 160;
-const WINDOW_BYTES = 1 << 20;
+const WINDOW_BYTES = 384 << 10;
 
 /** About what V8 takes for a byte of a module that it optimizes, and how long is waited for more at most, in ms. */
 const MS_PER_BYTE = 0.0006;
 const MAX_PAUSE_MS = 50;
 /** Between two looks how far vCPUs are, in ms. */
 const LOOK_MS = 20;
+
+/** What is noted of units that vCPUs have. */
+export const Used = {
+  /** In its turn: those behind it may be next. */
+  inTurn: 1,
+  /** Long before the last run came to it: that says nothing of what is next. */
+  early: 2,
+} as const;
 
 /** Compiles ahead. */
 export class Ahead {
@@ -32,7 +40,7 @@ export class Ahead {
 
   /**
    * @param units What a file has.
-   * @param used By place: 1 where a vCPU has that unit.
+   * @param used By place: one of {@link Used} where a vCPU has that unit, else 0.
    */
   constructor(units: readonly UnitHeader[], used: Uint8Array) {
     this.#units = units;
@@ -47,7 +55,7 @@ export class Ahead {
   /** Compiles one more where it is time; returns in how many ms to come again, Infinity for never. */
   step(): number {
     for (const place of this.#modules.keys()) {
-      if (this.#used[place] === 1 && this.#modules.delete(place)) {
+      if (this.#used[place] !== 0 && this.#modules.delete(place)) {
         this.#bytes -= this.#units[place]?.byteLength ?? 0;
       }
     }
@@ -77,7 +85,7 @@ export class Ahead {
     const limit = Math.min(this.#units.length, this.#used.length);
     let found = -1;
     for (let place = this.#next; place < limit; place++) {
-      if (this.#used[place] === 1) found = place;
+      if (this.#used[place] === Used.inTurn) found = place;
     }
     if (found < 0) return;
     this.#modules.clear();
@@ -87,7 +95,7 @@ export class Ahead {
 
   /** Has V8 compile what is hot of the unit at `place`; returns about how many ms it is busy with that. */
   #compile(place: number): number {
-    if (this.#used[place] === 1) return 0;
+    if (this.#used[place] !== 0) return 0;
     const header = this.#units[place] as UnitHeader;
     const unit = readUnit(header);
     if (unit === undefined) return 0;

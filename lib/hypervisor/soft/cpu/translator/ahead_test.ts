@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { ModuleBuilder, Priority, readPriorities } from "../../wasm/mod.ts";
-import { Ahead } from "./ahead.ts";
+import { Ahead, Used } from "./ahead.ts";
 import { withHeat } from "./heat.ts";
 import { unitHeaders, writeUnits } from "./store_format.ts";
 import type { Unit } from "./unit.ts";
@@ -72,9 +72,14 @@ Deno.test("it stays a bit ahead of what is used, and follows a guest that begins
   used.fill(1, 0, 10);
   run(ahead);
   assert.equal(ahead.waiting, window);
-  used[700] = 1;
+  // What came long before its turn is let go, and not followed.
+  used[20] = Used.early;
+  used[800] = Used.early;
   run(ahead);
-  assert.equal(ahead.waiting, Math.min(window, 900 - 701));
+  assert.equal(ahead.waiting, window);
+  used[700] = Used.inTurn;
+  run(ahead);
+  assert.equal(ahead.waiting, Math.min(window, 900 - 701 - 1));
   used.fill(1);
   assert.equal(run(ahead), Infinity);
   assert.equal(ahead.waiting, 0);

@@ -96,7 +96,7 @@ export interface DeskHandle {
 /** What all sides know of. */
 export class TranslationDesk {
   readonly vcpuCount: number;
-  /** By place in the file of translations: 1 where a vCPU has that unit. */
+  /** By place in the file of translations: whether a vCPU has that unit, see `Used`. */
   readonly used: Uint8Array<SharedArrayBuffer>;
   readonly #words: Int32Array<SharedArrayBuffer>;
 

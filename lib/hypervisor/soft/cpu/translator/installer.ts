@@ -8,9 +8,10 @@
 import type { Tag } from "../../wasm/mod.ts";
 import { CodeMode } from "../state.ts";
 import { type CodeCache, type CodePage, DecodeResult } from "../code_cache.ts";
+import { Used } from "./ahead.ts";
 import type { Guards } from "./guards.ts";
 import { regionName } from "./heat.ts";
-import type { TranslationStore } from "./store.ts";
+import type { Candidate, TranslationStore } from "./store.ts";
 import { isCodeThere, pageSum, type Unit, type UnitPart } from "./unit.ts";
 
 /** Slots of the table, as records name them in 16 bits; those behind the handlers are for regions. */
@@ -35,11 +36,11 @@ const PREPARED_BYTES = 640 << 10;
 
 /**
  * So many bytes of a file behind what was of use so far are believed to be of use next. What the last run came to
- * later may be made for other loads, and large: that waits until its page is hot.
+ * later may be made for other loads, and large: that waits until the very place is hot.
  */
 const NEAR_BYTES = 384 << 10;
-/** How far each region brings those behind, about what one has of a file. */
-const STEP_BYTES = 1 << 10;
+/** How far each region brings those behind, about twice what one has of a file. */
+const STEP_BYTES = 4 << 10;
 
 /** What the installer works with. */
 export interface InstallerOptions {
@@ -54,7 +55,7 @@ export interface InstallerOptions {
   readonly codeLimitBytes?: number | undefined;
   /** By slot, for others: 1 where {@link Installer.isLarge}. */
   readonly large?: Uint8Array | undefined;
-  /** For others: set to 1 at the places of a file's units that have an instance. */
+  /** For others: set to one of {@link Used} at the places of a file's units that have an instance. */
   readonly used?: Uint8Array | undefined;
   /** True where others may write to code at any time. */
   readonly shared: boolean;
@@ -223,7 +224,7 @@ export class Installer {
     for (const { unit, place } of store.first(PREPARED)) {
       if (isCalled() || (bytes += unit.bytes.length) > PREPARED_BYTES) return;
       if (this.#instantiate(unit) === undefined) store.discard(unit);
-      else if (used !== undefined) used[place] = 1;
+      else if (used !== undefined) used[place] = Used.inTurn;
     }
   }
 
@@ -239,25 +240,42 @@ export class Installer {
     this.#bringBack(page, { from: this.#reached + NEAR_BYTES, isThere });
   }
 
-  /** Brings back the rest of what is known of `page`. */
-  openLate(page: CodePage): void {
-    page.late = false;
-    this.#bringBack(page);
+  /**
+   * Brings back what is known for the place at `offset` of `page`, however late the last run came to it: where
+   * `record` has a region, those that have more code and take it over, else such as are not large.
+   */
+  openLate(page: CodePage, offset: number, record: number): void {
+    const there = page.regions.has(record)
+      ? this.#bySlot.get(this.#u16[record >>> 1] as number)
+      : undefined;
+    const least = there === undefined ? 0 : codeBytes(partsOf(there.live.unit, there.region)) + 1;
+    const isWanted = ({ unit, region, part }: Candidate) =>
+      part.code.hold(offset) &&
+      (least === 0 ? !isLarge(unit, region) : codeBytes(partsOf(unit, region)) >= least);
+    this.#bringBack(page, undefined, { isWanted, over: least > 0 });
   }
 
-  #bringBack(page: CodePage, late?: { from: number; isThere: () => void }): void {
+  /** Brings back what is known of `page` but for what is `late`, or `only` some of it. */
+  #bringBack(
+    page: CodePage,
+    late: { from: number; isThere: () => void } | undefined,
+    only?: { isWanted: (candidate: Candidate) => boolean; over: boolean },
+  ): void {
     const { store, used } = this.#options;
     if (store === undefined) return;
     for (const candidate of store.candidates(page.ram / 4096, this.pageSum(page.ram), late)) {
       const { unit, region, part, fromDisk, place, at } = candidate;
+      if (only?.isWanted(candidate) === false) continue;
       if (!isCodeThere(part, this.#ram, page.ram)) continue;
       const live = this.#instantiate(unit);
       if (live === undefined) {
         store.discard(unit);
         continue;
       }
-      if (used !== undefined && place >= 0) used[place] = 1;
-      const over = (unit.regions[region]?.parts.length ?? 0) > 1;
+      if (used !== undefined && place >= 0 && used[place] === 0) {
+        used[place] = only === undefined ? Used.inTurn : Used.early;
+      }
+      const over = only?.over === true || (unit.regions[region]?.parts.length ?? 0) > 1;
       if (!this.#enter(live, region, { part, page, over })) continue;
       candidate.use();
       if (at > this.#reached) this.#reached = Math.min(at, this.#reached + STEP_BYTES);

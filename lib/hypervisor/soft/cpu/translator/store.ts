@@ -28,6 +28,11 @@ const MAX_A_PAGE = 24;
  * loads hours later; the next boot would optimize that first of all.
  */
 const SOON = 8192;
+/**
+ * Samples after which a guest is taken to have booted. What it came to later stays alone in files: of a page that
+ * other loads know, too, the next boot shall get what it needs, and not all that was joined with that.
+ */
+const BOOTED = 20_000;
 const PREFIX = "translations-";
 
 /** Where and how to keep. */
@@ -170,7 +175,8 @@ export class TranslationStore {
       for (const set of [this.#byPage.get(pageNumber), this.#bySum.get(sum)]) {
         for (const old of set ?? []) {
           if ((set?.size ?? 0) <= MAX_A_PAGE) break;
-          this.#drop(old);
+          // One of more pages than that is a joined one, which others need as well.
+          if ((old.header?.pages.length ?? 0) <= MAX_A_PAGE) this.#drop(old);
         }
       }
     }
@@ -280,10 +286,16 @@ export class TranslationStore {
     };
     // What was of use goes first, then what others wrote meanwhile, at last what was not.
     const entries = joinSmall(
-      used.map(({ kept, entry }) => ({ unit: kept.unit, entry, bytes: kept.bytes })),
-      ({ unit, entry }) => entry !== undefined && "words" in entry ? unit : entry,
+      used.map(({ kept, entry }) => ({
+        ...{ unit: kept.unit, entry, bytes: kept.bytes, alone: kept.since >= BOOTED },
+      })),
+      ({ unit, entry, alone }) => {
+        if (alone) return undefined;
+        return entry !== undefined && "words" in entry ? unit : entry;
+      },
       (unit, parts) => ({
         ...{ unit, entry: unit, bytes: parts.reduce((sum, part) => sum + part.bytes, 0) },
+        alone: false,
       }),
     );
     for (const { entry, bytes } of entries) choose(entry, bytes);

@@ -258,6 +258,45 @@ Deno.test("a file has small units joined, which fit the same pages, and nobody w
   });
 });
 
+Deno.test("what a guest comes to once it has booted stays alone in the file, in its turn", () => {
+  inFolder((folder) => {
+    const store = filled(folder, []);
+    const boot = Array.from({ length: 10 }, (_, n) => moduleAt(n + 1));
+    for (const unit of boot) store.add(unit);
+    for (let i = 0; i < 25_000; i++) store.sample(boot[0] as Unit, 0);
+    for (let n = 11; n <= 20; n++) store.add(moduleAt(n));
+    store.save();
+    const pages = () =>
+      new TranslationStore({ folder, version: VERSION }).units()
+        .map((header) => header.pages.map(([page]) => page));
+    const alone = Array.from({ length: 10 }, (_, n) => [n + 11]);
+    assert.deepEqual(pages(), [boot.map((_, n) => n + 1), ...alone]);
+    // A boot that needs one of them has it among its own the next time; the others stay as they are.
+    const again = filled(folder, []);
+    for (const { use } of again.candidates(1, -1)) use();
+    for (const { use } of again.candidates(15, -1)) use();
+    again.add(moduleAt(40));
+    again.save();
+    assert.deepEqual(pages().slice(0, 3), [boot.map((_, n) => n + 1), [15], [40]]);
+    assert.equal(pages().length, 12);
+  });
+});
+
+Deno.test("joined units stay where many others have something of a page", () => {
+  inFolder((folder) => {
+    const store = filled(folder, []);
+    const boot = Array.from({ length: 40 }, (_, n) => moduleAt(n + 1));
+    for (const unit of boot) store.add(unit);
+    store.save();
+    const again = filled(folder, []);
+    for (let i = 0; i < 60; i++) again.add(unitAt(1, 20 + i));
+    assert.equal([...again.candidates(7, -1)].length, 1);
+    const here = [...again.candidates(1, -1)];
+    assert.ok(here.some(({ fromDisk }) => fromDisk));
+    assert.ok(here.length < 30, `${here.length}`);
+  });
+});
+
 Deno.test("what stands far behind in the file is left out where that is asked for, and said", () => {
   inFolder((folder) => {
     const store = filled(folder, [unitAt(1, 1000), unitAt(2, 1000), unitAt(3, 1000)]);

@@ -11,7 +11,7 @@ import type { CodePage } from "../code_cache.ts";
 import type { Interpreter } from "../interpreter.ts";
 import { S } from "../state.ts";
 import { AnswerHead, type Ask, type DeskPart, DeskState } from "./desk.ts";
-import { HotSpots } from "./hot_spots.ts";
+import { HotSpots, type Wanted } from "./hot_spots.ts";
 import { Installer, type InstallerOptions } from "./installer.ts";
 import { UnitCoder } from "./store_format.ts";
 import { UnitMaker, waysOf } from "./unit_maker.ts";
@@ -19,7 +19,7 @@ import { UnitMaker, waysOf } from "./unit_maker.ts";
 /** Samples at one place that make it hot. */
 const HOT = 8;
 
-/** Samples at one place that bring back what the last run came to later. */
+/** Samples at one place without a region that bring back what the last run came to later. */
 const LATE = 3;
 
 /** Samples that make a place worth to be translated or entered where its page is translated anyway. */
@@ -113,7 +113,10 @@ export class Translator {
     this.installer.sample(page, record);
     const isSmall = page.regions.has(record) && !this.installer.isLarge(record);
     const wanted = this.#spots.count(page, offset, isSmall);
-    if (page.late && (page.heat.get(offset) ?? 0) >= LATE) this.installer.openLate(page);
+    if (page.late && this.#openLate(page, { offset, record, wanted }) && wanted !== undefined) {
+      this.#spots.done(page, offset, wanted);
+      return;
+    }
     if (wanted === undefined) return;
     const { wide } = wanted;
     if (this.#desk === undefined || this.#isAlone(this.#desk)) {
@@ -126,6 +129,24 @@ export class Translator {
       return;
     }
     this.#spots.done(page, offset, wanted);
+  }
+
+  /**
+   * Looks among what the last run came to later for a region where there is none and it is warm, and for one over
+   * several pages where that is wanted; true where one was found.
+   */
+  #openLate(
+    page: CodePage,
+    at: { offset: number; record: number; wanted: Wanted | undefined },
+  ): boolean {
+    const { offset, record, wanted } = at;
+    const isTime = page.regions.has(record)
+      ? wanted?.wide === true
+      : wanted !== undefined || page.heat.get(offset) === LATE;
+    if (!isTime) return false;
+    const before = this.installer.unitOf(page, record);
+    this.installer.openLate(page, offset, record);
+    return this.installer.unitOf(page, record) !== before;
   }
 
   /** True where nobody serves, and nobody is to be waited for. */

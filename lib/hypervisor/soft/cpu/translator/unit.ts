@@ -82,6 +82,14 @@ export class CodeRanges implements Iterable<CodeRange> {
     }
   }
 
+  /** Whether the byte at a page's offset is one of these. */
+  hold(offset: number): boolean {
+    for (const { start, bytes } of this) {
+      if (offset >= start && offset < start + bytes.length) return true;
+    }
+    return false;
+  }
+
   /** Whether these bytes are what the page at offset `page` of `ram` holds. */
   areIn(ram: Uint8Array, page: number): boolean {
     const { words } = this;
