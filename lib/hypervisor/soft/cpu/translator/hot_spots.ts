@@ -44,6 +44,11 @@ export class HotSpots {
     this.#hot = hot;
   }
 
+  /** Whether the guest is taken to have booted. */
+  get isSettled(): boolean {
+    return this.#all > SETTLED;
+  }
+
   /**
    * Counts a sample at `offset` of `page`.
    *
@@ -55,7 +60,8 @@ export class HotSpots {
     page.heat.set(offset, count);
     const changes = changesOf(page);
     const enough = VERY_HOT << changes;
-    if (++this.#all > SETTLED && isSmall && count < enough) page.busy++;
+    this.#all++;
+    if (this.isSettled && isSmall && count < enough) page.busy++;
     if (count === enough || (count < enough && page.busy >= BUSY << changes)) return WIDE;
     return count === this.#hot << changes ? NARROW : undefined;
   }

@@ -22,6 +22,9 @@ const HOT = 8;
 /** Samples at one place without a region that bring back what the last run came to later. */
 const LATE = 3;
 
+/** The same with a small region, once the guest has booted: 8, 16, 32 and so on. */
+const isLateTime = (samples: number) => samples >= 8 && (samples & (samples - 1)) === 0;
+
 /** Samples that make a place worth to be translated or entered where its page is translated anyway. */
 const WARM = 1;
 
@@ -132,18 +135,19 @@ export class Translator {
   }
 
   /**
-   * Looks among what the last run came to later for a region where there is none and it is warm, and for one over
-   * several pages where that is wanted; true where one was found.
+   * Looks among what the last run came to later for a region where there is none and it is warm, and for one with
+   * more code where one over several pages is wanted or the guest has booted; true where one was found.
    */
   #openLate(
     page: CodePage,
     at: { offset: number; record: number; wanted: Wanted | undefined },
   ): boolean {
     const { offset, record, wanted } = at;
+    const samples = page.heat.get(offset) ?? 0;
     const isTime = page.regions.has(record)
-      ? wanted?.wide === true
-      : wanted !== undefined || page.heat.get(offset) === LATE;
-    if (!isTime) return false;
+      ? wanted?.wide === true || (this.#spots.isSettled && isLateTime(samples))
+      : wanted !== undefined || samples === LATE;
+    if (!isTime || this.installer.isLarge(record)) return false;
     const before = this.installer.unitOf(page, record);
     this.installer.openLate(page, offset, record);
     return this.installer.unitOf(page, record) !== before;
