@@ -33,6 +33,8 @@ const SOON = 8192;
  * other loads know, too, the next boot shall get what it needs, and not all that was joined with that.
  */
 const BOOTED = 20_000;
+/** Between the ranks of units that were wanted before the first one was there. */
+const EARLY_STEP = 2 ** -20;
 const PREFIX = "translations-";
 
 /** Where and how to keep. */
@@ -91,6 +93,8 @@ export class TranslationStore {
   #bytes = 0;
   #unsaved = 0;
   #ranks = 0;
+  /** Ranks before the first. */
+  #earlyRanks = 0;
   /** Samples so far. */
   #samples = 0;
 
@@ -139,11 +143,11 @@ export class TranslationStore {
     return file === undefined ? [] : unitHeaders(file, this.#options.version);
   }
 
-  /** Adds a new unit. */
-  add(unit: Unit): void {
+  /** Adds a new unit; one that is `early` was wanted before all others, though it is made only now. */
+  add(unit: Unit, how?: { readonly early: boolean }): void {
     let bytes = UNIT_BYTES + unit.bytes.length;
     for (const region of unit.regions) for (const part of region.parts) bytes += partBytes(part);
-    const rank = ++this.#ranks;
+    const rank = how?.early === true ? (this.#earlyRanks += EARLY_STEP) : ++this.#ranks;
     const kept: Kept = {
       ...{ unit, header: undefined, place: -1, rank, heat: new Map(), bad: false, bytes },
       since: this.#samples,

@@ -282,6 +282,19 @@ Deno.test("what a guest comes to once it has booted stays alone in the file, in 
   });
 });
 
+Deno.test("what was wanted before anything was made stands first in the file, in its turn", () => {
+  inFolder((folder) => {
+    const store = filled(folder, []);
+    store.add(unitAt(1, 1000));
+    store.add(unitAt(2, 1000), { early: true });
+    store.add(unitAt(3, 1000), { early: false });
+    store.add(unitAt(4, 1000), { early: true });
+    store.save();
+    const units = new TranslationStore({ folder, version: VERSION }).units();
+    assert.deepEqual(units.flatMap(({ pages }) => pages.map(([page]) => page)), [2, 4, 1, 3]);
+  });
+});
+
 Deno.test("joined units stay where many others have something of a page", () => {
   inFolder((folder) => {
     const store = filled(folder, []);

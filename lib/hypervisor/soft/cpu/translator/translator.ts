@@ -34,6 +34,9 @@ const WARM = 1;
  */
 const OPEN_TIMEOUT_MS = 500;
 
+/** Pages that were hot before anybody served, at most, which are asked for later. */
+const MAX_EARLY = 64;
+
 /** Without an answer for so long, who was asked is taken for lost, in ms. */
 const ANSWER_TIMEOUT_MS = 3000;
 
@@ -69,6 +72,14 @@ export interface TranslatorStats {
   bytes: number;
 }
 
+/** Where the guest was when it was seen in a page: the page's linear address and CR3. */
+interface Surroundings {
+  readonly linearLow: number;
+  readonly linearHigh: number;
+  readonly rootLow: number;
+  readonly rootHigh: number;
+}
+
 /** Translates for one vCPU. */
 export class Translator {
   /** Counters. */
@@ -88,8 +99,13 @@ export class Translator {
     ...{ rootLow: 0, rootHigh: 0 },
   };
   readonly #head = new Int32Array(AnswerHead.words);
-  /** Pages with a request that is not answered yet, in the order of the requests. */
-  readonly #asked: CodePage[] = [];
+  /** Pages with a request that is not answered yet, in the order of the requests; `early` as in {@link #early}. */
+  readonly #asked: { readonly page: CodePage; readonly early: boolean }[] = [];
+  /**
+   * What was hot before anybody served. By then this guest may be through with it, so it is asked for when
+   * there is nothing else to do: the next one finds it in the file.
+   */
+  readonly #early: ({ readonly page: CodePage; readonly offset: number } & Surroundings)[] = [];
   readonly #spots = new HotSpots(HOT);
   #wideAsked = false;
   /** When the last request or answer was, and how often that was too long ago. */
@@ -111,6 +127,9 @@ export class Translator {
   /** Notes that the guest was seen at `rip`, in `page`; has it translated where that is hot. */
   sample(page: CodePage, rip: bigint): void {
     if (this.#desk?.hasAnswer === true) this.#takeAnswers(this.#desk);
+    if (
+      this.#early.length > 0 && this.#asked.length <= 1 && this.#desk?.state === DeskState.Open
+    ) this.#askEarly(this.#desk);
     const offset = Number(rip & 0xfffn);
     const record = this.#recordOf(page, offset);
     this.installer.sample(page, record);
@@ -124,9 +143,11 @@ export class Translator {
     const { wide } = wanted;
     if (this.#desk === undefined || this.#isAlone(this.#desk)) {
       this.translate(page, rip, { wide, again: wide });
-    } else if (
-      this.#desk.state === DeskState.Closed || !this.#request(this.#desk, { page, offset, wide })
-    ) {
+    } else if (this.#desk.state === DeskState.Closed) {
+      this.#noteEarly(page, offset);
+      this.#spots.postpone(page, offset);
+      return;
+    } else if (!this.#request(this.#desk, { page, offset, wide })) {
       // What is asked for comes once, so it is asked for again where it cannot be now.
       this.#spots.postpone(page, offset);
       return;
@@ -178,7 +199,11 @@ export class Translator {
   }
 
   /** Has code at `S.rip` translated by another thread; false where that is to be tried again later. */
-  #request(desk: DeskPart, at: { page: CodePage; offset: number; wide: boolean }): boolean {
+  #request(
+    desk: DeskPart,
+    at: { readonly page: CodePage; readonly offset: number; readonly wide: boolean },
+    early?: Surroundings,
+  ): boolean {
     const { page, offset, wide } = at;
     if (page.asked || (wide && this.#wideAsked) || !desk.hasRoom) {
       this.#checkSilence(desk);
@@ -193,16 +218,36 @@ export class Translator {
     ask.map = page.map;
     ask.offset = offset;
     ask.wide = wide;
-    ask.linearLow = (this.#i32[S.rip >>> 2] as number) & ~0xfff;
-    ask.linearHigh = this.#i32[(S.rip >>> 2) + 1] as number;
-    ask.rootLow = this.#i32[S.cr3 >>> 2] as number;
-    ask.rootHigh = this.#i32[(S.cr3 >>> 2) + 1] as number;
+    Object.assign(ask, early ?? this.#surroundings());
     if (this.#asked.length === 0) this.#heardMs = performance.now();
     desk.ask(ask, page.heat.keys());
     page.asked = true;
     if (wide) this.#wideAsked = true;
-    this.#asked.push(page);
+    this.#asked.push({ page, early: early !== undefined });
     return true;
+  }
+
+  #surroundings(): Surroundings {
+    return {
+      linearLow: (this.#i32[S.rip >>> 2] as number) & ~0xfff,
+      linearHigh: this.#i32[(S.rip >>> 2) + 1] as number,
+      rootLow: this.#i32[S.cr3 >>> 2] as number,
+      rootHigh: this.#i32[(S.cr3 >>> 2) + 1] as number,
+    };
+  }
+
+  /** Notes a place that is hot before anybody serves: one of a page, whose others come with it. */
+  #noteEarly(page: CodePage, offset: number): void {
+    if (this.#early.length === MAX_EARLY || this.#early.some((at) => at.page === page)) return;
+    this.#early.push({ page, offset, ...this.#surroundings() });
+  }
+
+  /** Asks for one of those. */
+  #askEarly(desk: DeskPart): void {
+    const place = this.#early.shift();
+    if (place === undefined || this.#options.code.pageOfMap(place.page.map) !== place.page) return;
+    const { page, offset, ...surroundings } = place;
+    this.#request(desk, { page, offset, wide: false }, surroundings);
   }
 
   /** Installs what came. */
@@ -211,8 +256,8 @@ export class Translator {
     const head = this.#head;
     while (desk.hasAnswer) {
       const body = desk.take(head);
-      const page = this.#asked.shift();
-      if (page !== undefined) page.asked = false;
+      const asked = this.#asked.shift();
+      if (asked !== undefined) asked.page.asked = false;
       const wide = head[AnswerHead.wide] !== 0;
       if (wide) this.#wideAsked = false;
       this.stats.refused += head[AnswerHead.refused] as number;
@@ -223,7 +268,7 @@ export class Translator {
       this.stats.instructions += head[AnswerHead.instructions] as number;
       this.stats.bytes += unit.bytes.length;
       this.installer.adopt(unit, wide);
-      this.#options.store?.add(unit);
+      this.#options.store?.add(unit, asked);
     }
     this.#heardMs = performance.now();
     this.#silences = 0;
