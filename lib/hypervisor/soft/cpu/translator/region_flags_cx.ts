@@ -247,9 +247,9 @@ export abstract class RegionFlagsCx extends RegionStateCx {
   }
 
   override arithFlags(): Expr {
-    super.setS64(S.flagResult, this.frame.flagResult);
-    super.setS64(S.flagAux, this.plainAux());
-    super.setS32(S.flagKind, i32(FlagKind.plain));
+    this.setKept64(S.flagResult, this.frame.flagResult);
+    this.setKept64(S.flagAux, this.plainAux());
+    this.setKept32(S.flagKind, i32(FlagKind.plain));
     return super.arithFlags();
   }
 

@@ -88,6 +88,16 @@ export abstract class RegionStateCx extends Cx {
     if (offset === S.tlbBase) this.#changeTlb();
   }
 
+  /** Sets what lies in the state, whatever local stands for it in the region. */
+  protected setKept64(offset: number, value: Expr): void {
+    super.setS64(offset, value);
+  }
+
+  /** The same for 32 bits. */
+  protected setKept32(offset: number, value: Expr): void {
+    super.setS32(offset, value);
+  }
+
   /** What another TLB held may not be accessible now. */
   #changeTlb(): void {
     const { tlbBase, stackTag, pages } = this.frame;
