@@ -75,6 +75,10 @@ export class PackedVirtqueue extends Virtqueue {
     return (this.#next.encoded | this.#used.encoded << 16) >>> 0;
   }
 
+  override get offered(): number {
+    return this.#next.encoded * 2 + (this.#isAvailable() ? 1 : 0);
+  }
+
   override needsNotification(): boolean {
     if (this.fault !== undefined) return false;
     const count = this.#pushedSlots;

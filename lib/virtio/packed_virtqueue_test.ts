@@ -135,6 +135,15 @@ Deno.test("packed: kicks and interrupts are asked for by place, and one is not l
     assert.equal(queue.needsNotification(), false);
     queue.push(0, 0);
     assert.equal(queue.needsNotification(), eventIdx, "two were asked for");
+    queue.setPolled(true);
+    assert.equal(queue.pop(), undefined);
+    const before = queue.offered;
+    assert.equal(queue.offered, before, "nothing was added");
+    driver.takeUsed();
+    driver.add(buffers);
+    driver.publish();
+    assert.notEqual(queue.offered, before);
+    assert.ok(queue.pop());
   }
   // Places that do not exist are no reason to tell nobody.
   const { driver, queue } = packedRig({ eventIdx: true });

@@ -110,6 +110,10 @@ export class SplitVirtqueue extends Virtqueue {
     return this.#usedIndex;
   }
 
+  override get offered(): number {
+    return Atomics.load(this.#available.words16, this.#availableWord + RING_INDEX_WORD);
+  }
+
   override needsNotification(): boolean {
     if (!this.#pushed || this.fault !== undefined) return false;
     this.#pushed = false;

@@ -151,6 +151,11 @@ Deno.test("kicks are asked for exactly when the queue ran empty", () => {
     assert.ok(queue.pop());
     assert.equal(queue.pop(), undefined);
     assert.equal(add(), false, "when it is polled");
+    const before = queue.offered;
+    assert.ok(queue.pop());
+    assert.equal(queue.offered, before, "nothing was added");
+    assert.equal(add(), false);
+    assert.notEqual(queue.offered, before);
     queue.setPolled(false);
     assert.ok(queue.pop());
   }

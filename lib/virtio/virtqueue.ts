@@ -55,7 +55,8 @@ export abstract class Virtqueue {
   #armed = false;
   #polled = false;
   #enabled = true;
-  /** How many chains this turn may still take. */
+  /** How many chains this turn may take, and may still. */
+  #share = Infinity;
   #budget = Infinity;
   #fault: QueueFault | undefined;
 
@@ -70,6 +71,9 @@ export abstract class Virtqueue {
 
   /** Where another queue over the same rings goes on, as vhost-user encodes it. */
   abstract get base(): number;
+
+  /** A number that is another one when the driver has offered more; for who looks for chains by itself. */
+  abstract get offered(): number;
 
   /**
    * Whether the driver wants to be notified of what was pushed since the last time that this was asked;
@@ -119,6 +123,11 @@ export abstract class Virtqueue {
     return this.#budget === 0;
   }
 
+  /** How many chains the turn has taken. */
+  get turnChains(): number {
+    return this.#share - this.#budget;
+  }
+
   /** Stops or lets on what comes out; chains that are held are pushed all the same. */
   setEnabled(on: boolean): void {
     this.#enabled = on;
@@ -134,6 +143,7 @@ export abstract class Virtqueue {
 
   /** Lets {@link pop} give at most `chains` until {@link endTurn}, so that no queue starves another. */
   beginTurn(chains: number): void {
+    this.#share = chains;
     this.#budget = chains;
   }
 
@@ -248,11 +258,13 @@ export abstract class Virtqueue {
     const count = length / DESCRIPTOR_BYTES;
     const most = Math.max(this.size, MAX_CHAIN);
     const linked = this.linkedTables;
+    const memory = this.#memory;
+    const whole = memory.findRange(table, length);
     let index = 0;
     // A table that says by itself that it is too long is not begun.
     for (let left = linked || count <= most ? most : 0; left > 0; left--) {
       const address = table + index * DESCRIPTOR_BYTES;
-      const area = this.#memory.findRange(address, DESCRIPTOR_BYTES);
+      const area = whole ?? memory.findRange(address, DESCRIPTOR_BYTES);
       if (area === undefined) {
         return this.break("indirect-outside-memory", `a descriptor at ${hexOf(address)}`);
       }

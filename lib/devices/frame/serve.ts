@@ -38,8 +38,6 @@ export interface ServeOptions {
   readonly control?: Fd | undefined;
   /** Ends the device once it is readable. */
   readonly stop?: FdLike | undefined;
-  /** As that of `VhostUserBackendOptions`. */
-  readonly spinNs?: number;
 }
 
 /** How long there is nothing to do before memory is given back. */
@@ -66,7 +64,7 @@ interface SideChannel {
  * @throws {DeviceControlError} where the VMM breaks the rules of the control channel.
  */
 export function serveDevice(device: ServableDevice, options: ServeOptions): void {
-  const { frontEnds, control, stop, spinNs = 0 } = options;
+  const { frontEnds, control, stop } = options;
   if (control !== undefined) setNonblocking(control, true);
   using server = control === undefined
     ? undefined
@@ -74,7 +72,7 @@ export function serveDevice(device: ServableDevice, options: ServeOptions): void
   const sides: SideChannel[] = [];
   if (server !== undefined) sides.push(server);
   if (stop !== undefined) sides.push({ fd: stop, receive: () => false });
-  const serveOne = (socket: UnixSocket) => serveFrontEnd(device, socket, { sides, spinNs });
+  const serveOne = (socket: UnixSocket) => serveFrontEnd(device, socket, sides);
   if ("socket" in frontEnds) {
     serveOne(new UnixSocket(frontEnds.socket));
     return;
@@ -111,9 +109,9 @@ function nextFrontEnd(
 function serveFrontEnd(
   device: ServableDevice,
   socket: UnixSocket,
-  { sides, spinNs }: { readonly sides: readonly SideChannel[]; readonly spinNs: number },
+  sides: readonly SideChannel[],
 ): boolean {
-  using backend = new VhostUserBackend(socket, device, { spinNs });
+  using backend = new VhostUserBackend(socket, device, { spinNs: device.spinNs ?? 0 });
   let goesOn = true;
   for (const side of sides) {
     backend.watch(side.fd, PollEvent.In, () => {

@@ -19,6 +19,7 @@ import {
 import type { VirtioDeviceBackend } from "../device.ts";
 import { VhostUserError } from "../errors.ts";
 import { serveRequest } from "./backend_requests.ts";
+import { BusyPoll } from "./busy_poll.ts";
 import { Channel } from "./channel.ts";
 import { type Message, Payload } from "./message.ts";
 import { MessageFlag, ProtocolFeature } from "./protocol.ts";
@@ -29,12 +30,16 @@ const SEND_TIMEOUT_MS = 1000;
 /** Most messages before the queues have their turn. */
 const TURN_MESSAGES = 16;
 const SOCKET_TOKEN = 0;
+/** How often to look at the queues between looks at everything else. */
+const LOOKS = 64;
+/** Most turns whose work was there at once, between looks at everything else. */
+const QUICK_TURNS = 64;
 
 /** Settings of a {@link VhostUserBackend}. */
 export interface VhostUserBackendOptions {
   /**
-   * How long to look for more work before the thread sleeps, after a turn that had some, in ns; 0, the
-   * default, sleeps at once. It saves the time of waking up, and costs a processor meanwhile.
+   * How long to look for more work before the thread sleeps, where work has come as soon before, in ns; 0,
+   * the default, sleeps at once. It saves the time of waking up, and costs a processor that nobody else wants.
    */
   readonly spinNs?: number;
 }
@@ -44,10 +49,9 @@ export class VhostUserBackend implements Disposable {
   readonly #epoll = new Epoll(64);
   readonly #channel: Channel;
   readonly #served: ServedDevice;
-  readonly #spinNs: number;
+  readonly #poll: BusyPoll;
+  #quickTurns = 0;
   #open = true;
-  /** Whether the last turn had work, and looking for more was not in vain the last time. */
-  #spin = false;
 
   /** Takes over `socket`, a connected stream. The device stays the caller's. */
   constructor(
@@ -55,7 +59,7 @@ export class VhostUserBackend implements Disposable {
     device: VirtioDeviceBackend,
     options: VhostUserBackendOptions = {},
   ) {
-    this.#spinNs = options.spinNs ?? 0;
+    this.#poll = new BusyPoll(options.spinNs ?? 0);
     setNonblocking(socket.fd, true);
     this.#channel = new Channel(socket, `front end of ${device.name}`, SEND_TIMEOUT_MS);
     this.#served = new ServedDevice(device, this.#epoll);
@@ -121,17 +125,27 @@ export class VhostUserBackend implements Disposable {
 
   #wait(timeoutMs: number): number {
     const epoll = this.#epoll;
-    if (this.#spinNs === 0 || timeoutMs === 0) return epoll.wait(timeoutMs);
-    const begin = monotonicNs();
-    if (this.#spin) {
-      while (monotonicNs() - begin < this.#spinNs) {
-        const count = epoll.wait(0);
-        if (count > 0) return count;
-      }
+    const poll = this.#poll;
+    if (timeoutMs === 0 || !poll.enabled) return epoll.wait(timeoutMs);
+    const served = this.#served;
+    if (served.polled && this.#quickTurns++ < QUICK_TURNS && served.look(1)) return 0;
+    this.#quickTurns = 0;
+    let count = 0;
+    let found = false;
+    if (poll.begin(monotonicNs()) && !served.isDeep) {
+      served.setPolled(true);
+      do {
+        found = served.look(LOOKS);
+        count = epoll.wait(0);
+        if (found || count > 0) break;
+      } while (poll.goesOn(monotonicNs()));
     }
-    const count = epoll.wait(timeoutMs);
-    // Where work comes too late to be worth it, the next turns sleep at once.
-    this.#spin = monotonicNs() - begin < 2 * this.#spinNs;
+    if (!found && count === 0) {
+      // What came before the driver knew that it has to kick again.
+      if (served.setPolled(false)) found = served.look(1);
+      if (!found) count = epoll.wait(timeoutMs);
+    }
+    poll.end(monotonicNs());
     return count;
   }
 

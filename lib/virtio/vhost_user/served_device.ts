@@ -62,6 +62,8 @@ class Vring {
   queue: Virtqueue | undefined;
   /** Whether the device is to look at it. */
   pending = false;
+  /** What the driver had offered when it was last looked for. */
+  seen = -1;
   faultTold = false;
 
   constructor(index: number) {
@@ -88,6 +90,9 @@ export class ServedDevice implements Disposable {
   #active = false;
   #inflight: InflightArea | undefined;
   #requests: Channel | undefined;
+  #polled = false;
+  /** Whether a queue gave several chains at once the last time. */
+  #isDeep = false;
 
   constructor(device: VirtioDeviceBackend, epoll: Epoll) {
     this.device = device;
@@ -295,8 +300,53 @@ export class ServedDevice implements Disposable {
     vring.pending = vring.enabled && vring.queue !== undefined;
   }
 
+  /**
+   * Says whether queues are looked at by themselves: drivers need not kick then.
+   *
+   * @returns whether this is a change
+   */
+  setPolled(on: boolean): boolean {
+    if (on === this.#polled) return false;
+    this.#polled = on;
+    for (const vring of this.#vrings) vring.queue?.setPolled(on);
+    return true;
+  }
+
+  /**
+   * Looks up to `times` whether drivers have offered more since the last look.
+   *
+   * @returns whether they have; the queues wait for their turn then
+   */
+  look(times: number): boolean {
+    const vrings = this.#vrings;
+    let found = false;
+    for (let left = times; left > 0 && !found; left--) {
+      for (let index = 0; index < vrings.length; index++) {
+        const vring = vrings[index]!;
+        const offered = vring.enabled ? vring.queue?.offered : undefined;
+        if (offered === undefined || offered === vring.seen) continue;
+        vring.seen = offered;
+        vring.pending = true;
+        found = true;
+      }
+      if (left > 1) Atomics.pause();
+    }
+    return found;
+  }
+
+  /** Whether queues are looked at without kicks, see {@link setPolled}. */
+  get polled(): boolean {
+    return this.#polled;
+  }
+
+  /** Whether a driver had several chains at once: they come together when it kicks, and so do the answers. */
+  get isDeep(): boolean {
+    return this.#isDeep;
+  }
+
   /** Lets the device work on the queues that wait. */
   service(): void {
+    this.#isDeep = false;
     const vrings = this.#vrings;
     for (let index = 0; index < vrings.length; index++) {
       const vring = vrings[index]!;
@@ -385,6 +435,8 @@ export class ServedDevice implements Disposable {
       throw new VhostUserError("refused", `queue ${index}: ${cause.message}`, { cause });
     }
     vring.faultTold = false;
+    vring.seen = -1;
+    vring.queue.setPolled(this.#polled);
     vring.queue.setEnabled(vring.enabled);
     this.device.queueStarted?.(index);
     // Kicks may have come before, or been lost with a predecessor.
@@ -428,11 +480,14 @@ export class ServedDevice implements Disposable {
     vring.pending = false;
     const { queue } = vring;
     if (queue === undefined) return;
+    // Before anything is taken: what comes meanwhile is looked at once too often rather than never.
+    vring.seen = queue.offered;
     for (let left = TURN_CHAINS; left > 0; left -= NOTIFY_CHAINS) {
       queue.beginTurn(NOTIFY_CHAINS);
       this.device.process(vring.index);
-      const { turnExhausted } = queue;
+      const { turnExhausted, turnChains } = queue;
       queue.endTurn();
+      if (turnChains > 1) this.#isDeep = true;
       this.#notify(vring);
       if (!turnExhausted || queue !== vring.queue) return;
     }

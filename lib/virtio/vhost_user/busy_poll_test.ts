@@ -1,0 +1,136 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { MIB } from "../../base/mod.ts";
+import { monotonicNs, Reactor, signalEvent } from "../../host/mod.ts";
+import { GuestMemory } from "../../memory/mod.ts";
+import { DeviceMemory } from "../device_memory.ts";
+import { Feature } from "../features.ts";
+import { BLOCK_HEADER_BYTES, BlockRequest } from "../testing/memory_block.ts";
+import { MockDriver } from "../testing/mock_driver.ts";
+import { TestProgram } from "../testing/programs.ts";
+import { BusyPoll } from "./busy_poll.ts";
+import { VhostUserFrontend } from "./frontend.ts";
+
+const WINDOW_NS = 200_000;
+const STEP_NS = 5_000;
+
+/** A thread that looks every 5 us until there is work; when work came, and whether it had slept until then. */
+function waitFor(
+  poll: BusyPoll,
+  { from, work, awayAt = Infinity }: { from: number; work: number; awayAt?: number },
+): { looked: number; now: number } {
+  let now = from;
+  let looked = 0;
+  if (poll.begin(now)) {
+    do {
+      looked++;
+      if (now >= work) {
+        poll.end(now);
+        return { looked, now };
+      }
+      now += now >= awayAt ? 3e6 : STEP_NS;
+    } while (poll.goesOn(now));
+  }
+  now = Math.max(now, work);
+  poll.end(now);
+  return { looked, now };
+}
+
+Deno.test("busy poll: it is looked for work where work has come soon, and only then", () => {
+  const poll = new BusyPoll(WINDOW_NS);
+  assert.equal(poll.enabled, true);
+  assert.deepEqual(waitFor(poll, { from: 0, work: 1e9 }), { looked: 0, now: 1e9 });
+  assert.deepEqual(waitFor(poll, { from: 1e9, work: 1e9 + 50_000 }).looked, 0, "nobody knew");
+  const begin = 2e9;
+  assert.deepEqual(waitFor(poll, { from: begin, work: begin + 50_000 }), {
+    looked: 11,
+    now: begin + 50_000,
+  });
+  const vain = waitFor(poll, { from: 3e9, work: 3e9 + 400_000 });
+  assert.equal(vain.looked, WINDOW_NS / STEP_NS);
+  // What came late came without looking the next time, too.
+  assert.equal(waitFor(poll, { from: 4e9, work: 4e9 + 50_000 }).looked, 0);
+  assert.equal(waitFor(poll, { from: 5e9, work: 5e9 + 50_000 }).looked, 11);
+});
+
+Deno.test("busy poll: a guest that does little costs little", () => {
+  const poll = new BusyPoll(WINDOW_NS);
+  let looks = 0;
+  let now = 0;
+  // Two requests in quick succession, each millisecond, for a second.
+  for (let pair = 0; pair < 1000; pair++) {
+    for (const gap of [50_000, 950_000]) {
+      const { looked, now: later } = waitFor(poll, { from: now, work: now + gap });
+      looks += looked;
+      now = later;
+    }
+  }
+  assert.ok(looks * STEP_NS < 0.03 * now, `${looks * STEP_NS} of ${now} ns`);
+  assert.ok(looks > 0);
+});
+
+Deno.test("busy poll: a thread that has to share its processor sleeps at once for a while", () => {
+  const poll = new BusyPoll(WINDOW_NS);
+  waitFor(poll, { from: 0, work: 10_000 });
+  let now = 20_000;
+  const { looked } = waitFor(poll, { from: now, work: now + 100_000, awayAt: now + 20_000 });
+  assert.equal(looked, 5);
+  now += 5e6;
+  waitFor(poll, { from: now, work: now + 50_000 });
+  for (now += 1e6; now < 90e6; now += 1e6) {
+    assert.equal(waitFor(poll, { from: now, work: now + 50_000 }).looked, 0, `${now}`);
+  }
+  now += 20e6;
+  assert.ok(waitFor(poll, { from: now, work: now + 50_000 }).looked > 0);
+});
+
+Deno.test("busy poll: without a window it is never looked", () => {
+  const poll = new BusyPoll(0);
+  assert.equal(poll.enabled, false);
+  waitFor(poll, { from: 0, work: 0 });
+  assert.equal(waitFor(poll, { from: 10, work: 10 }).looked, 0);
+});
+
+Deno.test("busy poll: no request is lost, whenever it comes and whether a kick was wanted or not", async () => {
+  const folder = await Deno.makeTempDir({ prefix: "vmctl-busy-poll-" });
+  try {
+    const socket = join(folder, "socket");
+    await using _program = await TestProgram.start("block_backend", [socket, "--spin-us", "50"]);
+    using reactor = new Reactor();
+    using memory = GuestMemory.create({ sizeBytes: MIB, backing: "mmap" });
+    using frontend = await VhostUserFrontend.connect({ name: "disk", socket, reactor });
+    for (const eventIdx of [true, false]) {
+      const features = frontend.features &
+        (Feature.Version1 | (eventIdx ? Feature.RingEventIdx : 0n));
+      const size = 8;
+      const driver = new MockDriver(DeviceMemory.of(memory), { address: 0x1_0000, size, eventIdx });
+      await frontend.activate({
+        features,
+        memory,
+        queues: [{ index: 0, size, ...driver.addresses }],
+      });
+      const { kick } = frontend.queueEvents(0);
+      driver.wantInterrupts(false);
+      memory.writeU32(0, BlockRequest.Read);
+      const head = driver.prepare([
+        { address: 0, length: BLOCK_HEADER_BYTES },
+        { address: 0x1000, length: 512, writable: true },
+        { address: 0x2000, length: 1, writable: true },
+      ]);
+      for (let request = 0; request < 3000; request++) {
+        driver.offer(head);
+        if (driver.publish()) signalEvent(kick);
+        const deadline = monotonicNs() + 30e9;
+        while (driver.takeUsed() < 0) {
+          assert.ok(monotonicNs() < deadline, `request ${request} is not answered`);
+        }
+        // Around the end of the window, where the device asks for kicks again.
+        const next = monotonicNs() + Math.random() * (request % 2 === 0 ? 100_000 : 60_000);
+        while (monotonicNs() < next);
+      }
+      await frontend.reset();
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
