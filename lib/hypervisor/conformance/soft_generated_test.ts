@@ -39,8 +39,11 @@ function instruction(draw: Draw): number[] {
         ? [...wide, 0x0f, 0xaf, modrm(reg())]
         : [...wide, 0x0f, 0xa3, modrm(reg())];
     default: {
-      // A branch over another instruction; at times the flags are looked at as a whole.
-      if (draw.below(4) === 0) return [0x9c, 0x58];
+      // A branch over another instruction; at times the flags are looked at as a whole (PUSHF and POP,
+      // LAHF), or set so (SAHF, CMC, CLC, STC).
+      if (draw.below(3) === 0) {
+        return draw.of([[0x9c, 0x58], [0x9c, 0x58], [0x9f], [0x9e], [0xf5], [0xf8], [0xf9]]);
+      }
       const over = instruction(draw);
       return [0x70 + draw.below(16), over.length, ...over];
     }
