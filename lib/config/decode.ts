@@ -175,10 +175,12 @@ export class Decoder {
       const bare = entry.key === undefined && entry.value.kind === "text" ? entry.value : undefined;
       let word = entry.key;
       let value: Node = entry.value;
-      if (word === undefined && index === 0) {
+      // Where the first key is a flag itself, its name is no value of it.
+      const isFlag = bare?.text === type.first && type.fields[type.first]?.type.kind === "boolean";
+      if (word === undefined && index === 0 && !isFlag) {
         word = type.first;
       } else if (bare !== undefined) {
-        // A bare word that is not first is a flag.
+        // Any other bare word is a flag.
         word = bare.text;
         value = { kind: "value", value: true };
       } else if (word === undefined) {

@@ -150,6 +150,17 @@ Deno.test("arguments: plain options take their text as it is, repeated ones as a
   ]);
 });
 
+Deno.test("arguments: a first key that is a flag is also one by its name", () => {
+  deepStrictEqual(argument("soft", "cache"), { cache: true });
+  deepStrictEqual(argument("soft", "cache,code-memory=64M"), { cache: true, "code-memory": 64 });
+  deepStrictEqual(argument("soft", "false,cache-size=1G"), { cache: false, "cache-size": 1024 });
+  strictEqual(
+    argument("soft", "cache,cache"),
+    '--soft.cache: key "cache" is given twice\n  cache,cache\n        ^^^^^',
+  );
+  strictEqual(argument("soft", "cash"), '--soft: expected true or false, got "cash"');
+});
+
 Deno.test("arguments: an error shows the place", () => {
   strictEqual(
     argument("serial", "type=stdout,nmu=1"),
