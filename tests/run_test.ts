@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { listenUnix } from "../lib/host/mod.ts";
 import { engineTest } from "./support/engines.ts";
 import { checksumLine, END_OF_INPUT, tinyKernels } from "./support/tiny_kernel.ts";
@@ -228,7 +229,22 @@ engineTest("run: two vCPUs start and stop", async (engine) => {
 
 engineTest("run: a cache of translations that cannot be is warned of", async (engine) => {
   await using bench = new VmBench(engine);
-  const result = await bench.run(tinyKernels.hello(), ["--soft", "cache-dir=/proc/none"]);
-  assert.equal(result.code, 0, result.stderr);
-  assert.match(result.stderr, /translated code is not kept in \/proc\/none: no such file/);
+  // A folder that is there, in which nobody makes a file.
+  const still = bench.path("still");
+  Deno.mkdirSync(still);
+  Deno.symlinkSync("/proc/self", join(still, "translations"));
+  for (
+    const [place, why] of [
+      ["/proc/none", "no such file"],
+      [bench.file(""), "a part of the path is not a folder"],
+      [still, "no such file"],
+    ] as const
+  ) {
+    const result = await bench.run(tinyKernels.hello(), ["--soft", `cache-dir=${place}`]);
+    assert.equal(result.code, 0, result.stderr);
+    assert(
+      result.stderr.includes(`translated code is not kept in ${place}/translations: ${why}`),
+      result.stderr,
+    );
+  }
 }, { unless: ({ kind }) => kind === "soft" ? undefined : "only the software engine translates" });

@@ -94,11 +94,12 @@ export function assemble(
 }
 
 function softOptions({ cache, cacheFolder, cacheMib, codeMib }: SoftConfig): SoftOptions {
-  const folder = cacheFolder ?? userCacheFolder();
-  if (cache && cacheFolder !== undefined) warnOfUnusable(cacheFolder);
+  const parent = cacheFolder ?? userCacheFolder();
+  const folder = cache && parent !== undefined ? join(parent, "translations") : undefined;
+  if (folder !== undefined && cacheFolder !== undefined) warnOfUnusable(folder);
   return {
     translations: {
-      cacheFolder: cache && folder !== undefined ? join(folder, "translations") : undefined,
+      cacheFolder: folder,
       cacheLimitBytes: cacheMib * MIB,
       codeLimitBytes: codeMib * MIB,
     },
@@ -106,14 +107,14 @@ function softOptions({ cache, cacheFolder, cacheMib, codeMib }: SoftConfig): Sof
 }
 
 /** A cache that was asked for by name is missed, which one in its usual place is not. */
-function warnOfUnusable(cacheFolder: string): void {
+function warnOfUnusable(folder: string): void {
   try {
-    Deno.mkdirSync(cacheFolder, { recursive: true, mode: 0o700 });
+    Deno.mkdirSync(folder, { recursive: true, mode: 0o700 });
+    // Named as those that the cache clears away, should this process be killed in between.
+    Deno.removeSync(Deno.makeTempFileSync({ dir: folder, prefix: ".unfinished-" }));
   } catch (error) {
     log.warn(
-      `--soft cache-dir: translated code is not kept in ${cacheFolder}: ${
-        describeFileError(error)
-      }`,
+      `--soft cache-dir: translated code is not kept in ${folder}: ${describeFileError(error)}`,
     );
   }
 }
