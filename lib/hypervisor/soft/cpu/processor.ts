@@ -1,5 +1,5 @@
 /**
- * The run loop of a software vCPU: generated code, decoding, faults, interrupts, HLT.
+ * A software vCPU: its parts, and the loop that runs generated code and sees to what it comes back with.
  *
  * @module
  */
@@ -60,6 +60,7 @@ import { Translator } from "./translator/translator.ts";
 const FUEL = 6000;
 /** PAUSE instructions in that time that are a spin. */
 const SPINS = 64;
+
 /** What {@link Processor.run} came back with. */
 export enum RunResult {
   Interrupted,

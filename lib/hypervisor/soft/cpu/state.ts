@@ -9,7 +9,7 @@
 export const CPU = 0;
 /** Index of the guest RAM memory in generated modules. */
 export const RAM = 1;
-/** Index of the memory that all vCPUs share, where there are several (see shared_code.ts). */
+/** Index of the memory that all vCPUs share, where there are several (see cpu_team.ts). */
 export const VM = 2;
 
 /** Numbers of the segment registers, as instructions encode them; then LDTR and TR. */
@@ -176,7 +176,7 @@ export const S = {
   checks: 0x30c,
   /** i32: 1 from the delivery of an NMI to the next IRET. */
   nmiBlocked: 0x310,
-  /** i64: a TLB may hold 4 KiB pieces of a large page in a 512 GiB range with this bit; see mmu.ts. */
+  /** i64: a TLB may hold 4 KiB pieces of a large page in a 512 GiB range with this bit; see mmu/tlb.ts. */
   largePages: 0x318,
   /** i32: PAUSE instructions since the runtime looked at it, where there are several vCPUs. */
   pauses: 0x320,

@@ -48,8 +48,8 @@ export interface LapicBus {
 
 /**
  * The local APICs of all CPUs (Intel SDM vol. 3, chapter 11): what they take, hold back and send to each
- * other. Their registers are {@link LapicRegisters}. Its timers run on guest nanoseconds: the bus clock is 1 GHz, as the TSC.
- * Not locked: its chip does that. The APIC id of a CPU is its number.
+ * other. Their registers are {@link LapicRegisters}. Their timers run on guest nanoseconds: the bus clock
+ * is 1 GHz, as the TSC. Not locked: its chip does that. The APIC id of a CPU is its number.
  */
 export class LocalApics {
   /** Their timers; a timer that has passed interrupts by {@link runTimer}. */

@@ -10,7 +10,7 @@
 
 /** What becomes of requests. */
 export enum DeskState {
-  /** Nobody serves yet: vCPUs translate themselves. */
+  /** Nobody serves yet: vCPUs interpret, and translate themselves where that takes too long. */
   Closed,
   Open,
   /** Nobody serves any more. */
@@ -299,12 +299,12 @@ export class DeskPart {
     return Atomics.load(words, ANSWERED) !== words[TAKEN];
   }
 
-  /** How far answers were taken, and how far they were put: words since the beginning. */
+  /** How far answers were taken: words since the beginning. */
   get taken(): number {
     return Atomics.load(this.#words, TAKEN);
   }
 
-  /** Words of answers so far. */
+  /** How far they were put. */
   get answered(): number {
     return Atomics.load(this.#words, ANSWERED);
   }

@@ -1,7 +1,7 @@
 /**
  * Which code the processor runs when: interpreter only, translated as soon as possible, as samples of
- * the guest say, by chance, by chance on another thread, or both, compared (see lockstep.ts): always, or so seldom that hours of a
- * guest's work take minutes (see guards.ts). All but `auto` are for tests.
+ * the guest say, by chance, by chance on another thread, or both, compared (see lockstep.ts): always, or
+ * so seldom that hours of a guest's work take minutes (see guards.ts). All but `auto` are for tests.
  *
  * @module
  */
