@@ -155,13 +155,21 @@ Deno.test("a socket where another device listens is left alone, a dead one is re
   await using first = await start("a");
   await Deno.writeFile(folder.file("b"), new Uint8Array(MIB));
   const said = await refused("--socket-path", socket, "--path", folder.file("b"));
-  assert.match(said, /socket: cannot listen for front ends/);
+  assert.match(said, /socket: cannot listen for front ends: another process listens there/);
   await first.end("SIGKILL");
   assert.ok((await Deno.lstat(socket)).isSocket, "it is left over");
   await using second = await start("c");
   const { status } = await second.end("SIGINT");
   assert.equal(status.code, 0);
   await assert.rejects(Deno.lstat(socket), Deno.errors.NotFound);
+
+  // Whoever mixes the two up keeps the disk.
+  const file = folder.file("b");
+  assert.match(
+    await refused("--socket-path", file, "--path", folder.file("c")),
+    /\/b: cannot listen for front ends: something else than a socket is there; it stays/,
+  );
+  assert.equal((await Deno.lstat(file)).size, MIB);
 });
 
 Deno.test("a disk can be an inherited descriptor, and what cannot be a disk is told", async () => {
@@ -186,7 +194,7 @@ Deno.test("a disk can be an inherited descriptor, and what cannot be a disk is t
   assert.match(await refused(...at, "--path", folder.file("none")), /no such file/i);
   assert.match(await refused(...at, "--path", folder.path), /folder|directory/i);
   assert.match(await refused(...at, "--path", `${path},block-size=1000`), /power of two, got 1000/);
-  assert.match(await refused(...at), /expected the block device's options/);
+  assert.match(await refused(...at), /expected --path IMAGE, got none/);
   assert.match(await refused("--path", path), /expected one of --socket-path and --fd/);
   assert.match(await refused(...at, "--settings", "{", "--path", path), /got both/);
 });

@@ -118,7 +118,11 @@ function makeDevice<Own>(
 ): ServableDevice {
   const { settings, "resource-fd": numbers = [] } = options;
   if (settings === undefined) {
-    if (own === undefined) throw new CommandError(`expected the ${kind.name} device's options`);
+    if (own === undefined) {
+      throw new CommandError(
+        `expected ${kind.name === "block" ? "--path IMAGE" : "the device's options"}, got none`,
+      );
+    }
     using opened = kind.open(own);
     return kind.make(opened.settings, opened.fds);
   }

@@ -20,10 +20,5 @@ export {
 } from "./device_process.ts";
 export { DeviceError } from "./errors.ts";
 export { DEVICE_KINDS, deviceKind, type DeviceKindName, requireDeviceKind } from "./registry.ts";
-export {
-  type DeviceListener,
-  type FrontEnds,
-  listenForFrontEnds,
-  serveDevice,
-  type ServeOptions,
-} from "./serve.ts";
+export { type DeviceListener, listenForFrontEnds } from "./front_end_listener.ts";
+export { type FrontEnds, serveDevice, type ServeOptions } from "./serve.ts";

@@ -6,11 +6,8 @@
 
 import { describeError, log } from "../../base/mod.ts";
 import {
-  connectUnix,
   type Fd,
   type FdLike,
-  isHostError,
-  listenUnix,
   monotonicNs,
   poll,
   PollEvent,
@@ -22,7 +19,6 @@ import {
 import { VhostUserBackend, VhostUserError } from "../../virtio/mod.ts";
 import { DeviceControlServer } from "../control/device_end.ts";
 import type { ServableDevice } from "./device_kind.ts";
-import { DeviceError } from "./errors.ts";
 
 /** Where front ends come from. */
 export type FrontEnds =
@@ -135,43 +131,4 @@ function serveFrontEnd(
     }
   }
   return goesOn;
-}
-
-/** A listener whose path goes away with it. */
-export interface DeviceListener extends Disposable {
-  readonly listener: UnixListener;
-}
-
-/**
- * Listens for front ends at `path`. What a program that was killed left there is replaced.
- *
- * @throws {DeviceError} where another program listens there, or something else is in the way.
- */
-export function listenForFrontEnds(path: string): DeviceListener {
-  let listener: UnixListener;
-  try {
-    removeDeadSocket(path);
-    listener = listenUnix(path, "stream");
-  } catch (cause) {
-    throw new DeviceError(`${path}: cannot listen for front ends`, { cause });
-  }
-  return {
-    listener,
-    [Symbol.dispose]() {
-      listener[Symbol.dispose]();
-      try {
-        Deno.removeSync(path);
-      } catch {
-        // Somebody else has removed it.
-      }
-    },
-  };
-}
-
-function removeDeadSocket(path: string): void {
-  try {
-    connectUnix(path, "stream", { nonblock: true })[Symbol.dispose]();
-  } catch (error) {
-    if (isHostError(error, "ECONNREFUSED")) Deno.removeSync(path);
-  }
 }
