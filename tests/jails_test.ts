@@ -319,6 +319,14 @@ jailTest("where there are no user namespaces, run refuses unless jails are off",
   await bench.checkClean();
 });
 
+jailTest("a folder for jails that is missing is named, and is not made", async (bench) => {
+  const folder = bench.path("missing");
+  const { code, stdout, stderr } = await bench.run(tinyKernels.hello(), ["--pivot-root", folder]);
+  assert.deepEqual([code, stdout], [1, ""]);
+  assert.match(stderr, /missing: expected a folder to be the root of jails, found nothing there/);
+  assert.throws(() => Deno.statSync(folder), Deno.errors.NotFound);
+});
+
 jailTest(
   "an ordinary user's devices are in jails, also where /var/empty is missing",
   async (bench) => {

@@ -30,6 +30,7 @@ function jailTest(name: string, fn: (place: Place) => Promise<void>): void {
     ignore: reason !== undefined,
     async fn() {
       const folder = await Deno.makeTempDir({ prefix: "vmctl-launch-" });
+      await Deno.mkdir(join(folder, "root"));
       try {
         await fn({
           folder,

@@ -43,11 +43,16 @@ export function commonJail(
 /** The folder is covered by the jail's own root, so only its being there matters. */
 function rootFolder(path: string): string {
   if (isFolder(path)) return path;
+  if (path !== DEFAULT_PIVOT_ROOT) {
+    throw new MachineError(
+      `${path}: expected a folder to be the root of jails, found nothing there`,
+    );
+  }
   try {
     Deno.mkdirSync(path, { recursive: true, mode: 0o755 });
     return path;
   } catch (cause) {
-    if (path === DEFAULT_PIVOT_ROOT && isFolder(STAND_IN)) return STAND_IN;
+    if (isFolder(STAND_IN)) return STAND_IN;
     throw new MachineError(
       `${path}: the folder that is the root of jails is missing and cannot be made ` +
         `(${describeError(cause)}); --pivot-root names another one`,

@@ -70,6 +70,7 @@ export function jailTest(
     ignore: reason !== undefined,
     async fn() {
       const folder = await Deno.makeTempDir({ prefix: "vmctl-jails-" });
+      await Deno.mkdir(join(folder, "root"));
       try {
         using launcher = new DeviceLauncher({
           sandbox: {
