@@ -73,6 +73,7 @@ export function resolveLayers(
   const serial = checker.serial(options.serial ?? []);
   const disks = checker.disks(options.block ?? []);
   const vhostUser = checker.vhostUser(options["vhost-user"] ?? []);
+  checker.balloon(options);
   if (problems.length > before || boot === undefined || serial === undefined) {
     return { options, config: undefined };
   }
@@ -193,6 +194,14 @@ class Checker {
       };
     }
     return bios === undefined ? undefined : { kind: "firmware", firmware: fileSource(bios) };
+  }
+
+  balloon(options: RunOptions): void {
+    if (options["no-balloon"] !== true || options["balloon-page-reporting"] !== true) return;
+    this.#problem(
+      "balloon-page-reporting",
+      `expected a balloon, which reports the pages, but ${this.#says("no-balloon")}`,
+    );
   }
 
   vhostUser(devices: NonNullable<RunOptions["vhost-user"]>): VhostUserConfig[] {

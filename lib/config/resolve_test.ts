@@ -120,6 +120,12 @@ Deno.test("the balloon and the source of random bytes are there unless they are 
     fromCommandLine({ kernel: "/k", "no-balloon": true }).config?.balloon,
     undefined,
   );
+  deepStrictEqual(
+    fromCommandLine({ kernel: "/k", "no-balloon": true, "balloon-page-reporting": true }).problems,
+    [
+      "--balloon-page-reporting: expected a balloon, which reports the pages, but --no-balloon is given",
+    ],
+  );
 });
 
 Deno.test("disks arrive with crosvm's defaults, and what does not fit is told", () => {
