@@ -20,6 +20,7 @@ import {
   HostError,
   IoVector,
   isHostError,
+  kindName,
   MemorySpan,
   mmap,
   OpenFlag,
@@ -77,7 +78,7 @@ export class ImageFile implements Disposable {
       const status = fstat(fd);
       if (status.kind !== "file" && status.kind !== "block") {
         throw new DiskError(
-          `${this.path}: expected a file or a block device, got a ${status.kind}`,
+          `${this.path}: expected a file or a block device, got a ${kindName(status.kind)}`,
           { code: "EINVAL" },
         );
       }

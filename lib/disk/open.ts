@@ -13,6 +13,7 @@ import {
   getStatusFlags,
   inheritedFdOfPath,
   isHostError,
+  kindName,
   monotonicNs,
   openFile,
   OpenFlag,
@@ -192,9 +193,12 @@ function addFile(
     fd = openOne(request.target, readOnly);
     const status = fstat(fd);
     if (status.kind !== "file" && status.kind !== "block") {
-      throw new DiskError(`${path}: expected a file or a block device, got a ${status.kind}`, {
-        code: "EINVAL",
-      });
+      throw new DiskError(
+        `${path}: expected a file or a block device, got a ${kindName(status.kind)}`,
+        {
+          code: "EINVAL",
+        },
+      );
     }
     const identity = status.kind === "block"
       ? `device ${status.rdevMajor}:${status.rdevMinor}`
@@ -220,7 +224,9 @@ function addFile(
   } catch (error) {
     fd?.close();
     if (isHostError(error) && error.syscall === "open") {
-      throw new DiskError(`${path}: it cannot be opened: ${error.reason}`, {
+      const above = files.list.at(-1)?.path;
+      const role = above === undefined ? "" : `, the backing file of ${above}`;
+      throw new DiskError(`${path}${role}: it cannot be opened: ${error.reason}`, {
         code: error.code as ErrnoName,
       });
     }

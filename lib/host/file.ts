@@ -285,6 +285,19 @@ export type FileKind =
   | "socket"
   | "other";
 
+/** `kind` as messages say it: a `character device`, a `pipe`. */
+export function kindName(kind: FileKind): string {
+  switch (kind) {
+    case "block":
+    case "character":
+      return `${kind} device`;
+    case "other":
+      return "file of another kind";
+    default:
+      return kind;
+  }
+}
+
 /** What {@link fstat} tells. */
 export interface FileStatus {
   readonly kind: FileKind;

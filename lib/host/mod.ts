@@ -41,6 +41,7 @@ export {
   fstat,
   fsync,
   ftruncate,
+  kindName,
   memfdCreate,
   MemfdFlag,
   openFile,
