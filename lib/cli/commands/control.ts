@@ -141,7 +141,9 @@ export async function status(input: CommandInput<typeof STATUS_OPTIONS>): Promis
         ...(device.pid === null
           ? []
           : [`pid ${device.pid}`, `${formatDuration(device.cpu_time_ms ?? 0)} of processor time`]),
-        ...(device.restarts === 0 ? [] : [`restarted ${device.restarts} times`]),
+        ...(device.restarts === 0
+          ? []
+          : [`restarted ${device.restarts === 1 ? "once" : `${device.restarts} times`}`]),
       ].join(", "),
     ]),
   ];

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { describeFileError } from "../../base/mod.ts";
 import { suggest } from "../../config/mod.ts";
 import {
   type Action,
@@ -124,8 +125,7 @@ async function writeFile(path: string, content: Uint8Array): Promise<void> {
   try {
     await Deno.writeFile(path, content);
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new CommandError(`cannot write ${path}: ${reason}`, { cause: error });
+    throw new CommandError(`cannot write ${path}: ${describeFileError(error)}`);
   }
 }
 
