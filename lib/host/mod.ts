@@ -127,7 +127,14 @@ export {
   tgkill,
 } from "./signal.ts";
 export { catchSignals } from "./signal_event.ts";
-export { monotonicNs, realtimeNs, threadCpuNs, yieldThread } from "./clock.ts";
+export {
+  microsBetween,
+  monotonicMicros32,
+  monotonicNs,
+  realtimeNs,
+  threadCpuNs,
+  yieldThread,
+} from "./clock.ts";
 export { lowerPriority, lowerPriorityOfLast } from "./priority.ts";
 export {
   collectGarbage,

@@ -24,7 +24,7 @@ import { BlockRequest } from "./request.ts";
 import type { RingTransfers } from "./ring_transfers.ts";
 
 /** Requests that come as soon after the last answer are waited for without sleeping; KVM waits as long. */
-const SPIN_NS = 200_000;
+const SPIN_US = 200;
 
 /** Settings of a {@link BlockDevice}. */
 export interface BlockDeviceOptions extends DiskPresentation {
@@ -41,7 +41,7 @@ export class BlockDevice implements ServableDevice {
   readonly features: bigint;
   readonly queueCount: number;
   readonly maxQueueSize: number = MAX_QUEUE_SIZE;
-  readonly spinNs: number = SPIN_NS;
+  readonly spinUs: number = SPIN_US;
   readonly config: Uint8Array;
   configChanged?: () => void;
   readonly #image: DiskImage;

@@ -29,8 +29,8 @@ export interface OpenedDevice extends Disposable {
 
 /** A device that can be served, and may be told things while it is. */
 export interface ServableDevice extends VirtioDeviceBackend, ControllableDevice, Disposable {
-  /** How long it is worth it to look for more work before the thread sleeps, in ns; not at all where absent. */
-  readonly spinNs?: number;
+  /** How long it is worth it to look for more work before the thread sleeps, in us; not at all where absent. */
+  readonly spinUs?: number;
 }
 
 /** What {@link DeviceKind.prepare} made, for {@link DeviceKind.make}. */

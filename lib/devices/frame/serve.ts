@@ -8,6 +8,8 @@ import { describeError, log } from "../../base/mod.ts";
 import {
   type Fd,
   type FdLike,
+  microsBetween,
+  monotonicMicros32,
   monotonicNs,
   poll,
   PollEvent,
@@ -107,7 +109,7 @@ function serveFrontEnd(
   socket: UnixSocket,
   sides: readonly SideChannel[],
 ): boolean {
-  using backend = new VhostUserBackend(socket, device, { spinNs: device.spinNs ?? 0 });
+  using backend = new VhostUserBackend(socket, device, { spinUs: device.spinUs ?? 0 });
   let goesOn = true;
   for (const side of sides) {
     backend.watch(side.fd, PollEvent.In, () => {
@@ -118,14 +120,14 @@ function serveFrontEnd(
   let released = monotonicNs();
   for (let turns = 0; goesOn;) {
     const wakes = turns > TURNS_AT_REST ? IDLE_MS : -1;
-    const begin = wakes < 0 ? 0 : monotonicNs();
+    const begin = wakes < 0 ? 0 : monotonicMicros32();
     if (!backend.turn(wakes)) break;
     if (++turns % BUSY_TURNS === 0) {
       const now = monotonicNs();
       if (now - released < BUSY_NS) continue;
       released = now;
       releaseFreeMemory();
-    } else if (wakes >= 0 && monotonicNs() - begin >= wakes * 1e6) {
+    } else if (wakes >= 0 && microsBetween(begin, monotonicMicros32()) >= wakes * 1000) {
       releaseFreeMemory();
       turns = 0;
     }

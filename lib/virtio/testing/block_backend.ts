@@ -43,7 +43,7 @@ function main(): void {
       queueCount: Number(values.queues),
     });
     using backend = new VhostUserBackend(socket, device, {
-      spinNs: Number(values["spin-us"]) * 1000,
+      spinUs: Number(values["spin-us"]),
     });
     backend.run();
     console.error(`${device.requests} requests`);

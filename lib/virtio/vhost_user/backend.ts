@@ -9,7 +9,7 @@ import {
   Epoll,
   type Fd,
   type FdLike,
-  monotonicNs,
+  monotonicMicros32,
   PollEvent,
   setNonblocking,
   type UnixSocket,
@@ -38,10 +38,10 @@ const QUICK_TURNS = 64;
 /** Settings of a {@link VhostUserBackend}. */
 export interface VhostUserBackendOptions {
   /**
-   * How long to look for more work before the thread sleeps, where work has come as soon before, in ns; 0,
+   * How long to look for more work before the thread sleeps, where work has come as soon before, in us; 0,
    * the default, sleeps at once. It saves the time of waking up, and costs a processor that nobody else wants.
    */
-  readonly spinNs?: number;
+  readonly spinUs?: number;
 }
 
 /** Serves one front end from the calling thread. */
@@ -59,7 +59,7 @@ export class VhostUserBackend implements Disposable {
     device: VirtioDeviceBackend,
     options: VhostUserBackendOptions = {},
   ) {
-    this.#poll = new BusyPoll(options.spinNs ?? 0);
+    this.#poll = new BusyPoll(options.spinUs ?? 0);
     setNonblocking(socket.fd, true);
     this.#channel = new Channel(socket, `front end of ${device.name}`, SEND_TIMEOUT_MS);
     this.#served = new ServedDevice(device, this.#epoll);
@@ -132,20 +132,20 @@ export class VhostUserBackend implements Disposable {
     this.#quickTurns = 0;
     let count = 0;
     let found = false;
-    if (poll.begin(monotonicNs()) && !served.isDeep) {
+    if (poll.begin(monotonicMicros32()) && !served.isDeep) {
       served.setPolled(true);
       do {
         found = served.look(LOOKS);
         count = epoll.wait(0);
         if (found || count > 0) break;
-      } while (poll.goesOn(monotonicNs()));
+      } while (poll.goesOn(monotonicMicros32()));
     }
     if (!found && count === 0) {
       // What came before the driver knew that it has to kick again.
       if (served.setPolled(false)) found = served.look(1);
       if (!found) count = epoll.wait(timeoutMs);
     }
-    poll.end(monotonicNs());
+    poll.end(monotonicMicros32());
     return count;
   }
 

@@ -6,51 +6,54 @@
  * @module
  */
 
-/** How long it does not look any more after it has looked in vain. */
-const VAIN_REST_NS = 10e6;
-/** Between two looks for longer, somebody else had the processor: it is wanted. */
-const AWAY_NS = 50_000;
-/** How long it does not look then: it would come late, and nobody wakes up who looks. */
-const AWAY_REST_NS = 100e6;
+import { microsBetween } from "../../host/mod.ts";
 
-/** Decides whether to look, and for how long. */
+/** How long it does not look any more after it has looked in vain. */
+const VAIN_REST_US = 10_000;
+/** Between two looks for longer, somebody else had the processor: it is wanted. */
+const AWAY_US = 50;
+/** How long it does not look then: it would come late, and nobody wakes up who looks. */
+const AWAY_REST_US = 100_000;
+
+/** Decides whether to look, and for how long. Times are those of `monotonicMicros32`: it is asked very often. */
 export class BusyPoll {
-  readonly #windowNs: number;
+  readonly #windowUs: number;
   /** Whether the last work came soon enough for looking to be worth it. */
   #worthIt = false;
-  #restsUntilNs = 0;
-  #beginNs = 0;
-  #lastNs = 0;
+  #beginUs = 0;
+  #lastUs = 0;
+  #restBeginUs = 0;
+  #restUs = 0;
 
-  /** @param windowNs how long to look at most; 0 is never */
-  constructor(windowNs: number) {
-    this.#windowNs = windowNs;
+  /** @param windowUs how long to look at most, in microseconds; 0 is never */
+  constructor(windowUs: number) {
+    this.#windowUs = windowUs;
   }
 
   /** Whether it is ever looked. */
   get enabled(): boolean {
-    return this.#windowNs > 0;
+    return this.#windowUs > 0;
   }
 
   /** There is nothing to do any more. @returns whether to look for work */
-  begin(nowNs: number): boolean {
-    this.#beginNs = nowNs;
-    this.#lastNs = nowNs;
-    return this.#worthIt && nowNs >= this.#restsUntilNs;
+  begin(nowUs: number): boolean {
+    this.#beginUs = nowUs;
+    this.#lastUs = nowUs;
+    return this.#worthIt && microsBetween(this.#restBeginUs, nowUs) >= this.#restUs;
   }
 
   /** Told after each look that found nothing. @returns whether to look once more */
-  goesOn(nowNs: number): boolean {
-    const awayNs = nowNs - this.#lastNs;
-    this.#lastNs = nowNs;
-    const isAway = awayNs > AWAY_NS;
-    if (!isAway && nowNs - this.#beginNs < this.#windowNs) return true;
-    this.#restsUntilNs = nowNs + (isAway ? AWAY_REST_NS : VAIN_REST_NS);
+  goesOn(nowUs: number): boolean {
+    const isAway = microsBetween(this.#lastUs, nowUs) > AWAY_US;
+    this.#lastUs = nowUs;
+    if (!isAway && microsBetween(this.#beginUs, nowUs) < this.#windowUs) return true;
+    this.#restBeginUs = nowUs;
+    this.#restUs = isAway ? AWAY_REST_US : VAIN_REST_US;
     return false;
   }
 
   /** There is work again, or the time is up. */
-  end(nowNs: number): void {
-    this.#worthIt = nowNs - this.#beginNs < this.#windowNs;
+  end(nowUs: number): void {
+    this.#worthIt = microsBetween(this.#beginUs, nowUs) < this.#windowUs;
   }
 }

@@ -11,8 +11,8 @@ import { TestProgram } from "../testing/programs.ts";
 import { BusyPoll } from "./busy_poll.ts";
 import { VhostUserFrontend } from "./frontend.ts";
 
-const WINDOW_NS = 200_000;
-const STEP_NS = 5_000;
+const WINDOW_US = 200;
+const STEP_US = 5;
 
 /** A thread that looks every 5 us until there is work; when work came, and whether it had slept until then. */
 function waitFor(
@@ -28,7 +28,7 @@ function waitFor(
         poll.end(now);
         return { looked, now };
       }
-      now += now >= awayAt ? 3e6 : STEP_NS;
+      now += now >= awayAt ? 3_000 : STEP_US;
     } while (poll.goesOn(now));
   }
   now = Math.max(now, work);
@@ -37,51 +37,51 @@ function waitFor(
 }
 
 Deno.test("busy poll: it is looked for work where work has come soon, and only then", () => {
-  const poll = new BusyPoll(WINDOW_NS);
+  const poll = new BusyPoll(WINDOW_US);
   assert.equal(poll.enabled, true);
-  assert.deepEqual(waitFor(poll, { from: 0, work: 1e9 }), { looked: 0, now: 1e9 });
-  assert.deepEqual(waitFor(poll, { from: 1e9, work: 1e9 + 50_000 }).looked, 0, "nobody knew");
-  const begin = 2e9;
-  assert.deepEqual(waitFor(poll, { from: begin, work: begin + 50_000 }), {
+  assert.deepEqual(waitFor(poll, { from: 0, work: 1e6 }), { looked: 0, now: 1e6 });
+  assert.deepEqual(waitFor(poll, { from: 1e6, work: 1e6 + 50 }).looked, 0, "nobody knew");
+  const begin = 2e6;
+  assert.deepEqual(waitFor(poll, { from: begin, work: begin + 50 }), {
     looked: 11,
-    now: begin + 50_000,
+    now: begin + 50,
   });
-  const vain = waitFor(poll, { from: 3e9, work: 3e9 + 400_000 });
-  assert.equal(vain.looked, WINDOW_NS / STEP_NS);
+  const vain = waitFor(poll, { from: 3e6, work: 3e6 + 400 });
+  assert.equal(vain.looked, WINDOW_US / STEP_US);
   // What came late came without looking the next time, too.
-  assert.equal(waitFor(poll, { from: 4e9, work: 4e9 + 50_000 }).looked, 0);
-  assert.equal(waitFor(poll, { from: 5e9, work: 5e9 + 50_000 }).looked, 11);
+  assert.equal(waitFor(poll, { from: 4e6, work: 4e6 + 50 }).looked, 0);
+  assert.equal(waitFor(poll, { from: 5e6, work: 5e6 + 50 }).looked, 11);
 });
 
 Deno.test("busy poll: a guest that does little costs little", () => {
-  const poll = new BusyPoll(WINDOW_NS);
+  const poll = new BusyPoll(WINDOW_US);
   let looks = 0;
   let now = 0;
   // Two requests in quick succession, each millisecond, for a second.
   for (let pair = 0; pair < 1000; pair++) {
-    for (const gap of [50_000, 950_000]) {
+    for (const gap of [50, 950]) {
       const { looked, now: later } = waitFor(poll, { from: now, work: now + gap });
       looks += looked;
       now = later;
     }
   }
-  assert.ok(looks * STEP_NS < 0.03 * now, `${looks * STEP_NS} of ${now} ns`);
+  assert.ok(looks * STEP_US < 0.03 * now, `${looks * STEP_US} of ${now} us`);
   assert.ok(looks > 0);
 });
 
 Deno.test("busy poll: a thread that has to share its processor sleeps at once for a while", () => {
-  const poll = new BusyPoll(WINDOW_NS);
-  waitFor(poll, { from: 0, work: 10_000 });
-  let now = 20_000;
-  const { looked } = waitFor(poll, { from: now, work: now + 100_000, awayAt: now + 20_000 });
+  const poll = new BusyPoll(WINDOW_US);
+  waitFor(poll, { from: 0, work: 10 });
+  let now = 20;
+  const { looked } = waitFor(poll, { from: now, work: now + 100, awayAt: now + 20 });
   assert.equal(looked, 5);
-  now += 5e6;
-  waitFor(poll, { from: now, work: now + 50_000 });
-  for (now += 1e6; now < 90e6; now += 1e6) {
-    assert.equal(waitFor(poll, { from: now, work: now + 50_000 }).looked, 0, `${now}`);
+  now += 5_000;
+  waitFor(poll, { from: now, work: now + 50 });
+  for (now += 1_000; now < 90_000; now += 1_000) {
+    assert.equal(waitFor(poll, { from: now, work: now + 50 }).looked, 0, `${now}`);
   }
-  now += 20e6;
-  assert.ok(waitFor(poll, { from: now, work: now + 50_000 }).looked > 0);
+  now += 20_000;
+  assert.ok(waitFor(poll, { from: now, work: now + 50 }).looked > 0);
 });
 
 Deno.test("busy poll: without a window it is never looked", () => {
