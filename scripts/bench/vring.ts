@@ -7,7 +7,7 @@
 
 import { join } from "node:path";
 import { MIB } from "../../lib/base/mod.ts";
-import { connectUnix } from "../../lib/host/mod.ts";
+import { listening } from "../../lib/virtio/testing/programs.ts";
 import { benchVring, type VringBenchOptions } from "../../lib/virtio/testing/vring_bench.ts";
 import { type BenchContext, type BenchResult, type Measure, median } from "./bench.ts";
 import { findProgram } from "./programs.ts";
@@ -61,17 +61,6 @@ function memoryFolder(): string | undefined {
     return Deno.makeTempDirSync({ dir: "/dev/shm", prefix: "vmctl-bench-" });
   } catch {
     return undefined;
-  }
-}
-
-async function listening(socket: string): Promise<void> {
-  for (;;) {
-    try {
-      connectUnix(socket, "stream")[Symbol.dispose]();
-      return;
-    } catch {
-      await new Promise((resolve) => setTimeout(resolve, 5));
-    }
   }
 }
 

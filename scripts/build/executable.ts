@@ -4,6 +4,7 @@
  * @module
  */
 
+import { concatBytes } from "../../lib/base/mod.ts";
 import { addSegment } from "./elf.ts";
 import { makeLauncher } from "./launcher.ts";
 
@@ -175,7 +176,7 @@ export function writeExecutable(output: string, options: ExecutableParts): void 
   const patch = addSegment(runtime, (placement) =>
     makeLauncher(
       {
-        bundle: concatenate(parts),
+        bundle: concatBytes(parts),
         argv: [...RUNTIME_ARGUMENTS, `data:text/javascript,${module}`],
         environment: RUNTIME_ENVIRONMENT,
         droppedPrefixes: DROPPED_PREFIXES,
@@ -187,14 +188,4 @@ export function writeExecutable(output: string, options: ExecutableParts): void 
   image.set(patch.head);
   image.set(patch.segment, patch.segmentOffset);
   Deno.writeFileSync(output, image, { mode: 0o755 });
-}
-
-function concatenate(parts: readonly Uint8Array[]): Uint8Array {
-  const result = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    result.set(part, at);
-    at += part.length;
-  }
-  return result;
 }

@@ -5,6 +5,7 @@
  */
 
 import { fileURLToPath } from "node:url";
+import { connectUnix } from "../../host/mod.ts";
 
 /** Whether `program --version` can be run. */
 export function hasProgram(program: string): boolean {
@@ -13,6 +14,18 @@ export function hasProgram(program: string): boolean {
       .outputSync().success;
   } catch {
     return false;
+  }
+}
+
+/** Waits until `socket` can be connected to. */
+export async function listening(socket: string): Promise<void> {
+  for (;;) {
+    try {
+      connectUnix(socket, "stream")[Symbol.dispose]();
+      return;
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
   }
 }
 

@@ -10,15 +10,7 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { MIB } from "../../base/mod.ts";
-import {
-  connectUnix,
-  monotonicNs,
-  PollEvent,
-  pollFd,
-  Reactor,
-  signalEvent,
-  takeEvent,
-} from "../../host/mod.ts";
+import { monotonicNs, PollEvent, pollFd, Reactor, signalEvent, takeEvent } from "../../host/mod.ts";
 import { GuestMemory } from "../../memory/mod.ts";
 import { DeviceMemory } from "../device_memory.ts";
 import { VirtioError } from "../errors.ts";
@@ -27,7 +19,7 @@ import { VhostUserFrontend } from "../vhost_user/frontend.ts";
 import type { QueueEvents } from "../vhost_user/frontend_state.ts";
 import { BLOCK_HEADER_BYTES, BlockRequest } from "./memory_block.ts";
 import { MockDriver } from "./mock_driver.ts";
-import { hasProgram, TestProgram } from "./programs.ts";
+import { hasProgram, listening, TestProgram } from "./programs.ts";
 
 const RINGS = 0x1_0000;
 const BUFFERS = 0x10_0000;
@@ -129,18 +121,6 @@ function drive(
   }
   const rate = done / ((monotonicNs() - begin) / 1e9);
   return { rate, perKick: done / kicks, perInterrupt: done / interrupts };
-}
-
-/** Waits until `socket` can be connected to. */
-async function listening(socket: string): Promise<void> {
-  for (;;) {
-    try {
-      connectUnix(socket, "stream")[Symbol.dispose]();
-      return;
-    } catch {
-      await new Promise((resolve) => setTimeout(resolve, 5));
-    }
-  }
 }
 
 async function main(): Promise<void> {
