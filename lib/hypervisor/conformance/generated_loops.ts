@@ -89,7 +89,7 @@ function sparse(draw: Draw): number[] {
   const memory = (opcode: readonly number[], reg: number) =>
     withModrm(draw, opcode, { reg, mem: true });
   const xmm = () => draw.below(8);
-  switch (draw.below(9)) {
+  switch (draw.below(10)) {
     case 0:
       // A call to a RET, and a jump over that.
       return [0xe8, 2, 0, 0, 0, 0xeb, 1, 0xc3];
@@ -108,6 +108,12 @@ function sparse(draw: Draw): number[] {
       return [0xf3, ...memory([0x0f, 0x6f], xmm())];
     case 7:
       return [0xf3, ...memory([0x0f, 0x7f], xmm())];
+    case 8:
+      // MASKMOVDQU, also with FS and GS, whose bases are 0, and with a narrow address.
+      return [
+        ...draw.of([[], [0x64], [0x65], [0x67], [0x67, 0x64]]),
+        ...[0x66, 0x0f, 0xf7, 0xc0 | xmm() << 3 | xmm()],
+      ];
     default:
       // PADDQ of registers, then MOVHPS or MOVLPS.
       return [
