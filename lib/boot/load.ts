@@ -113,7 +113,15 @@ export async function loadKernel(
   options: BootOptions,
 ): Promise<LoadedKernel> {
   using reader = new ImageReader(options.kernel);
-  const bytes = await reader.readAllAside(MAX_KERNEL_BYTES);
+  const reading = reader.readAllAside(MAX_KERNEL_BYTES);
+  // The tables tell nothing of the kernel, and this thread has time while another one reads.
+  const tables = Promise.try(() =>
+    buildAcpi(memory, { cpuCount: options.cpuCount, ecam: options.ecam })
+  );
+  // Nothing is read any more when the reader is disposed.
+  await Promise.allSettled([reading, tables]);
+  await tables;
+  const bytes = await reading;
   const image = { name: reader.name, bytes, room: reader.room };
   const placed = await placeKernel(memory, image, options);
   const { entry, header } = placed;
@@ -142,7 +150,6 @@ export async function loadKernel(
     writePvhStartInfo(memory, { memoryMap, initrd });
   }
   writeEntryState(memory, entry);
-  buildAcpi(memory, { cpuCount: options.cpuCount, ecam: options.ecam });
   return { entry, kernel: placed.range, initrd, format: placed.format, payload: placed.payload };
 }
 
