@@ -1,6 +1,6 @@
 /**
- * A timer that costs nothing to begin with: the first `setTimeout` has the runtime load what takes it 10 ms,
- * for which a guest's first instruction would wait.
+ * Timers that cost nothing to begin with: the first `setTimeout` has the runtime load what takes it 10 ms,
+ * for which a guest's first instruction would wait, or what runs beside its first ones.
  *
  * @module
  */
@@ -24,5 +24,24 @@ export class Alarm implements Disposable {
   [Symbol.dispose](): void {
     this.#word[0] = 1;
     Atomics.notify(this.#word, 0);
+  }
+}
+
+/** Calls back again and again until it is disposed, as an {@link Alarm} does once. */
+export class Ticker implements Disposable {
+  #alarm: Alarm;
+
+  /** @param periodMs from one time to the next; the first is after as much */
+  constructor(periodMs: number, tick: () => void) {
+    const next = (): Alarm =>
+      new Alarm(periodMs, () => {
+        this.#alarm = next();
+        tick();
+      });
+    this.#alarm = next();
+  }
+
+  [Symbol.dispose](): void {
+    this.#alarm[Symbol.dispose]();
   }
 }

@@ -6,7 +6,7 @@
 
 export { assertNever, describeError, describeFileError, VmctlError } from "./errors.ts";
 export { userCacheFolder } from "./cache_folder.ts";
-export { Alarm } from "./alarm.ts";
+export { Alarm, Ticker } from "./alarm.ts";
 export { embeddedPart } from "./embedded.ts";
 export { ExitStatus } from "./exit_status.ts";
 export {

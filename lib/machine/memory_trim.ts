@@ -5,6 +5,7 @@
  * @module
  */
 
+import { Alarm } from "../base/mod.ts";
 import { collectGarbage, releaseFreeMemory } from "../host/mod.ts";
 
 /** Pauses between two times, in ms: short ones at first, when most is compiled. */
@@ -16,21 +17,21 @@ const COLLECTING = 2;
 
 /** Does so now and then until it is disposed. */
 export class MemoryTrim implements Disposable {
-  #timer: ReturnType<typeof setTimeout>;
+  #alarm: Alarm;
   #times = 0;
 
   constructor() {
-    this.#timer = this.#after(FIRST_MS);
+    this.#alarm = this.#after(FIRST_MS);
   }
 
   [Symbol.dispose](): void {
-    clearTimeout(this.#timer);
+    this.#alarm[Symbol.dispose]();
   }
 
-  #after(pauseMs: number): ReturnType<typeof setTimeout> {
-    return setTimeout(() => {
+  #after(pauseMs: number): Alarm {
+    return new Alarm(pauseMs, () => {
       if (++this.#times !== COLLECTING || !collectGarbage(true)) releaseFreeMemory();
-      this.#timer = this.#after(Math.min(GROWTH * pauseMs, LONGEST_MS));
-    }, pauseMs);
+      this.#alarm = this.#after(Math.min(GROWTH * pauseMs, LONGEST_MS));
+    });
   }
 }

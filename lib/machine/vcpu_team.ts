@@ -4,7 +4,7 @@
  * @module
  */
 
-import { describeError, ExitStatus, Logger } from "../base/mod.ts";
+import { describeError, ExitStatus, Logger, Ticker } from "../base/mod.ts";
 import type { BootEntry } from "../boot/mod.ts";
 import { eventfd, type Fd, getpid, signalEvent, takeEvent, tgkill } from "../host/mod.ts";
 import type { Vm } from "../hypervisor/mod.ts";
@@ -74,7 +74,7 @@ export class VcpuTeam {
   readonly #leaveTimeoutMs: number;
   readonly #allGone = Promise.withResolvers<void>();
   readonly #watchMs: number;
-  #threadTimer: ReturnType<typeof setInterval> | undefined;
+  #threadWatch: Ticker | undefined;
   #vm: Vm | undefined;
   #booted = false;
 
@@ -124,7 +124,7 @@ export class VcpuTeam {
   run(): void {
     takeEvent(this.#wake);
     this.#board.command = VcpuCommand.Run;
-    this.#watchThreads();
+    this.#threadWatch ??= new Ticker(this.#watchMs, () => this.#lookForThreads());
   }
 
   /**
@@ -145,7 +145,7 @@ export class VcpuTeam {
    * @returns whether all have ended, so that what they used can be released.
    */
   async stop(): Promise<boolean> {
-    clearInterval(this.#threadTimer);
+    this.#threadWatch?.[Symbol.dispose]();
     this.#leave(VcpuCommand.Stop);
     // One that only waits for messages hears of the end as of a boot.
     if (!this.#booted) this.#sendBoot(undefined, []);
@@ -199,13 +199,6 @@ export class VcpuTeam {
       const boot: VcpuBoot = { entry: id === 0 ? entry : undefined, virtio };
       if (member.started) member.worker.postMessage(boot);
     });
-  }
-
-  /** A first timer takes the runtime long to set, so the guest begins before. */
-  #watchThreads(): void {
-    if (this.#threadTimer !== undefined) return;
-    this.#threadTimer = setInterval(() => this.#lookForThreads(), this.#watchMs);
-    Deno.unrefTimer(this.#threadTimer);
   }
 
   /** The runtime says nothing of a worker that ends without an error. */

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { ShapeError } from "../../base/mod.ts";
+import { Alarm, ShapeError } from "../../base/mod.ts";
 import {
   isHostError,
   monotonicNs,
@@ -106,14 +106,13 @@ export class DeviceControlClient implements Disposable {
     const { promise, resolve, reject } = Promise.withResolvers<AnswerOf<DeviceRequestName>>();
     this.#pending.set(id, { name, resolve, reject });
     const late = () => reject(this.#error(`no answer to ${name} within ${timeoutMs} ms`));
-    const timer = timeoutMs === Infinity ? undefined : setTimeout(late, timeoutMs);
+    using _alarm = new Alarm(timeoutMs, late);
     const abort = () => reject(signal?.reason);
     signal?.addEventListener("abort", abort);
     try {
       // What is pending under this name was read with this name's reader.
       return await promise as AnswerOf<Name>;
     } finally {
-      clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
       // The id stays known until it is answered, unless nobody waits for it: a late answer is no breach.
       const pending = this.#pending.get(id);

@@ -204,9 +204,8 @@ class JailedDevice implements LaunchedDevice {
   async [Symbol.asyncDispose](): Promise<void> {
     this.socket[Symbol.dispose]();
     this.control[Symbol.dispose]();
-    const timer = setTimeout(() => this.#process.kill(), END_TIMEOUT_MS);
+    using _alarm = new Alarm(END_TIMEOUT_MS, () => this.#process.kill());
     await this.ended;
-    clearTimeout(timer);
   }
 }
 

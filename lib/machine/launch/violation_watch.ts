@@ -4,6 +4,7 @@
  * @module
  */
 
+import { Ticker } from "../../base/mod.ts";
 import {
   type Fd,
   findSeccompListener,
@@ -42,7 +43,7 @@ export class ViolationWatch implements Disposable {
   readonly #socket: UnixSocket;
   readonly #options: ViolationWatchOptions;
   readonly #watch: Watch;
-  readonly #search: ReturnType<typeof setInterval>;
+  readonly #search: Ticker;
   #listener: Fd | undefined;
   #calls: Watch | undefined;
   #description: string | undefined;
@@ -52,8 +53,7 @@ export class ViolationWatch implements Disposable {
     this.#socket = socket;
     this.#options = options;
     this.#watch = options.reactor.watch(socket.fd, PollEvent.In, () => this.#receive());
-    this.#search = setInterval(() => this.#searchListener(), SEARCH_MS);
-    Deno.unrefTimer(this.#search);
+    this.#search = new Ticker(SEARCH_MS, () => this.#searchListener());
   }
 
   /** What the device did first that it may not; undefined where it did nothing. */
@@ -64,7 +64,7 @@ export class ViolationWatch implements Disposable {
   [Symbol.dispose](): void {
     // What a device wrote just before its end.
     for (let left = MAX_LAST_MESSAGES; left > 0 && this.#receive(); left--);
-    clearInterval(this.#search);
+    this.#search[Symbol.dispose]();
     this.#forgetSocket();
     this.#forgetListener();
   }
@@ -93,7 +93,7 @@ export class ViolationWatch implements Disposable {
   }
 
   #listen(listener: Fd): void {
-    clearInterval(this.#search);
+    this.#search[Symbol.dispose]();
     this.#listener = listener;
     this.#calls = this.#options.reactor.watch(listener, PollEvent.In, (events) => {
       // After a hang-up, older kernels would wait for ever.

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { describeError, Logger } from "../../base/mod.ts";
+import { Alarm, describeError, Logger } from "../../base/mod.ts";
 import type { Reactor } from "../../host/mod.ts";
 import {
   DeviceType,
@@ -228,12 +228,8 @@ async function connect(
 /** What whoever launched a back end says of its end; undefined where that is nothing. */
 async function toldReason({ ended }: BackendLink): Promise<string | undefined> {
   const late = Promise.withResolvers<undefined>();
-  const timer = setTimeout(() => late.resolve(undefined), REASON_TIMEOUT_MS);
-  try {
-    return await Promise.race([ended, late.promise]);
-  } finally {
-    clearTimeout(timer);
-  }
+  using _alarm = new Alarm(REASON_TIMEOUT_MS, () => late.resolve(undefined));
+  return await Promise.race([ended, late.promise]);
 }
 
 /** What is to be thrown instead of `error`: that a connection was closed only says that there is a reason. */

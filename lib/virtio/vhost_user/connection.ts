@@ -5,6 +5,7 @@
  * @module
  */
 
+import { Alarm } from "../../base/mod.ts";
 import {
   type FdLike,
   PollEvent,
@@ -48,7 +49,7 @@ export class Connection implements Disposable {
   readonly #channel: Channel;
   readonly #watch: Watch;
   readonly #pending: Pending[] = [];
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timeout: Alarm | undefined;
   #end: VhostUserError | undefined;
 
   /** Takes over `socket`, a connected stream. */
@@ -90,7 +91,7 @@ export class Connection implements Disposable {
       return promise;
     }
     this.#pending.push({ request, resolve, reject });
-    if (this.#pending.length === 1) this.#startTimer();
+    if (this.#pending.length === 1) this.#startTimeout();
     return promise;
   }
 
@@ -136,22 +137,22 @@ export class Connection implements Disposable {
       );
     }
     this.#pending.shift();
-    this.#startTimer();
+    this.#startTimeout();
     pending.resolve(message);
   }
 
-  #startTimer(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+  #startTimeout(): void {
+    this.#timeout?.[Symbol.dispose]();
+    this.#timeout = undefined;
     const pending = this.#pending[0];
     if (pending === undefined) return;
     const { name, timeoutMs } = this.#options;
-    this.#timer = setTimeout(() => {
+    this.#timeout = new Alarm(timeoutMs, () => {
       const what = requestName(pending.request);
       this.#fail(
         new VhostUserError("timeout", `${name}: no answer to ${what} within ${timeoutMs} ms`),
       );
-    }, timeoutMs);
+    });
   }
 
   #fail(error: unknown): void {
@@ -168,7 +169,7 @@ export class Connection implements Disposable {
   #close(reason: VhostUserError): void {
     if (this.#end !== undefined) return;
     this.#end = reason;
-    clearTimeout(this.#timer);
+    this.#timeout?.[Symbol.dispose]();
     this.#watch[Symbol.dispose]();
     this.#channel[Symbol.dispose]();
     for (const { reject } of this.#pending.splice(0)) reject(reason);
