@@ -177,13 +177,13 @@ export class Reactor implements Disposable {
     const alwaysReady = !this.#addIfPollable(raw, events, token);
     const entry: Entry = { raw, callback, alwaysReady, events, scheduled: false };
     this.#watches.set(token, entry);
-    if (alwaysReady) this.#schedule(token, entry);
+    if (alwaysReady) this.#schedule(entry);
     else if (!this.#running) void this.#run();
     return {
       setEvents: (wanted: number) => {
         if (!this.#watches.has(token)) return;
         entry.events = wanted;
-        if (alwaysReady) this.#schedule(token, entry);
+        if (alwaysReady) this.#schedule(entry);
         else this.#epoll.modify(raw, wanted, token);
       },
       [Symbol.dispose]: () => this.#unwatch(token),
@@ -209,16 +209,22 @@ export class Reactor implements Disposable {
     }
   }
 
-  #schedule(token: number, entry: Entry): void {
+  #schedule(entry: Entry): void {
     if (entry.scheduled || entry.events === 0) return;
     entry.scheduled = true;
-    setTimeout(() => {
+    signalEvent(this.#wake);
+    if (!this.#running) void this.#run();
+  }
+
+  /** Gives those that are always ready their turn. */
+  #callScheduled(): void {
+    for (const [token, entry] of [...this.#watches]) {
+      if (!entry.scheduled || !this.#watches.has(token)) continue;
       entry.scheduled = false;
-      if (!this.#watches.has(token)) return;
       const ready = entry.events & (PollEvent.In | PollEvent.Out);
       if (ready !== 0) this.#call(entry, ready);
-      if (this.#watches.has(token)) this.#schedule(token, entry);
-    }, 0);
+      if (this.#watches.has(token)) this.#schedule(entry);
+    }
   }
 
   #call(entry: Entry, events: number): void {
@@ -243,22 +249,25 @@ export class Reactor implements Disposable {
         if (!isHostError(error, "EBADF", "ENOENT", "EPERM")) throw error;
       }
     }
-    if (this.#running && !this.#hasPollable()) signalEvent(this.#wake);
+    if (this.#running && !this.#hasWork()) signalEvent(this.#wake);
   }
 
-  #hasPollable(): boolean {
-    for (const entry of this.#watches.values()) if (!entry.alwaysReady) return true;
+  #hasWork(): boolean {
+    for (const { alwaysReady, scheduled } of this.#watches.values()) {
+      if (!alwaysReady || scheduled) return true;
+    }
     return false;
   }
 
   async #run(): Promise<void> {
     this.#running = true;
-    while (this.#hasPollable()) {
+    while (this.#hasWork()) {
       const count = await this.#epoll.waitAsync();
       for (let index = 0; index < count && !this.#closed; index++) {
         const token = this.#epoll.token(index);
         if (token === 0) {
           takeEvent(this.#wake);
+          this.#callScheduled();
           continue;
         }
         const entry = this.#watches.get(token);
