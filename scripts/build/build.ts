@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { join } from "node:path";
 import { DEVICE_PROCESS_FLAG } from "../../lib/devices/mod.ts";
 import { WASM_FLAGS, writeExecutable } from "./executable.ts";
+import { splitScripts } from "./split.ts";
 
 /** The checkout. */
 export const ROOT: string = fileURLToPath(new URL("../../", import.meta.url));
@@ -74,14 +75,28 @@ const WITHOUT_DEVICES: Replacements = {
   [urlOf("../../lib/devices/frame/registry.ts")]: urlOf("./no_devices.ts"),
 };
 
-/** The project's imports, and those of `replaced`. */
+/** The project's imports, and in its modules those of `replaced`. */
 async function writeImportMap(path: string, replaced: Replacements): Promise<void> {
   const { imports } = JSON.parse(await Deno.readTextFile(join(ROOT, "deno.json")));
   await Deno.writeTextFile(
     path,
-    JSON.stringify({ imports: { ...imports, ...ALWAYS_REPLACED, ...replaced } }),
+    JSON.stringify({
+      imports: { ...imports, ...ALWAYS_REPLACED },
+      scopes: { [urlOf("../../lib/")]: replaced },
+    }),
   );
 }
+
+/** What `vmctl run` comes to in any case, by names that the modules export. */
+const RUN_LOADS = ["main", "run", "runVm", "controlService"];
+
+/** Modules that others stand for until something wants them, and what is loaded then. */
+const LOADED_LATE: Replacements = {
+  [urlOf("../../lib/hypervisor/kvm/mod.ts")]: urlOf("./late_kvm.ts"),
+  [urlOf("../../lib/jail/bpf/compile.ts")]: urlOf("./late_policies.ts"),
+  [urlOf("../../lib/jail/device_policies.ts")]: urlOf("./late_policies.ts"),
+};
+const LATE_PARTS = ["kvm_part.ts", "policies_part.ts"];
 
 /** What {@link bundle} makes. */
 interface BundleOptions {
@@ -96,19 +111,46 @@ export async function bundle(
   output: string,
   { entry, format, replaced = {} }: BundleOptions,
 ): Promise<void> {
-  const importMap = `${output}.imports.json`;
+  await runBundler([entry], {
+    importMap: `${output}.imports.json`,
+    replaced,
+    how: [`--format=${format}`, `--output=${output}`],
+  });
+}
+
+async function runBundler(
+  entries: readonly string[],
+  { importMap, replaced, how }: {
+    readonly importMap: string;
+    readonly replaced: Replacements;
+    readonly how: readonly string[];
+  },
+): Promise<void> {
   await writeImportMap(importMap, replaced);
   await runDeno("deno bundle", [
     "bundle",
     "--platform=deno",
-    `--format=${format}`,
     "--minify",
     "--keep-names",
     "--sourcemap=external",
     `--import-map=${importMap}`,
-    `--output=${output}`,
-    `scripts/build/${entry}`,
+    ...how,
+    ...entries.map((entry) => `scripts/build/${entry}`),
   ]);
+}
+
+/** Makes the program's script, and parts of it that few runs need, of which it gives the texts by names. */
+async function bundleProgram(script: string): Promise<Readonly<Record<string, string>>> {
+  const folder = `${script}.chunks`;
+  await runBundler(["entry.ts", ...LATE_PARTS], {
+    importMap: `${script}.imports.json`,
+    replaced: { ...WITHOUT_VCPUS, ...LOADED_LATE },
+    how: ["--format=esm", "--code-splitting", `--outdir=${folder}`],
+  });
+  const split = await splitScripts(folder, { entry: "./entry.js", eager: RUN_LOADS });
+  await Deno.writeTextFile(script, split.script);
+  await Deno.writeTextFile(`${script}.map`, split.map);
+  return split.parts;
 }
 
 /** Lets the program say which one it is; at the end, so that the source map's lines stay right. */
@@ -127,6 +169,11 @@ async function readAll(folder: string): Promise<Record<string, Uint8Array>> {
   }
   return files;
 }
+
+const encodeAll = (texts: Readonly<Record<string, string>>): Record<string, Uint8Array> =>
+  Object.fromEntries(
+    Object.entries(texts).map(([name, text]) => [name, new TextEncoder().encode(text)]),
+  );
 
 async function removeIfThere(path: string): Promise<void> {
   try {
@@ -185,7 +232,7 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
       const engine = join(folder, "engine.js");
       const device = join(folder, "device.js");
       // The first one alone: where the bundler is not there yet, those that fetch it at once fail.
-      await bundle(newScript, { entry: "entry.ts", format: "cjs", replaced: WITHOUT_VCPUS });
+      const parts = await bundleProgram(newScript);
       await Promise.all([
         bundle(worker, { entry: "worker_entry.ts", format: "cjs" }),
         bundle(engine, { entry: "worker_entry.ts", format: "cjs", replaced: WITHOUT_DEVICES }),
@@ -201,7 +248,7 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
         script: await Deno.readTextFile(newScript),
         worker: await Deno.readTextFile(worker),
         namedWorkers: { [ENGINE_WORKERS]: await Deno.readTextFile(engine) },
-        data: await readAll(images),
+        data: { ...await readAll(images), ...encodeAll(parts) },
         earlyWorker: { argument: "run", name: "vcpu0" },
         others: { [DEVICE_PROCESS_FLAG]: await Deno.readTextFile(device) },
       });
