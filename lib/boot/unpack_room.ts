@@ -10,7 +10,7 @@ import { createGuardedMemory } from "../memory/mod.ts";
 
 /** What a block of LZ4's legacy frame holds at most, unpacked. */
 export const MAX_BLOCK_BYTES: number = 8 * 1024 * 1024;
-/** Copies of 8 bytes reach so far behind their end. */
+/** Copies of 8 and 16 bytes reach so far behind their end. */
 export const SAFETY = 32;
 /** How far back in what is unpacked a sequence may refer to, and a byte more. */
 export const HISTORY_BYTES: number = 64 * 1024;
