@@ -12,8 +12,13 @@ import { microsBetween } from "../../host/mod.ts";
 const VAIN_REST_US = 10_000;
 /** Between two looks for longer, somebody else had the processor: it is wanted. */
 const AWAY_US = 50;
-/** How long it does not look then: it would come late, and nobody wakes up who looks. */
+/**
+ * How long it does not look then: it would come late, and nobody wakes up who looks. Each time twice as long,
+ * until many looks in a row went well.
+ */
 const AWAY_REST_US = 100_000;
+const MAX_AWAY_REST_US = 1_600_000;
+const GOOD_LOOKS = 256;
 
 /** Decides whether to look, and for how long. Times are those of `monotonicMicros32`: it is asked very often. */
 export class BusyPoll {
@@ -24,6 +29,10 @@ export class BusyPoll {
   #lastUs = 0;
   #restBeginUs = 0;
   #restUs = 0;
+  #awayRestUs = AWAY_REST_US;
+  /** Whether this wait began with a look, and how many of those since the last bad one found work. */
+  #looks = false;
+  #goodLooks = 0;
 
   /** @param windowUs how long to look at most, in microseconds; 0 is never */
   constructor(windowUs: number) {
@@ -39,7 +48,8 @@ export class BusyPoll {
   begin(nowUs: number): boolean {
     this.#beginUs = nowUs;
     this.#lastUs = nowUs;
-    return this.#worthIt && microsBetween(this.#restBeginUs, nowUs) >= this.#restUs;
+    this.#looks = this.#worthIt && microsBetween(this.#restBeginUs, nowUs) >= this.#restUs;
+    return this.#looks;
   }
 
   /** Told after each look that found nothing. @returns whether to look once more */
@@ -47,13 +57,19 @@ export class BusyPoll {
     const isAway = microsBetween(this.#lastUs, nowUs) > AWAY_US;
     this.#lastUs = nowUs;
     if (!isAway && microsBetween(this.#beginUs, nowUs) < this.#windowUs) return true;
+    this.#looks = false;
     this.#restBeginUs = nowUs;
-    this.#restUs = isAway ? AWAY_REST_US : VAIN_REST_US;
+    this.#restUs = isAway ? this.#awayRestUs : VAIN_REST_US;
+    if (isAway) {
+      this.#awayRestUs = Math.min(2 * this.#awayRestUs, MAX_AWAY_REST_US);
+      this.#goodLooks = 0;
+    }
     return false;
   }
 
   /** There is work again, or the time is up. */
   end(nowUs: number): void {
     this.#worthIt = microsBetween(this.#beginUs, nowUs) < this.#windowUs;
+    if (this.#looks && ++this.#goodLooks === GOOD_LOOKS) this.#awayRestUs = AWAY_REST_US;
   }
 }

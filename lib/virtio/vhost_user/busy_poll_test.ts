@@ -84,6 +84,31 @@ Deno.test("busy poll: a thread that has to share its processor sleeps at once fo
   assert.ok(waitFor(poll, { from: now, work: now + 50 }).looked > 0);
 });
 
+Deno.test("busy poll: it rests longer each time that it had to share, until it did not for long", () => {
+  const poll = new BusyPoll(WINDOW_US);
+  let now = 0;
+  /** How long it rests when it was away once. */
+  const rest = (): number => {
+    for (let tries = 0; waitFor(poll, { from: now, work: now + 50 }).looked === 0; tries++) {
+      assert.ok(tries < 10);
+      now += 50;
+    }
+    now += 50;
+    const begin = now;
+    now = waitFor(poll, { from: now, work: now + 100, awayAt: now }).now;
+    while (waitFor(poll, { from: now, work: now + 50 }).looked === 0) now += 1_000;
+    now += 50;
+    return Math.round((now - begin) / 100_000) * 100;
+  };
+  assert.deepEqual(Array.from({ length: 6 }, rest), [100, 200, 400, 800, 1600, 1600]);
+  for (let good = 0; good < 300; good++) {
+    now += 50;
+    assert.ok(waitFor(poll, { from: now, work: now + 50 }).looked > 0);
+    now += 50;
+  }
+  assert.equal(rest(), 100);
+});
+
 Deno.test("busy poll: without a window it is never looked", () => {
   const poll = new BusyPoll(0);
   assert.equal(poll.enabled, false);
