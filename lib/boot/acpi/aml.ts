@@ -38,9 +38,11 @@ export function integer(value: number): Aml {
   if (value === 0) return Uint8Array.of(ZERO_OP);
   if (value === 1) return Uint8Array.of(ONE_OP);
   if (value <= 0xff) return Uint8Array.of(BYTE_PREFIX, value);
-  if (value <= 0xffff) return concatBytes([Uint8Array.of(WORD_PREFIX), littleEndian(value, 2)]);
+  if (value <= 0xffff) return Uint8Array.of(WORD_PREFIX, value & 0xff, value >> 8);
   if (value <= 0xffff_ffff) {
-    return concatBytes([Uint8Array.of(DWORD_PREFIX), littleEndian(value, 4)]);
+    const high = value >>> 16;
+    const low = value & 0xffff;
+    return Uint8Array.of(DWORD_PREFIX, low & 0xff, low >> 8, high & 0xff, high >> 8);
   }
   return concatBytes([Uint8Array.of(QWORD_PREFIX), littleEndian(value, 8)]);
 }
@@ -71,21 +73,18 @@ export function name(path: string, value: Aml): Aml {
 
 /** `Scope (path) { … }`. */
 export function scope(path: string, terms: readonly Aml[]): Aml {
-  return concatBytes([Uint8Array.of(SCOPE_OP), withLength([nameString(path), ...terms])]);
+  return withLength([SCOPE_OP], [nameString(path), ...terms]);
 }
 
 /** `Device (path) { … }`. */
 export function device(path: string, terms: readonly Aml[]): Aml {
-  return concatBytes([
-    Uint8Array.of(EXTENDED_PREFIX, DEVICE_OP),
-    withLength([nameString(path), ...terms]),
-  ]);
+  return withLength([EXTENDED_PREFIX, DEVICE_OP], [nameString(path), ...terms]);
 }
 
 /** `Method (path, argCount) { … }`, not serialized. */
 export function method(path: string, argCount: number, terms: readonly Aml[]): Aml {
   const head = [nameString(path), Uint8Array.of(argCount & 7)];
-  return concatBytes([Uint8Array.of(METHOD_OP), withLength([...head, ...terms])]);
+  return withLength([METHOD_OP], [...head, ...terms]);
 }
 
 /** `Return (value)`. */
@@ -98,15 +97,12 @@ export function packageOf(elements: readonly Aml[]): Aml {
   if (elements.length > MAX_PACKAGE_ELEMENTS) {
     throw new TypeError(`AML package: expected at most 255 elements, got ${elements.length}`);
   }
-  return concatBytes([
-    Uint8Array.of(PACKAGE_OP),
-    withLength([Uint8Array.of(elements.length), ...elements]),
-  ]);
+  return withLength([PACKAGE_OP], [Uint8Array.of(elements.length), ...elements]);
 }
 
 /** `Buffer { … }`. */
 export function buffer(bytes: Uint8Array): Aml {
-  return concatBytes([Uint8Array.of(BUFFER_OP), withLength([integer(bytes.length), bytes])]);
+  return withLength([BUFFER_OP], [integer(bytes.length), bytes]);
 }
 
 /** A reference to a named object or local, by its path. */
@@ -126,22 +122,27 @@ export function nameString(path: string): Aml {
   return Uint8Array.from(bytes);
 }
 
-/** Terms behind their package length, which counts itself (ACPI 6.5, 20.2.4). */
-function withLength(terms: readonly Aml[]): Aml {
-  const body = concatBytes(terms);
-  for (let count = 1; count <= 4; count++) {
-    const total = body.length + count;
-    if (count === 1 ? total >= 0x40 : total >= 2 ** (4 + 8 * (count - 1))) continue;
-    const head = new Uint8Array(count);
-    if (count === 1) {
-      head[0] = total;
-    } else {
-      head[0] = ((count - 1) << 6) | (total & 0xf);
-      for (let index = 1; index < count; index++) head[index] = total >>> (4 + 8 * (index - 1));
+/** `opcode` and `terms` with their package length between them, which counts itself (ACPI 6.5, 20.2.4). */
+function withLength(opcode: readonly number[], terms: readonly Aml[]): Aml {
+  let length = 0;
+  for (const term of terms) length += term.length;
+  let count = 1;
+  while (length + count >= (count === 1 ? 0x40 : 2 ** (4 + 8 * (count - 1)))) {
+    if (++count > 4) {
+      throw new TypeError(`AML package: expected less than 256 MiB, got ${length} bytes`);
     }
-    return concatBytes([head, body]);
   }
-  throw new TypeError(`AML package: expected less than 256 MiB, got ${body.length} bytes`);
+  const total = length + count;
+  const result = new Uint8Array(opcode.length + total);
+  result.set(opcode);
+  let at = opcode.length;
+  result[at++] = count === 1 ? total : ((count - 1) << 6) | (total & 0xf);
+  for (let index = 1; index < count; index++) result[at++] = total >>> (4 + 8 * (index - 1));
+  for (const term of terms) {
+    result.set(term, at);
+    at += term.length;
+  }
+  return result;
 }
 
 // Resource templates (ACPI 6.5, 6.4).

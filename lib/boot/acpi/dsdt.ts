@@ -93,11 +93,12 @@ function pciRoot({ pciMmio64 }: DsdtOptions): Aml {
 /** Every slot's pins, hard-wired to I/O APIC pins in rotation. */
 function interruptRoutes(): Aml[] {
   const routes: Aml[] = [];
+  const zero = integer(0);
+  const gsis = PCI_INTX_GSIS.map(integer);
   for (let slot = 0; slot < PCI_SLOTS; slot++) {
+    const address = integer(slot * 0x1_0000 + 0xffff); // any function
     for (let pin = 0; pin < PCI_PINS; pin++) {
-      const gsi = PCI_INTX_GSIS[(slot + pin) % PCI_PINS]!;
-      const address = slot * 0x1_0000 + 0xffff; // any function
-      routes.push(packageOf([integer(address), integer(pin), integer(0), integer(gsi)]));
+      routes.push(packageOf([address, integer(pin), zero, gsis[(slot + pin) % PCI_PINS]!]));
     }
   }
   return routes;
