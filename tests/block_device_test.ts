@@ -189,12 +189,21 @@ Deno.test("a disk can be an inherited descriptor, and what cannot be a disk is t
   assert.deepEqual(answer, { status: 0, data: new Uint8Array(512).fill(7) });
   await device.end("SIGTERM");
 
+  await Deno.writeFile(folder.file("odd"), new Uint8Array(1000));
+  await using odd = await DeviceProcess.start("block", socket, ["--path", folder.file("odd")]);
+  const { complaints } = await odd.end("SIGTERM");
+  assert.match(complaints, /odd has 1000 bytes, .* 512: the guest does not see the last 488/);
+
   const at = ["--socket-path", socket];
   assert.match(await refused(...at, "--path", "/proc/self/fd/77"), /descriptor/);
   assert.match(await refused(...at, "--path", folder.file("none")), /no such file/i);
   assert.match(await refused(...at, "--path", folder.path), /folder|directory/i);
   assert.match(await refused(...at, "--path", `${path},block-size=1000`), /power of two, got 1000/);
   assert.match(await refused(...at), /expected --path IMAGE, got none/);
+  assert.match(
+    await refused("--fd", "0", "--path", path),
+    /--fd 0: expected a connected socket, got a (character device|pipe|file)/,
+  );
   assert.match(await refused("--path", path), /expected one of --socket-path and --fd/);
   assert.match(await refused(...at, "--settings", "{", "--path", path), /got both/);
 });

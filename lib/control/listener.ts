@@ -6,6 +6,7 @@
  */
 
 import { dirname } from "node:path";
+import { describeFileError } from "../base/mod.ts";
 import {
   Fd,
   flock,
@@ -133,7 +134,7 @@ function removeStale(path: string): void {
     status = Deno.lstatSync(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return;
-    throw error;
+    throw new ControlError(`cannot make the control socket ${path}: ${describeFileError(error)}`);
   }
   if (!status.isSocket) {
     throw new ControlError(`${path} exists and is not a socket; it is left alone`);

@@ -22,6 +22,9 @@ import {
 import {
   catchSignals,
   dupFd,
+  type Fd,
+  fstat,
+  kindName,
   openFile,
   OpenFlag,
   Signal,
@@ -99,16 +102,24 @@ function serve<Own>(kind: DeviceKind<Own>, options: DeviceOptions, own: Own | un
     throw new CommandError("expected one of --socket-path and --fd");
   }
   using device = makeDevice(kind, options, own);
-  const control = controlFd === undefined ? undefined : validateInheritedFd(controlFd);
+  const control = controlFd === undefined ? undefined : inheritedSocket("--control-fd", controlFd);
   // Never closed: the handlers stay until the process ends.
   const stop = catchSignals([Signal.Interrupt, Signal.Terminate, Signal.Hangup]);
   if (fd !== undefined) {
-    serveDevice(device, { frontEnds: { socket: validateInheritedFd(fd) }, control, stop });
+    serveDevice(device, { frontEnds: { socket: inheritedSocket("--fd", fd) }, control, stop });
   } else if (path !== undefined) {
     using listening = listenForFrontEnds(path);
     serveDevice(device, { frontEnds: listening, control, stop });
   }
   return 0;
+}
+
+function inheritedSocket(option: string, raw: number): Fd {
+  const fd = validateInheritedFd(raw);
+  const { kind } = fstat(fd);
+  if (kind === "socket") return fd;
+  fd.close();
+  throw new CommandError(`${option} ${raw}: expected a connected socket, got a ${kindName(kind)}`);
 }
 
 function makeDevice<Own>(

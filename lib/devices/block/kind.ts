@@ -147,6 +147,7 @@ function makeBlock(
     direct,
     ...(memory === undefined ? {} : { recovery: mmap(RECOVERY_BYTES, { fd: memory }).bytes }),
   });
+  hintAtRest(image, blockBytes);
   if (settings.rootName !== null) hintAtPartitions(image, settings.rootName);
   const transfers = ring === undefined || image.transfers === undefined
     ? undefined
@@ -155,6 +156,16 @@ function makeBlock(
   const device = new BlockDevice(image, { ...presentation, id, transfers });
   stack.move();
   return device;
+}
+
+/** What does not fill a block is not part of the disk. */
+function hintAtRest(image: DiskImage, blockBytes: number): void {
+  const restBytes = image.sizeBytes % blockBytes;
+  if (restBytes === 0) return;
+  log.warn(
+    `block: ${image.path} has ${image.sizeBytes} bytes, not a multiple of its blocks' ${blockBytes}: ` +
+      `the guest does not see the last ${restBytes}`,
+  );
 }
 
 /** Whoever means a file system on a partition has to say which one. */

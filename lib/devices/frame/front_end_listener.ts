@@ -5,6 +5,7 @@
  * @module
  */
 
+import { describeFileError } from "../../base/mod.ts";
 import { connectUnix, isHostError, listenUnix, type UnixListener } from "../../host/mod.ts";
 import { DeviceError } from "./errors.ts";
 
@@ -43,7 +44,7 @@ function removeDeadSocket(path: string): void {
     status = Deno.lstatSync(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return;
-    throw error;
+    throw new DeviceError(describeFileError(error));
   }
   // Connecting to a file fails just as connecting to a socket does that nobody listens at.
   if (!status.isSocket) throw new DeviceError("something else than a socket is there; it stays");

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { describeError } from "../../base/mod.ts";
+import { describeFileError } from "../../base/mod.ts";
 import { DEFAULT_PIVOT_ROOT, type SandboxConfig } from "../../config/mod.ts";
 import { Fd, getegid, geteuid, memfdCreate, MemfdFlag, writeAll } from "../../host/mod.ts";
 import {
@@ -55,7 +55,7 @@ function rootFolder(path: string): string {
     if (isFolder(STAND_IN)) return STAND_IN;
     throw new MachineError(
       `${path}: the folder that is the root of jails is missing and cannot be made ` +
-        `(${describeError(cause)}); --pivot-root names another one`,
+        `(${describeFileError(cause)}); --pivot-root names another one`,
     );
   }
 }
@@ -66,7 +66,7 @@ function isFolder(path: string): boolean {
     if (Deno.statSync(path).isDirectory) return true;
   } catch (cause) {
     if (cause instanceof Deno.errors.NotFound) return false;
-    throw new MachineError(`${path}: cannot be the root of jails`, { cause });
+    throw new MachineError(`${path}: cannot be the root of jails: ${describeFileError(cause)}`);
   }
   throw new MachineError(`${path}: expected a folder to be the root of jails, got something else`);
 }
