@@ -109,6 +109,41 @@ Deno.test({
   },
 });
 
+/** A boot sector that prints what the next sector holds, up to a zero, on COM1, and powers off. */
+const BOOT_SECTOR: readonly number[] = [
+  ...[0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0], // xor ax, ax; mov ds, ax; mov es, ax
+  ...[0xbe, 0x23, 0x7c, 0xb4, 0x42, 0xcd, 0x13], // mov si, packet; mov ah, 0x42; int 0x13
+  ...[0xbe, 0x00, 0x80, 0xba, 0xf8, 0x03], // mov si, 0x8000; mov dx, 0x3f8
+  ...[0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8], // l: lodsb; test al, al; jz e; out dx, al; jmp l
+  ...[0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xf4], // e: mov dx, 0x604; mov ax, 0x2000; out dx, ax; hlt
+  ...[16, 0, 1, 0, 0x00, 0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0], // packet: one sector, 0:0x8000, the second
+];
+
+Deno.test({
+  name: `QEMU's firmware boots from a disk of vmctl device block${WITHOUT_QEMU_GUEST}`,
+  ignore,
+  async fn() {
+    using folder = new TemporaryFolder();
+    const disk = new Uint8Array(MIB);
+    disk.set(BOOT_SECTOR);
+    disk.set([0x55, 0xaa], 510);
+    disk.set(new TextEncoder().encode("from the second sector"), 512);
+    const raw = folder.file("raw");
+    await Deno.writeFile(raw, disk);
+    const qcow2 = folder.file("qcow2");
+    qemuImg("convert", "-f", "raw", "-O", "qcow2", raw, qcow2);
+    const socket = folder.file("socket");
+    await using _device = await DeviceProcess.start("block", socket, ["--path", `${qcow2},ro`]);
+    const { code, stdout, stderr } = await runVmctl([
+      ...["-M", "pc,memory-backend=ram", "-m", "64M", "-nodefaults", "-display", "none"],
+      ...["-object", "memory-backend-memfd,id=ram,size=64M,share=on"],
+      ...["-chardev", `socket,id=disk,path=${socket}`, "-serial", "stdio", "-no-reboot"],
+      ...["-device", "vhost-user-blk-pci,chardev=disk,bootindex=0"],
+    ], { program: "qemu-system-x86_64" });
+    assert.deepEqual([code, stdout], [0, "from the second sector"], stderr);
+  },
+});
+
 /** Runs `vmctl device block` to its end, which is to be soon. */
 async function refused(...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await runVmctl(["device", "block", ...args], {
