@@ -196,7 +196,7 @@ export class ConsolePort implements Disposable {
       // EIO is a terminal that was hung up.
       if (!isHostError(error)) throw error;
       if (error.code !== "EIO") {
-        log.warn(`console port ${this.#index}: input ended: ${describeError(error)}`);
+        log.warn(`hvc${this.#index}: input ended: ${describeError(error)}`);
       }
       return 0;
     }
@@ -212,7 +212,7 @@ export class ConsolePort implements Disposable {
     } catch (error) {
       if (!isHostError(error)) throw error;
       log.warn(
-        `console port ${this.#index}: output is dropped from now on: ${describeError(error)}`,
+        `hvc${this.#index}: output is dropped from now on: ${describeError(error)}`,
       );
       this.#output = undefined;
       output[Symbol.dispose]();
