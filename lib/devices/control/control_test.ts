@@ -68,10 +68,10 @@ Deno.test("control channel: answers now, later, and not at all", async () => {
   const { client } = rig;
   const later = client.request("balloonAdjust", { targetBytes: 4096, wait: true });
   assert.equal(await client.request("resize", { sizeBytes: 1 << 30 }), null);
-  await assert.rejects(client.request("resize", { sizeBytes: 7 }), /device test: seven is odd/);
+  await assert.rejects(client.request("resize", { sizeBytes: 7 }), /test: seven is odd/);
   await assert.rejects(
     client.request("windowSize", { port: 3, columns: 80, rows: 25 }),
-    /device test: no port 3/,
+    /test: no port 3/,
   );
   assert.equal((await client.request("balloonStats", { fresh: true })).statistics.freeMemory, 5);
   device.tell?.({ name: "balloonSize", data: { actualBytes: 4096 } });
@@ -99,7 +99,7 @@ Deno.test("control channel: a device that dies fails what is asked", async () =>
   using rig = new Rig();
   const pending = rig.client.request("resize", { sizeBytes: 1 });
   rig.peer[Symbol.dispose]();
-  await assert.rejects(pending, /device test: it is gone/);
+  await assert.rejects(pending, /test: it is gone/);
   assert.equal(await rig.ended.promise, undefined);
   await assert.rejects(rig.client.request("resize", { sizeBytes: 1 }), /it is gone/);
 });

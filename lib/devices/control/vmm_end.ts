@@ -201,6 +201,6 @@ export class DeviceControlClient implements Disposable {
   }
 
   #error(message: string, cause?: unknown): DeviceControlError {
-    return new DeviceControlError(`device ${this.#options.device}: ${message}`, { cause });
+    return new DeviceControlError(`${this.#options.device}: ${message}`, { cause });
   }
 }

@@ -156,7 +156,7 @@ export class OwnDevice implements VirtioDevice, Disposable {
 
   [Symbol.dispose](): void {
     this.#disposed = true;
-    this.#launched.reject(new DeviceControlError(`device ${this.name}: it has ended`));
+    this.#launched.reject(new DeviceControlError(`${this.name}: it has ended`));
     this.#client?.[Symbol.dispose]();
     this.#prepared?.[Symbol.dispose]();
     this.#opened?.[Symbol.dispose]();
