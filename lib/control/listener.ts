@@ -6,8 +6,8 @@
  */
 
 import { dirname } from "node:path";
-import { describeFileError } from "../base/mod.ts";
 import {
+  clearSocketPath,
   Fd,
   flock,
   isHostError,
@@ -15,6 +15,7 @@ import {
   openFile,
   OpenFlag,
   setNonblocking,
+  SocketFile,
   UnixListener,
   UnixSeqpacket,
   validateInheritedFd,
@@ -33,11 +34,11 @@ const LOCK_RETRY_MS = 10;
 /** A control socket that listens. Disposing closes it and removes its path. */
 export class ControlListener implements Disposable {
   readonly #listener: UnixListener;
-  readonly #identity: string | undefined;
+  readonly #file: SocketFile | undefined;
 
   private constructor(listener: UnixListener) {
     this.#listener = listener;
-    this.#identity = listener.path === undefined ? undefined : identityOf(listener.path);
+    this.#file = listener.path === undefined ? undefined : new SocketFile(listener.path);
   }
 
   /**
@@ -100,9 +101,7 @@ export class ControlListener implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    const path = this.#listener.path;
-    // Not if somebody has put another socket there meanwhile.
-    if (path !== undefined && identityOf(path) === this.#identity) removeQuietly(path);
+    this.#file?.[Symbol.dispose]();
     this.#listener[Symbol.dispose]();
   }
 }
@@ -129,44 +128,12 @@ async function lockFolder(path: string): Promise<Disposable | undefined> {
 }
 
 function removeStale(path: string): void {
-  let status: Deno.FileInfo;
-  try {
-    status = Deno.lstatSync(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return;
-    throw new ControlError(`cannot make the control socket ${path}: ${describeFileError(error)}`);
-  }
-  if (!status.isSocket) {
-    throw new ControlError(`${path} exists and is not a socket; it is left alone`);
-  }
-  try {
-    UnixSeqpacket.connect(path, { nonblock: true })[Symbol.dispose]();
-  } catch (error) {
-    if (isHostError(error, "ECONNREFUSED")) {
-      Deno.removeSync(path);
-      return;
-    }
-    // EAGAIN is a full backlog, EPROTOTYPE another kind of server: somebody is there in both cases.
-    if (!isHostError(error, "EAGAIN", "EPROTOTYPE")) throw error;
-  }
-  throw new ControlError(
-    `${path}: another process listens there; a VM needs a name or socket of its own`,
-  );
-}
-
-function identityOf(path: string): string | undefined {
-  try {
-    const status = Deno.lstatSync(path);
-    return `${status.dev}:${status.ino}`;
-  } catch {
-    return undefined;
-  }
-}
-
-function removeQuietly(path: string): void {
-  try {
-    Deno.removeSync(path);
-  } catch {
-    // Gone already, or the folder has become read-only: nothing more to be done at the end.
+  switch (clearSocketPath(path, () => UnixSeqpacket.connect(path, { nonblock: true }))) {
+    case "no socket":
+      throw new ControlError(`${path} exists and is not a socket; it is left alone`);
+    case "taken":
+      throw new ControlError(
+        `${path}: another process listens there; a VM needs a name or socket of its own`,
+      );
   }
 }

@@ -5,6 +5,7 @@
  * @module
  */
 
+export { clearSocketPath, SocketFile, type SocketPlace } from "./socket_path.ts";
 export {
   Errno,
   type ErrnoName,
