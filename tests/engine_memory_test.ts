@@ -14,8 +14,11 @@ const TURNS = 500;
 const FILLED_DOTS = 20;
 /** Dots between two looks. */
 const APART_DOTS = 16;
-/** A vCPU at work collects garbage at most once in 10 s, so in each such time what is in use shows once. */
-const LOOK_MS = 11_000;
+/**
+ * A vCPU at work collects garbage at most once in 10 s, so in each such time what is in use shows once; twice, as
+ * what that frees of the C library's goes back by a timer of its own, and late where the host is busy.
+ */
+const LOOK_MS = 21_000;
 const LOOK_DOTS = 8;
 /**
  * Of 8000 modules that were dropped in between: less than a quarter of what they take at least. Records of
