@@ -15,8 +15,8 @@ const FILLED_DOTS = 20;
 /** Dots between two looks. */
 const APART_DOTS = 16;
 /**
- * A vCPU at work collects garbage at most once in 10 s, so in each such time what is in use shows once; twice, as
- * what that frees of the C library's goes back by a timer of its own, and late where the host is busy.
+ * A vCPU at work collects garbage at most once in 10 s, and what that frees in the C library's arenas goes back up
+ * to 10 s later (the pauses of memory_trim.ts at that age), so in each such time what is in use shows once.
  */
 const LOOK_MS = 21_000;
 const LOOK_DOTS = 8;

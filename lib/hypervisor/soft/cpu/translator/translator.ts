@@ -102,8 +102,8 @@ export class Translator {
   /** Pages with a request that is not answered yet, in the order of the requests; `early` as in {@link #early}. */
   readonly #asked: { readonly page: CodePage; readonly early: boolean }[] = [];
   /**
-   * What was hot before anybody served. By then this guest may be through with it, so it is asked for when
-   * there is nothing else to do: the next one finds it in the file.
+   * What was hot before anybody served. By then this guest may be through with it, but the next one finds it in
+   * the file. As patching soon rewrites such code, it is asked for beside what is hot now, one at a time.
    */
   readonly #early: ({ readonly page: CodePage; readonly offset: number } & Surroundings)[] = [];
   readonly #spots = new HotSpots(HOT);
