@@ -37,14 +37,19 @@ export interface VcpuBoardHandle {
   readonly buffer: SharedArrayBuffer;
 }
 
-// Words: the command, a counter of changes of any phase, whether the vCPUs are called, then two per vCPU.
-const COMMAND = 0;
+// Words: the order, a counter of changes of any phase, whether the vCPUs are called, then two per vCPU.
+// An order is a command and a number of its own, and a phase carries the number of the order that it
+// answers: a vCPU that was parked before a pause and has just heard of the run before it is not paused.
+const ORDER = 0;
 const CHANGES = 1;
 const CALLED = 2;
 const FIRST_VCPU = 3;
 const WORDS_PER_VCPU = 2;
 const PHASE = 0;
 const THREAD = 1;
+/** Low bits of an order and of a phase; the number is above them. */
+const KIND_BITS = 2;
+const KIND_MASK = (1 << KIND_BITS) - 1;
 
 /** The shared words. */
 export class VcpuBoard {
@@ -75,12 +80,18 @@ export class VcpuBoard {
 
   /** What the vCPUs shall do. */
   get command(): VcpuCommand {
-    return Atomics.load(this.#words, COMMAND);
+    return commandOf(this.order);
   }
 
   set command(command: VcpuCommand) {
-    Atomics.store(this.#words, COMMAND, command);
-    Atomics.notify(this.#words, COMMAND);
+    const number = (this.order >> KIND_BITS) + 1;
+    Atomics.store(this.#words, ORDER, (number << KIND_BITS) | command);
+    Atomics.notify(this.#words, ORDER);
+  }
+
+  /** The command as a vCPU answers it: no two are the same. For {@link commandOf}. */
+  get order(): number {
+    return Atomics.load(this.#words, ORDER);
   }
 
   /** True where the message is on its way that the guest is in place. */
@@ -95,7 +106,12 @@ export class VcpuBoard {
 
   /** What vCPU `id` does. */
   phase(id: number): VcpuPhase {
-    return Atomics.load(this.#words, at(id) + PHASE);
+    return Atomics.load(this.#words, at(id) + PHASE) & KIND_MASK;
+  }
+
+  /** Whether what vCPU `id` does is what it does since it heard of the newest order. */
+  answers(id: number): boolean {
+    return (Atomics.load(this.#words, at(id) + PHASE) ^ this.order) >> KIND_BITS === 0;
   }
 
   /** Host thread of vCPU `id`, 0 before it has one. */
@@ -103,9 +119,9 @@ export class VcpuBoard {
     return Atomics.load(this.#words, at(id) + THREAD);
   }
 
-  /** Says what vCPU `id` does now. */
-  setPhase(id: number, phase: VcpuPhase): void {
-    Atomics.store(this.#words, at(id) + PHASE, phase);
+  /** Says what vCPU `id` does now, and because of which order. */
+  setPhase(id: number, phase: VcpuPhase, order: number): void {
+    Atomics.store(this.#words, at(id) + PHASE, (order & ~KIND_MASK) | phase);
     Atomics.add(this.#words, CHANGES, 1);
     Atomics.notify(this.#words, CHANGES);
   }
@@ -115,17 +131,9 @@ export class VcpuBoard {
     Atomics.store(this.#words, at(id) + THREAD, tid);
   }
 
-  /** Blocks the calling worker until the command is not `unless`. */
-  waitWhile(unless: VcpuCommand): void {
-    while (this.command === unless) Atomics.wait(this.#words, COMMAND, unless);
-  }
-
-  /** Whether every vCPU is in one of `phases`. */
-  allIn(...phases: readonly VcpuPhase[]): boolean {
-    for (let id = 0; id < this.vcpuCount; id++) {
-      if (!phases.includes(this.phase(id))) return false;
-    }
-    return true;
+  /** Blocks the calling worker until there is another order than `order`. */
+  waitWhile(order: number): void {
+    while (this.order === order) Atomics.wait(this.#words, ORDER, order);
   }
 
   /** Resolves when a phase changes, or after `timeoutMs`, or at once if one changed since `seen`. */
@@ -138,6 +146,11 @@ export class VcpuBoard {
   get changes(): number {
     return Atomics.load(this.#words, CHANGES);
   }
+}
+
+/** The command of an order. */
+export function commandOf(order: number): VcpuCommand {
+  return order & KIND_MASK;
 }
 
 function at(id: number): number {

@@ -116,7 +116,7 @@ export class VcpuTeam {
    */
   async boot(entry: BootEntry, virtio: readonly VirtioPciHandle[] = []): Promise<void> {
     this.#sendBoot(entry, virtio);
-    if (await this.#reach(() => this.#settled(VcpuPhase.Parked), START_TIMEOUT_MS)) return;
+    if (await this.#reach(() => this.#allParked(), START_TIMEOUT_MS)) return;
     throw new MachineError(`vCPUs did not start within ${START_TIMEOUT_MS} ms`);
   }
 
@@ -134,7 +134,7 @@ export class VcpuTeam {
    */
   async pause(): Promise<void> {
     this.#leave(VcpuCommand.Pause);
-    if (await this.#reach(() => this.#settled(VcpuPhase.Parked), this.#leaveTimeoutMs)) return;
+    if (await this.#reach(() => this.#allParked(), this.#leaveTimeoutMs)) return;
     this.run();
     throw new MachineError(`vCPUs did not stop within ${this.#leaveTimeoutMs} ms`);
   }
@@ -240,10 +240,13 @@ export class VcpuTeam {
     });
   }
 
-  #settled(phase: VcpuPhase): boolean {
+  /** Whether all that have not ended wait because of what they were told last. */
+  #allParked(): boolean {
+    const board = this.#board;
     return this.#members.every((member, id) => {
-      const now = this.#board.phase(id);
-      return member.gone || now === phase || now === VcpuPhase.Ended;
+      const phase = board.phase(id);
+      if (member.gone || phase === VcpuPhase.Ended) return true;
+      return phase === VcpuPhase.Parked && board.answers(id);
     });
   }
 

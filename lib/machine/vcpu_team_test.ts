@@ -12,7 +12,7 @@ function workerModule(body: string): string {
   const host = new URL("../host/mod.ts", import.meta.url);
   const code = `
     import { gettid } from ${JSON.stringify(host.href)};
-    import { VcpuBoard, VcpuCommand, VcpuPhase } from ${JSON.stringify(board.href)};
+    import { commandOf, VcpuBoard, VcpuCommand, VcpuPhase } from ${JSON.stringify(board.href)};
     self.onmessage = ({ data: start }) => {
       const board = VcpuBoard.attach(start.board);
       const id = start.id;
@@ -25,13 +25,14 @@ function workerModule(body: string): string {
 /** Runs until it is stopped, pausing when it shall; hears of commands without a kick. */
 const OBEDIENT = `
   for (;;) {
-    const command = board.command;
+    const order = board.order;
+    const command = commandOf(order);
     if (command === VcpuCommand.Stop) break;
-    board.setPhase(id, command === VcpuCommand.Run ? VcpuPhase.Running : VcpuPhase.Parked);
-    board.waitWhile(command);
+    board.setPhase(id, command === VcpuCommand.Run ? VcpuPhase.Running : VcpuPhase.Parked, order);
+    board.waitWhile(order);
   }
   postMessage({ type: "ended", outcome: undefined });
-  board.setPhase(id, VcpuPhase.Ended);
+  board.setPhase(id, VcpuPhase.Ended, board.order);
   self.close();`;
 
 interface Rig {
@@ -88,6 +89,32 @@ Deno.test("VcpuTeam: start barrier, pause, resume, stop", async () => {
   await until(() => listOpenFds().length <= before);
 });
 
+Deno.test("VcpuTeam: a vCPU that hears late of a run is not paused before it hears of the pause", async () => {
+  // Before and after it says so it takes longer than a pause takes otherwise.
+  const dawdle = `if (commandOf(order) === VcpuCommand.Run) {
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20);
+    }`;
+  const slow = OBEDIENT
+    .replace("const command =", `${dawdle} const command =`)
+    .replace("board.waitWhile", `${dawdle} board.waitWhile`);
+  const { team } = makeTeam(2, workerModule(slow));
+  await team.boot(entry);
+  for (let turn = 0; turn < 10; turn++) {
+    team.run();
+    // Some have heard of it by then.
+    await new Promise((resolve) => setTimeout(resolve, turn % 3));
+    await team.pause();
+    const phases = new Set<string>();
+    const end = performance.now() + 50;
+    do {
+      for (const { phase } of team.status()) phases.add(phase);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    } while (performance.now() < end);
+    assert.deepEqual([...phases], ["suspended"]);
+  }
+  assert.equal(await team.stop(), true);
+});
+
 Deno.test("VcpuTeam: who makes ready what the guest will need sees that it is called", async () => {
   const busy = workerModule(OBEDIENT).replace(
     encodeURIComponent("const id = start.id;"),
@@ -124,7 +151,7 @@ Deno.test("VcpuTeam: a worker that throws ends the VM as a crash, and the others
 });
 
 Deno.test("VcpuTeam: a worker that ends without a word ends the VM as a crash", async () => {
-  const silent = `if (id === 1) { board.setPhase(id, VcpuPhase.Parked); self.close(); return; }`;
+  const silent = `if (id === 1) { board.setPhase(id, VcpuPhase.Parked, board.order); self.close(); return; }`;
   const { team, outcome } = makeTeam(2, workerModule(`${silent} ${OBEDIENT}`));
   await team.boot(entry);
   team.run();
@@ -146,8 +173,9 @@ Deno.test("VcpuTeam: a vCPU that does not leave is kicked again, then reported",
   setLogSink((line) => lines.push(line));
   try {
     // It hears nothing until it is terminated.
-    const deaf = `board.setPhase(id, VcpuPhase.Parked); board.waitWhile(VcpuCommand.Hold);
-      board.setPhase(id, VcpuPhase.Running); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);`;
+    const deaf = `const hold = board.order;
+      board.setPhase(id, VcpuPhase.Parked, hold); board.waitWhile(hold);
+      board.setPhase(id, VcpuPhase.Running, board.order); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);`;
     const { team, kicks } = makeTeam(1, workerModule(deaf), 300);
     await team.boot(entry);
     team.run();

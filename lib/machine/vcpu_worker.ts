@@ -16,7 +16,7 @@ import type { Outcome } from "./outcome.ts";
 import { logToRawTerminal } from "./raw_log.ts";
 import { preferVcpus } from "./service_worker.ts";
 import { FlushResult, SerialOutput } from "./serial_output.ts";
-import { VcpuBoard, VcpuCommand, VcpuPhase } from "./vcpu_board.ts";
+import { commandOf, VcpuBoard, VcpuCommand, VcpuPhase } from "./vcpu_board.ts";
 import type { VcpuBoot, VcpuMessage, VcpuStart } from "./vcpu_messages.ts";
 
 /** Attaches to everything that `start` names, then waits for {@link VcpuWorker.run}. */
@@ -73,7 +73,7 @@ export class VcpuWorker {
       this.#resources.dispose();
     }
     send({ type: "ended", outcome });
-    this.#board.setPhase(this.#id, VcpuPhase.Ended);
+    this.#board.setPhase(this.#id, VcpuPhase.Ended, this.#board.order);
   }
 
   #attach(handle: VirtioPciHandle): void {
@@ -89,17 +89,18 @@ export class VcpuWorker {
 
   #loop(): Outcome | undefined {
     for (;;) {
-      const command = this.#board.command;
+      const order = this.#board.order;
+      const command = commandOf(order);
       if (command === VcpuCommand.Stop) return undefined;
       if (command !== VcpuCommand.Run) {
-        this.#board.setPhase(this.#id, VcpuPhase.Parked);
-        this.#board.waitWhile(command);
+        this.#board.setPhase(this.#id, VcpuPhase.Parked, order);
+        this.#board.waitWhile(order);
         continue;
       }
-      this.#board.setPhase(this.#id, VcpuPhase.Running);
+      this.#board.setPhase(this.#id, VcpuPhase.Running, order);
       // What could not be written before a pause comes first.
       for (const sink of this.#sinks) sink?.flush();
-      while (this.#board.command === VcpuCommand.Run) {
+      while (this.#board.order === order) {
         const exit = this.#vcpu.run(this.#platform);
         const outcome = this.#outcomeOf(exit);
         if (outcome !== undefined) return outcome;
