@@ -8,6 +8,8 @@
 export interface TestOutcome {
   readonly name: string;
   readonly result: "passed" | "failed" | "skipped";
+  /** What a failed one and its steps threw. */
+  readonly errors?: readonly string[];
 }
 
 const ENTITIES: Readonly<Record<string, string>> = {
@@ -38,15 +40,26 @@ function unescapeXml(text: string): string {
 export function parseJunit(xml: string): TestOutcome[] {
   const all: TestOutcome[] = [];
   for (const found of xml.matchAll(/<testcase name="([^"]*)"[^>]*?(?:\/>|>(.*?)<\/testcase>)/gs)) {
+    const name = unescapeXml(found[1] ?? "");
     const body = found[2] ?? "";
-    const failed = body.includes("<failure") || body.includes("<error");
-    all.push({
-      name: unescapeXml(found[1] ?? ""),
-      result: failed ? "failed" : body.includes("<skipped") ? "skipped" : "passed",
-    });
+    if (body.includes("<failure") || body.includes("<error")) {
+      all.push({ name, result: "failed", errors: errorsIn(body) });
+    } else {
+      all.push({ name, result: body.includes("<skipped") ? "skipped" : "passed" });
+    }
   }
   const names = all.map(({ name }) => name);
-  return all.filter(({ name }) => !names.some((other) => name.startsWith(`${other} > `)));
+  const tests = all.filter(({ name }) => !names.some((other) => name.startsWith(`${other} > `)));
+  return tests.map((test) => {
+    if (test.result !== "failed") return test;
+    const steps = all.filter(({ name }) => name.startsWith(`${test.name} > `));
+    return { ...test, errors: [test, ...steps].flatMap(({ errors }) => errors ?? []) };
+  });
+}
+
+function errorsIn(body: string): string[] {
+  const elements = body.matchAll(/<(failure|error)\b[^>]*>(.*?)<\/\1>/gs);
+  return Array.from(elements, (found) => unescapeXml(found[2] ?? "").trim());
 }
 
 /** Why a test was skipped, as its name says: `… (skipped: REASON)`. */

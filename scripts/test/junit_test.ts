@@ -15,14 +15,19 @@ Deno.test("tests are counted, steps belong to their test", () => {
         </testcase>
         <testcase name="short" classname="./a_test.ts" time="0.001"/>
         <testcase name="bad &gt; inner" classname="./a_test.ts" time="0.000" line="1" col="49">
-            <failure message="Uncaught Error: q">Error: q</failure>
+            <failure message="Uncaught Error: q">Error: &lt;q&gt;
+    at a_test.ts:1:49</failure>
         </testcase>
     </testsuite>
 </testsuites>`;
   assert.deepEqual(parseJunit(xml), [
     { name: "<fine> & AB", result: "passed" },
     { name: 'no machine (skipped: no "kvm")', result: "skipped" },
-    { name: "bad", result: "failed" },
+    {
+      name: "bad",
+      result: "failed",
+      errors: ["<skipped/>", "Error: <q>\n    at a_test.ts:1:49"],
+    },
     { name: "short", result: "passed" },
   ]);
 });
