@@ -151,7 +151,8 @@ Deno.test("VcpuTeam: a worker that throws ends the VM as a crash, and the others
 });
 
 Deno.test("VcpuTeam: a worker that ends without a word ends the VM as a crash", async () => {
-  const silent = `if (id === 1) { board.setPhase(id, VcpuPhase.Parked, board.order); self.close(); return; }`;
+  const silent =
+    `if (id === 1) { board.setPhase(id, VcpuPhase.Parked, board.order); self.close(); return; }`;
   const { team, outcome } = makeTeam(2, workerModule(`${silent} ${OBEDIENT}`));
   await team.boot(entry);
   team.run();
