@@ -50,6 +50,7 @@ Deno.test("every command has help with examples, without colors in a pipe", asyn
     ["resume"],
     ["powerbtn"],
     ["status"],
+    ["state"],
     ["list"],
     ["doctor"],
     ["config"],
@@ -379,7 +380,7 @@ Deno.test("bash completes commands, options, values, keys, files and names of VM
   folder.write("vmlinuz", "");
   folder.write("vm one.json", "");
   const cases: [string, string][] = [
-    ["vmctl st", "stop status"],
+    ["vmctl st", "state status stop"],
     ["vmctl config ", "check show schema"],
     ["vmctl --log-level info sto", "stop"],
     ["vmctl run --hyp", "--hypervisor"],

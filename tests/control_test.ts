@@ -49,6 +49,12 @@ engineTest("control: state, list and status tell of the VM", async (engine) => {
     const status = await bench.vmctl("status", "vm");
     assert.equal(status.code, 0, status.stderr);
     assert.match(status.stdout, /running/);
+    const alias = await bench.vmctl("state", "--json", "vm");
+    assert.equal(alias.code, 0, alias.stderr);
+    assert.deepEqual(Object.keys(JSON.parse(alias.stdout)), Object.keys(state));
+    for (const name of ["status", "state"]) {
+      assert.equal((await bench.vmctl(name, "another")).code, 1);
+    }
     assert.deepEqual(await bench.request("vm", "VcpuPidTid"), {
       VcpuPidTidResponse: { pid_tid_map: { "0": [state.pid, state.vcpus[0]!.tid] } },
     });

@@ -72,6 +72,19 @@ export function leaf<const Table extends OptionTable>(spec: LeafSpec<Table>): Co
   };
 }
 
+/** Another name of `command`; what it takes, prints and ends with is the same. */
+export function alias(name: string, command: Command): Command {
+  return {
+    ...command,
+    name,
+    help: `another name of ${command.name}: ${command.help}`,
+    examples: command.examples.map(({ help, command: line }) => ({
+      help,
+      command: line.replace(`vmctl ${command.name} `, `vmctl ${name} `),
+    })),
+  };
+}
+
 /** A command that only holds others. */
 export function group(
   name: string,

@@ -5,7 +5,7 @@
  */
 
 import { RUN_OPTIONS } from "../config/mod.ts";
-import { type Command, group, leaf, type Positional } from "./command.ts";
+import { alias, type Command, group, leaf, type Positional } from "./command.ts";
 import {
   BALLOON_DEVICE_OPTIONS,
   BALLOON_OPTIONS,
@@ -68,6 +68,15 @@ const RUN = leaf({
   run: async (input) => await (await import("./commands/run.ts")).run(input),
 });
 
+const STATUS = leaf({
+  name: "status",
+  help: "show how a running VM is",
+  options: STATUS_OPTIONS,
+  positionals: [VM],
+  examples: [{ help: "for a program", command: "vmctl status --json web" }],
+  run: async (input) => await (await import("./commands/control.ts")).status(input),
+});
+
 const CONTROL: readonly Command[] = [
   leaf({
     name: "stop",
@@ -118,14 +127,8 @@ const CONTROL: readonly Command[] = [
     examples: [{ help: "for a program", command: "vmctl balloon_stats --json web" }],
     run: async (input) => await (await import("./commands/control.ts")).balloonStats(input),
   }),
-  leaf({
-    name: "status",
-    help: "show how a running VM is",
-    options: STATUS_OPTIONS,
-    positionals: [VM],
-    examples: [{ help: "for a program", command: "vmctl status --json web" }],
-    run: async (input) => await (await import("./commands/control.ts")).status(input),
-  }),
+  STATUS,
+  alias("state", STATUS),
   leaf({
     name: "list",
     help: "list running VMs",
