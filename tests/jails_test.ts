@@ -212,6 +212,12 @@ jailTest(
     const resized = await bench.vmctl("disk", "resize", "0", "2M", "vm");
     assert.equal(resized.code, 0, resized.stderr);
     assert.equal(Deno.statSync(path).size, 2 * MIB);
+    const refused = await bench.vmctl("disk", "resize", "0", "1M", "vm");
+    assert.equal(refused.code, 1, refused.stderr);
+    assert.equal(Deno.statSync(path).size, 2 * MIB);
+    const shrunk = await bench.vmctl("disk", "resize", "--shrink", "0", "1M", "vm");
+    assert.equal(shrunk.code, 0, shrunk.stderr);
+    assert.equal(Deno.statSync(path).size, MIB);
     // A process of several threads has the number of the one that made the call here.
     if (KERNEL_LOG.problem === undefined) {
       const threads = [...Deno.readDirSync(`/proc/${block}/task`)].map(({ name }) => Number(name));

@@ -93,6 +93,10 @@ engineTest(
     assert.equal(resized.code, 0, resized.stderr);
     const refused = await bench.vmctl("disk", "resize", "1", "32M", "vm");
     assert.match(refused.stderr, /read-only/);
+    const smaller = await bench.vmctl("disk", "resize", "2", "24M", "vm");
+    assert.equal(smaller.code, 1, smaller.stderr);
+    assert.match(smaller.stderr, /at least the 32 MiB \(33554432 bytes\) .* 24 MiB .*--shrink/);
+    assert.equal(Deno.statSync(raw!).size, 2 * DISK_BYTES);
     for (const order of ["suspend", "resume"]) {
       const done = await bench.vmctl(order, "--full", "vm");
       assert.equal(done.code, 0, done.stderr);

@@ -20,6 +20,13 @@ export const BALLOON_OPTIONS = {
 } as const satisfies OptionTable;
 /** Options of `balloon_stats`. */
 export const BALLOON_STATS_OPTIONS = { json: JSON_OPTION } as const satisfies OptionTable;
+/** Options of `disk resize`. */
+export const DISK_RESIZE_OPTIONS = {
+  shrink: {
+    type: { kind: "boolean" },
+    help: "the disk may become smaller; what is behind its new end is lost",
+  },
+} as const satisfies OptionTable;
 /** Options of `suspend` and `resume`. */
 export const SUSPEND_OPTIONS = {
   full: { type: { kind: "boolean" }, help: "the devices, too, not only the vCPUs" },

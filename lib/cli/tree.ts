@@ -18,6 +18,7 @@ import {
   CREATE_QCOW2_OPTIONS,
   DEVICE_OPTIONS,
   DISK_OPTIONS,
+  DISK_RESIZE_OPTIONS,
   DOCTOR_OPTIONS,
   EXPLAIN_OPTIONS,
   LIST_OPTIONS,
@@ -277,8 +278,11 @@ const DISKS: readonly Command[] = [
     leaf({
       name: "resize",
       help: "change the size of a running VM's disk",
-      details: ["SIZE is in bytes, or with a unit as in 20G."],
-      options: VM_OPTIONS,
+      details: [
+        "SIZE is in bytes, or with a unit as in 20G. A raw file can become smaller, where --shrink is given; " +
+        "a qcow2 image cannot.",
+      ],
+      options: DISK_RESIZE_OPTIONS,
       positionals: [
         { name: "INDEX", help: "which disk: 0 is /dev/vda", completes: [] },
         { name: "SIZE", help: "size from now on", completes: [] },

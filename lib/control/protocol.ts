@@ -51,7 +51,7 @@ export type SimpleRequest =
 
 /** What is asked of a disk. */
 export interface ResizeDisk {
-  /** Changes its size in bytes. */
+  /** Changes its size in bytes, to a smaller one, too, whatever is lost by that. */
   readonly Resize: { readonly new_size: number };
 }
 
@@ -81,7 +81,11 @@ export type SnapshotCommand = {
 };
 
 /** What only vmctl knows. */
-export type VmctlRequest = "State" | "EngineStats";
+export type VmctlRequest =
+  | "State"
+  | "EngineStats"
+  /** As {@link ResizeDisk}, but refused where the disk would become smaller. */
+  | { readonly GrowDisk: { readonly disk_index: number; readonly new_size: number } };
 
 /** A request on the control socket. */
 export type VmRequest =
@@ -344,9 +348,20 @@ function toRequest(value: unknown): VmRequest {
     }
     case "Vmctl": {
       const command = variant(data, name);
+      if (command.name === "GrowDisk") {
+        const at = exactObject(command.data, ["disk_index", "new_size"], `${name}.GrowDisk`);
+        return {
+          Vmctl: {
+            GrowDisk: {
+              disk_index: unsigned(at["disk_index"], `${name}.GrowDisk.disk_index`),
+              new_size: unsigned(at["new_size"], `${name}.GrowDisk.new_size`),
+            },
+          },
+        };
+      }
       const known = ["State", "EngineStats"] as const;
       const request = known.find((request) => request === command.name);
-      if (request === undefined) throw unknown(name, command.name, known);
+      if (request === undefined) throw unknown(name, command.name, [...known, "GrowDisk"]);
       if (command.data !== undefined) exactObject(command.data, [], `${name}.${request}`);
       return { Vmctl: request };
     }

@@ -40,6 +40,7 @@ Deno.test("parseRequest: the requests of crosvm's clients, as they send them", (
     { UnregisterMemory: { region_id: 3 } },
     { Vmctl: "State" },
     { Vmctl: "EngineStats" },
+    { Vmctl: { GrowDisk: { disk_index: 1, new_size: 2 ** 40 } } },
   ];
   for (const request of same) assert.deepEqual(parseRequest(encodeMessage(request)), request);
   assert.deepEqual(parseRequest(text(`{"Gpe":{"gpe":3,"clear_evt":null}}`)), { Gpe: { gpe: 3 } });
@@ -78,6 +79,8 @@ Deno.test("parseRequest: refuses what is not a request, naming the place", () =>
       /0 to 15/,
     ],
     [`{"Vmctl":{"Reboot":{}}}`, /unknown variant "Reboot"/],
+    [`{"Vmctl":"GrowDisk"}`, /Vmctl.GrowDisk: expected an object/],
+    [`{"Vmctl":{"GrowDisk":{"disk_index":0,"new_size":-1}}}`, /GrowDisk.new_size/],
     ["[".repeat(60_000) + "]".repeat(60_000), /request/],
   ];
   for (const [packet, message] of refused) {

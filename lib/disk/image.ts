@@ -61,6 +61,12 @@ export interface DiskTransfers {
   endSync(errno: number): void;
 }
 
+/** Settings of {@link DiskImage.resize}. */
+export interface ResizeOptions {
+  /** Whether the disk may become smaller; false unless stated. */
+  readonly shrink?: boolean;
+}
+
 /**
  * A disk: bytes that are read and written at any offset. All of it is synchronous and belongs to one
  * thread. What was written is durable after the next {@link flush}, and only then. Every method throws
@@ -93,8 +99,11 @@ export interface DiskImage extends Disposable {
   discard(offset: number, lengthBytes: number): void;
   /** Makes a range read as zeros. */
   writeZeroes(offset: number, lengthBytes: number, options?: WriteZeroesOptions): void;
-  /** Makes the disk larger; the new part reads as zeros. Shrinking is refused for qcow2. */
-  resize(sizeBytes: number): void;
+  /**
+   * Makes the disk larger, where the new part reads as zeros, or smaller, where that is asked for: what was
+   * behind the new end is lost then. Shrinking is always refused for qcow2.
+   */
+  resize(sizeBytes: number, options?: ResizeOptions): void;
   /** Flushes and releases all descriptors; does nothing the second time. */
   close(): void;
 }

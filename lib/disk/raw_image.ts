@@ -4,6 +4,7 @@
  * @module
  */
 
+import { formatSize } from "../base/mod.ts";
 import { IoVector } from "../host/mod.ts";
 import { DiskError } from "./errors.ts";
 import {
@@ -12,6 +13,7 @@ import {
   checkWritable,
   type DiskImage,
   type DiskTransfers,
+  type ResizeOptions,
   type WriteZeroesOptions,
 } from "./image.ts";
 import type { ImageFile } from "./image_file.ts";
@@ -98,12 +100,24 @@ export class RawImage implements DiskImage {
     this.#file.zero(offset, lengthBytes, { unmap: this.#sparse && (options.unmap ?? false) });
   }
 
-  resize(sizeBytes: number): void {
+  resize(sizeBytes: number, { shrink = false }: ResizeOptions = {}): void {
     checkWritable(this, 0, 0);
     checkSize(this.path, sizeBytes);
     if (this.#file.isDevice) {
       throw new DiskError(
         `${this.path}: a block device cannot be resized from here; it has ${this.sizeBytes} bytes`,
+        { code: "EINVAL" },
+      );
+    }
+    if (sizeBytes < this.sizeBytes && !shrink) {
+      throw new DiskError(
+        `${this.path}: expected a size of at least the ${
+          showSize(this.sizeBytes)
+        } that it has, got ` +
+          `${
+            showSize(sizeBytes)
+          }; a smaller disk loses what is behind its new end, and is only made ` +
+          "where that is asked for (--shrink)",
         { code: "EINVAL" },
       );
     }
@@ -137,4 +151,9 @@ export class RawImage implements DiskImage {
       { code: "EPERM" },
     );
   }
+}
+
+/** For people and for comparing: `8 MiB (8388608 bytes)`. */
+function showSize(bytes: number): string {
+  return bytes < 1024 ? `${bytes} bytes` : `${formatSize(bytes)} (${bytes} bytes)`;
 }

@@ -5,7 +5,7 @@
  */
 
 import { ExitStatus, Logger } from "../base/mod.ts";
-import type { Platform } from "../devices/mod.ts";
+import type { Platform, RequestOf } from "../devices/mod.ts";
 import { getpid } from "../host/mod.ts";
 import type { EngineKind, Vm } from "../hypervisor/mod.ts";
 import type { GuestMemory } from "../memory/mod.ts";
@@ -185,12 +185,12 @@ export class Machine {
   }
 
   /**
-   * Gives disk `index` another size.
+   * Gives disk `index` another size, a smaller one only with `shrink`.
    *
    * @throws {VmctlError} when there is no such disk or it refuses, or the VM is starting or stopping.
    */
-  async resizeDisk(index: number, sizeBytes: number): Promise<void> {
-    await this.#alive().own.resizeDisk(index, sizeBytes);
+  async resizeDisk(index: number, request: RequestOf<"resize">): Promise<void> {
+    await this.#alive().own.resizeDisk(index, request);
   }
 
   /** What it is and does. */

@@ -22,6 +22,7 @@ import { print, printJson, table } from "../output.ts";
 import type {
   BALLOON_OPTIONS,
   BALLOON_STATS_OPTIONS,
+  DISK_RESIZE_OPTIONS,
   LIST_OPTIONS,
   STATUS_OPTIONS,
   SUSPEND_OPTIONS,
@@ -90,20 +91,21 @@ export async function balloonStats(
   return 0;
 }
 
-/** Changes the size of a disk. */
-export async function resizeDisk(input: CommandInput<typeof VM_OPTIONS>): Promise<number> {
+/** Changes the size of a disk; to a smaller one only with `--shrink`. */
+export async function resizeDisk(
+  input: CommandInput<typeof DISK_RESIZE_OPTIONS>,
+): Promise<number> {
   const [index = "", size = "", vm = ""] = input.positionals;
   if (!/^\d{1,4}$/.test(index)) {
     throw new UsageError(`expected the number of a disk as INDEX, got "${index}"`, {
       command: "vmctl disk resize",
     });
   }
-  const request: VmRequest = {
-    DiskCommand: {
-      disk_index: Number(index),
-      command: { Resize: { new_size: parseSize(size, { what: "SIZE" }) } },
-    },
-  };
+  const disk_index = Number(index);
+  const new_size = parseSize(size, { what: "SIZE" });
+  const request: VmRequest = input.options.shrink === true
+    ? { DiskCommand: { disk_index, command: { Resize: { new_size } } } }
+    : { Vmctl: { GrowDisk: { disk_index, new_size } } };
   return report(await requestVm(socketOf(vm), request));
 }
 

@@ -116,14 +116,16 @@ export class BlockDevice implements ServableDevice {
     if (!this.#image.readOnly) this.config[ConfigField.Writeback] = 1;
   }
 
-  /** Makes the disk larger or, where the format can, smaller, and tells the driver. */
+  /** Makes the disk larger or, where that is asked for and the format can, smaller, and tells the driver. */
   control(request: DeviceRequest, reply: DeviceReply): void {
     if (request.name !== "resize") {
       reply.refuse(`${request.name} is nothing for a disk`);
       return;
     }
-    this.#awaitWrites();
-    this.#image.resize(request.data.sizeBytes);
+    // What is under way was asked of a disk of the size that it has.
+    this.#drain();
+    const { sizeBytes, shrink } = request.data;
+    this.#image.resize(sizeBytes, { shrink });
     setCapacity(this.config, this.#image, this.#blockBytes);
     this.configChanged?.();
     reply.answer(null);

@@ -281,9 +281,9 @@ Deno.test("block: a disk changes its size while it is used, and tells the driver
   for (const format of ["raw", "qcow2"] as const) {
     using disk = new TestDisk(format);
     using rig = new DiskRig({ path: disk.path, format });
-    const resize = (sizeBytes: number) => {
+    const resize = (sizeBytes: number, shrink = false) => {
       const answers: (string | null)[] = [];
-      rig.device.control?.({ name: "resize", data: { sizeBytes } }, {
+      rig.device.control?.({ name: "resize", data: { sizeBytes, shrink } }, {
         answer: (answer) => answers.push(answer as null),
         refuse: (message) => answers.push(message),
       });
@@ -299,16 +299,24 @@ Deno.test("block: a disk changes its size while it is used, and tells the driver
     assert.deepEqual(rig.read(SECTORS, 8), new Uint8Array(4096));
     if (format === "qcow2") {
       assert.throws(() => resize(DISK_BYTES), /is not made smaller/);
+      assert.throws(() => resize(DISK_BYTES, true), /is not made smaller/);
       assert.equal(capacity(), SECTORS * 2);
     } else {
-      assert.equal(resize(DISK_BYTES), null);
+      const sizes = new RegExp(
+        `at least the .*\\(${DISK_BYTES * 2} bytes\\).*, got .*\\(${DISK_BYTES} bytes\\).*--shrink`,
+      );
+      assert.throws(() => resize(DISK_BYTES), sizes);
+      assert.equal(capacity(), SECTORS * 2);
+      assert.equal(Deno.statSync(disk.path).size, DISK_BYTES * 2);
+      assert.equal(resize(DISK_BYTES * 2), null);
+      assert.equal(resize(DISK_BYTES, true), null);
       assert.equal(capacity(), SECTORS);
       assert.equal(rig.write(SECTORS, new Uint8Array(512)), IoError);
     }
   }
   using disk = new TestDisk("raw");
   using rig = new DiskRig({ path: disk.path, ro: true });
-  const request = { name: "resize", data: { sizeBytes: MIB } } as const;
+  const request = { name: "resize", data: { sizeBytes: MIB, shrink: false } } as const;
   assert.throws(
     () => rig.device.control?.(request, { answer: () => assert.fail(), refuse: assert.fail }),
     /read-only/,

@@ -67,8 +67,11 @@ Deno.test("control channel: answers now, later, and not at all", async () => {
   using rig = new Rig(device);
   const { client } = rig;
   const later = client.request("balloonAdjust", { targetBytes: 4096, wait: true });
-  assert.equal(await client.request("resize", { sizeBytes: 1 << 30 }), null);
-  await assert.rejects(client.request("resize", { sizeBytes: 7 }), /test: seven is odd/);
+  assert.equal(await client.request("resize", { sizeBytes: 1 << 30, shrink: false }), null);
+  await assert.rejects(
+    client.request("resize", { sizeBytes: 7, shrink: false }),
+    /test: seven is odd/,
+  );
   await assert.rejects(
     client.request("windowSize", { port: 3, columns: 80, rows: 25 }),
     /test: no port 3/,
@@ -88,20 +91,20 @@ Deno.test("control channel: answers now, later, and not at all", async () => {
   abort.abort(new Error("changed my mind"));
   await assert.rejects(aborted, /changed my mind/);
   // Packets keep their order: with this one answered, the others have come.
-  await client.request("resize", { sizeBytes: 1 });
+  await client.request("resize", { sizeBytes: 1, shrink: false });
   assert.equal(waiting.length, 3);
   for (const reply of waiting.slice(1)) reply.answer(null);
-  await client.request("resize", { sizeBytes: 1 });
+  await client.request("resize", { sizeBytes: 1, shrink: false });
   assert(client.open);
 });
 
 Deno.test("control channel: a device that dies fails what is asked", async () => {
   using rig = new Rig();
-  const pending = rig.client.request("resize", { sizeBytes: 1 });
+  const pending = rig.client.request("resize", { sizeBytes: 1, shrink: false });
   rig.peer[Symbol.dispose]();
   await assert.rejects(pending, /test: it is gone/);
   assert.equal(await rig.ended.promise, undefined);
-  await assert.rejects(rig.client.request("resize", { sizeBytes: 1 }), /it is gone/);
+  await assert.rejects(rig.client.request("resize", { sizeBytes: 1, shrink: false }), /it is gone/);
 });
 
 Deno.test("control channel: a hostile device ends the channel and nothing else", async () => {
@@ -118,7 +121,7 @@ Deno.test("control channel: a hostile device ends the channel and nothing else",
   ];
   for (const [packet, expected] of cases) {
     using rig = new Rig();
-    const pending = rig.client.request("resize", { sizeBytes: 1 });
+    const pending = rig.client.request("resize", { sizeBytes: 1, shrink: false });
     pending.catch(() => {});
     rig.peer.sendMessage(packet);
     const error = await rig.ended.promise;

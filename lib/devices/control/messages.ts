@@ -54,8 +54,11 @@ export interface BalloonReport {
 
 /** By name, what is asked of a device and what it answers. */
 export interface DeviceRequests {
-  /** block: the disk has another size from now on. */
-  readonly resize: { readonly request: { readonly sizeBytes: number }; readonly answer: null };
+  /** block: the disk has another size from now on, a smaller one only with `shrink`. */
+  readonly resize: {
+    readonly request: { readonly sizeBytes: number; readonly shrink: boolean };
+    readonly answer: null;
+  };
   /** balloon: how large it shall be. `wait`: answered when the driver has made it so. */
   readonly balloonAdjust: {
     readonly request: { readonly targetBytes: number; readonly wait: boolean };
@@ -118,9 +121,13 @@ const READERS: {
   };
 } = {
   resize: {
-    request: (value, at) => ({
-      sizeBytes: unsigned(exactObject(value, ["sizeBytes"], at)["sizeBytes"], `${at}.sizeBytes`),
-    }),
+    request: (value, at) => {
+      const from = exactObject(value, ["sizeBytes", "shrink"], at);
+      return {
+        sizeBytes: unsigned(from["sizeBytes"], `${at}.sizeBytes`),
+        shrink: boolean(from["shrink"], `${at}.shrink`),
+      };
+    },
     answer: toNull,
   },
   balloonAdjust: {

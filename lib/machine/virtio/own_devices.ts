@@ -6,7 +6,7 @@
 
 import { describeError, Logger } from "../../base/mod.ts";
 import type { BalloonConfig, VmConfig } from "../../config/mod.ts";
-import { deviceKind, type ServedDisk } from "../../devices/mod.ts";
+import { deviceKind, type RequestOf, type ServedDisk } from "../../devices/mod.ts";
 import { isatty, type Reactor, windowSize } from "../../host/mod.ts";
 import { DeviceType } from "../../virtio/mod.ts";
 import { BalloonKeeper } from "../balloon/keeper.ts";
@@ -114,12 +114,12 @@ export class OwnDevices implements Disposable {
   }
 
   /**
-   * Gives disk `index` another size.
+   * Gives disk `index` another size, a smaller one only with `shrink`.
    *
    * @throws {MachineError} where there is no such disk
    * @throws {DeviceControlError} where the device refuses.
    */
-  async resizeDisk(index: number, sizeBytes: number): Promise<void> {
+  async resizeDisk(index: number, request: RequestOf<"resize">): Promise<void> {
     const disk = this.disks[index];
     if (disk === undefined) {
       const { length } = this.disks;
@@ -127,7 +127,7 @@ export class OwnDevices implements Disposable {
         `disk ${index}: expected the number of a disk, from 0 on, of the ${length} that the VM has`,
       );
     }
-    await disk.request("resize", { sizeBytes });
+    await disk.request("resize", request);
   }
 
   /** The process that serves the device called `name`, where it is one of these and in a process. */
