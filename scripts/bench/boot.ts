@@ -39,7 +39,7 @@ async function bootSeconds(
 }
 
 async function qemuBootSeconds(qemu: string, guest: LinuxGuest): Promise<number> {
-  const options = { args: qemuArguments("tcg", guest), timeoutMs: QEMU_TIMEOUT_MS };
+  const options = { args: qemuArguments("microvm", guest), timeoutMs: QEMU_TIMEOUT_MS };
   for (let attempt = 1;; attempt++) {
     try {
       return await bootSeconds(qemu, options);

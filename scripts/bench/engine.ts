@@ -13,6 +13,7 @@ import {
   type LinuxGuest,
   makeLinuxGuest,
   qemuArguments,
+  type QemuMachine,
   vmctlArguments,
 } from "./linux_guest.ts";
 import { findProgram, privateDirtyBytes } from "./programs.ts";
@@ -140,10 +141,20 @@ async function figuresOf(
   return [wall, cpu];
 }
 
-async function runQemu(qemu: string, { parts, guest, params }: Sessions, into: Collected) {
+/** QEMU's program and one of its machines. */
+interface Peer {
+  readonly qemu: string;
+  readonly machine: QemuMachine;
+}
+
+async function runQemu(
+  { qemu, machine }: Peer,
+  { parts, guest, params }: Sessions,
+  into: Collected,
+) {
   for (let attempt = 1;; attempt++) {
     try {
-      const args = qemuArguments("tcg", guest, params);
+      const args = qemuArguments(machine, guest, params);
       await using session = watchSession(qemu, { args, timeoutMs: QEMU_TIMEOUT_MS });
       into.add(...await figuresOf(session, parts));
       return;
@@ -198,28 +209,33 @@ async function run(context: BenchContext): Promise<BenchResult> {
   const notes = [`Linux ${guest.release}, ${GUEST_MEMORY_MIB} MiB, one vCPU, ${runs} runs`];
   if (qemu === undefined) notes.push("no qemu-system-x86_64 here, so nothing to compare with");
   const ours = new Collected();
-  const theirs = new Collected();
+  const theirs: Record<QemuMachine, Collected> = { microvm: new Collected(), pc: new Collected() };
+  const boots = parts.has(BOOT) || parts.has(WARM);
   for (let run = 1; run <= runs; run++) {
     context.progress(`engine: run ${run} of ${runs}`);
-    if (qemu !== undefined) await runQemu(qemu, sessions, theirs);
+    if (qemu !== undefined) {
+      await runQemu({ qemu, machine: "microvm" }, sessions, theirs.microvm);
+      const boot = { guest, params: "", parts: new Set<string>() };
+      if (boots) await runQemu({ qemu, machine: "pc" }, boot, theirs.pc);
+    }
     await runVmctl(context.vmctl, sessions, ours);
   }
   const measures: Measure[] = [];
-  const reference = (part: string) => part === WARM ? BOOT : part;
+  const value = (from: Map<string, number[]>, part: string) => median(from.get(part) ?? []);
+  const peerPart = (part: string) => part === WARM ? BOOT : part;
+  const against = (machine: QemuMachine, part: string) => ({
+    vmctl: value(ours.wall, part),
+    reference: qemu === undefined ? undefined : {
+      name: `QEMU ${machine}, tcg`,
+      value: value(theirs[machine].wall, peerPart(part)),
+    },
+  });
   const add = (part: string, measure: { what: string; unit: string; limit: number }) => {
     if (!parts.has(part)) return;
-    const at = reference(part);
-    const value = (from: Map<string, number[]>, part: string) => median(from.get(part) ?? []);
-    measures.push({
-      ...measure,
-      vmctl: value(ours.wall, part),
-      reference: qemu === undefined ? undefined : {
-        name: "QEMU microvm, tcg",
-        value: value(theirs.wall, at),
-      },
-    });
-    const [mine, other] = [value(ours.cpu, part), value(theirs.cpu, at)];
+    measures.push({ ...measure, ...against("microvm", part) });
+    if (part === BOOT || part === WARM) measures.push({ ...measure, ...against("pc", part) });
     if (part === MEMORY || qemu === undefined) return;
+    const [mine, other] = [value(ours.cpu, part), value(theirs.microvm.cpu, peerPart(part))];
     const times = (mine / other).toFixed(2);
     notes.push(
       `processor time, ${measure.what}: ${mine.toFixed(2)} s / ${other.toFixed(2)} s = ${times}`,

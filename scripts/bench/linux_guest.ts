@@ -1,5 +1,7 @@
 /**
- * The Linux guest of benchmarks: Debian's kernel with an initramfs, on vmctl and on QEMU's microvm.
+ * The Linux guest of benchmarks: Debian's kernel with an initramfs, on vmctl and on machines of QEMU: the
+ * microvm, which starts fastest as it has neither firmware nor ACPI nor PCI, and the PC, its default, which
+ * has them as vmctl's machine has.
  *
  * @module
  */
@@ -72,11 +74,20 @@ export function vmctlArguments(engine: string, guest: LinuxGuest, params = ""): 
   ];
 }
 
-/** Arguments of QEMU for one vCPU; `params` are more for the kernel. */
-export function qemuArguments(accelerator: string, guest: LinuxGuest, params = ""): string[] {
+/** Machines of QEMU, by the `-M` that they are made with. */
+const QEMU_MACHINES = {
+  // With ACPI it is slower, and sometimes stays without the timer's first interrupts.
+  microvm: "microvm,acpi=off",
+  pc: "pc",
+} as const;
+
+/** A machine of QEMU. */
+export type QemuMachine = keyof typeof QEMU_MACHINES;
+
+/** Arguments of QEMU for one vCPU on its translator; `params` are more for the kernel. */
+export function qemuArguments(machine: QemuMachine, guest: LinuxGuest, params = ""): string[] {
   return [
-    // With ACPI it is slower, and sometimes stays without the timer's first interrupts.
-    ...["-M", "microvm,acpi=off,memory-backend=ram", "-accel", accelerator, "-no-reboot"],
+    ...["-M", `${QEMU_MACHINES[machine]},memory-backend=ram`, "-accel", "tcg", "-no-reboot"],
     // Guest memory as vmctl has it, and so that it can be told from QEMU's own.
     ...["-object", `memory-backend-memfd,id=ram,size=${GUEST_MEMORY_MIB}M,share=on`],
     ...["-m", `${GUEST_MEMORY_MIB}`, "-nodefaults", "-no-user-config", "-display", "none"],
