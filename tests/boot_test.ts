@@ -112,7 +112,7 @@ async function idleShare(bench: VmBench): Promise<number> {
 }
 
 engineTest(
-  "boot: suspended while it boots, it goes on, its clock stood still, and it takes little when it waits",
+  "boot: suspended while it boots, it goes on, its clock stood still; when it waits, it takes little and keeps what it translated",
   async (engine) => {
     await using bench = new VmBench(engine);
     const script = "cat /proc/uptime; echo waits; sleep 1000";
@@ -145,6 +145,7 @@ engineTest(
     );
     const share = await idleShare(bench);
     assert.ok(share < IDLE_SHARE, `${(100 * share).toFixed(2)}% of a processor while it waits`);
+    if (engine.kind === "soft") await translationsIn(cacheOf(bench));
     assert.equal(await bench.request("vm", "Exit"), "Ok");
     const result = await vm.end();
     assert.equal(result.code, 0, result.stderr);
@@ -158,7 +159,7 @@ const REBOOT = "boot: a reboot is status 32, and so is a panic; the second boot 
   "one's translations, but not what is damaged";
 engineTest(REBOOT, async (engine) => {
   await using bench = new VmBench(engine);
-  const cache = join(bench.folder, "cache", "vmctl", "translations");
+  const cache = cacheOf(bench);
   const fromDisk: number[] = [];
   for (const script of ["reboot -f", "echo c > /proc/sysrq-trigger"]) {
     const { kernel, options } = await parts(bench, { script });
@@ -183,6 +184,25 @@ engineTest(REBOOT, async (engine) => {
   }
   await bench.checkClean();
 }, { unless });
+
+/** Where VMs of `bench` keep translations. */
+function cacheOf(bench: VmBench): string {
+  return join(bench.folder, "cache", "vmctl", "translations");
+}
+
+/** Waits until a VM that runs has written a file of them. */
+async function translationsIn(folder: string): Promise<void> {
+  const deadline = performance.now() + 120_000;
+  const isThere = async () => {
+    const names = await Array.fromAsync(Deno.readDir(folder), ({ name }) => name)
+      .catch(() => [] as string[]);
+    return names.some((name) => name.startsWith("translations-"));
+  };
+  while (!await isThere()) {
+    assert.ok(performance.now() < deadline, `nothing in ${folder} while the VM runs`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
 
 /** Changes a byte in the middle, and what is near the end. */
 function damage(path: string): void {

@@ -247,7 +247,9 @@ export class Processor {
     this.#incoming = new Incoming({
       ...{ cpu: this.cpu, chip, events: options.events, team: this.#team },
       kickWatch: this.#kickWatch,
-      tidy: () => this.#collector.idle(this.translator.installer.stats.droppedBytes),
+      tidy: () =>
+        options.store?.rest(performance.now()) === true ||
+        this.#collector.idle(this.translator.installer.stats.droppedBytes),
       reset: () => this.reset(true),
     });
     if (this.#tier.compares) this.lockstep = this.#makeLockstep();

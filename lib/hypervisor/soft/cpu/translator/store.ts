@@ -33,6 +33,9 @@ const SOON = 8192;
  * other loads know, too, the next boot shall get what it needs, and not all that was joined with that.
  */
 const BOOTED = 20_000;
+/** When the file is written first while the guest rests, in ms, and after how many times that again. */
+const REST_MS = 10_000;
+const REST_FACTOR = 4;
 /** Between the ranks of units that were wanted before the first one was there. */
 const EARLY_STEP = 2 ** -20;
 const PREFIX = "translations-";
@@ -97,6 +100,8 @@ export class TranslationStore {
   #earlyRanks = 0;
   /** Samples so far. */
   #samples = 0;
+  /** When the file may be written next while the guest rests, in ms. */
+  #restMs = REST_MS;
 
   constructor(options: StoreOptions) {
     this.#options = options;
@@ -267,6 +272,20 @@ export class TranslationStore {
         return;
       }
     }
+  }
+
+  /**
+   * For a guest that has nothing to do for a while. Now and then, first after its boot, that is the time to write
+   * the file: for a VM that starts while this one runs, and for the next one where this one is killed.
+   *
+   * @param nowMs Since the VM's start.
+   * @returns whether it took that time.
+   */
+  rest(nowMs: number): boolean {
+    if (nowMs < this.#restMs || this.#unsaved === 0) return false;
+    this.#restMs = REST_FACTOR * nowMs;
+    this.save();
+    return true;
   }
 
   /**

@@ -282,6 +282,23 @@ Deno.test("what a guest comes to once it has booted stays alone in the file, in 
   });
 });
 
+Deno.test("the file is there once a guest that has booted rests, and again much later", () => {
+  inFolder((folder) => {
+    const store = filled(folder, [moduleAt(1)]);
+    assert.equal(store.rest(9_999), false);
+    assert.deepEqual(pagesIn(folder), []);
+    assert.equal(store.rest(10_000), true);
+    assert.deepEqual(pagesIn(folder), [1]);
+    store.add(moduleAt(2));
+    assert.equal(store.rest(39_999), false);
+    assert.equal(store.rest(50_000), true);
+    // What it wrote itself is not somebody else's.
+    assert.deepEqual(pagesIn(folder), [1, 2]);
+    // Nothing is new.
+    assert.equal(store.rest(1e9), false);
+  });
+});
+
 Deno.test("what was wanted before anything was made stands first in the file, in its turn", () => {
   inFolder((folder) => {
     const store = filled(folder, []);
