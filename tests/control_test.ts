@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { ControlClient, parseResponse, queryState, type VmResponse } from "../lib/control/mod.ts";
-import { eventfd, Reactor, UnixSeqpacket, type UnixSocket } from "../lib/host/mod.ts";
+import { eventfd, isHostError, Reactor, UnixSeqpacket, type UnixSocket } from "../lib/host/mod.ts";
 import { engineTest, type TestEngine } from "./support/engines.ts";
 import { tinyKernels } from "./support/tiny_kernel.ts";
 import { VmBench } from "./support/vm_bench.ts";
@@ -20,6 +20,18 @@ async function withVm(
   const { code, stderr } = await vm.end();
   assert.equal(code, 0, `${stopped.stderr}${stderr}`);
   await bench.checkClean();
+}
+
+/** Connects, also where the VM has a backlog. */
+async function connect(path: string): Promise<UnixSocket> {
+  for (;;) {
+    try {
+      return UnixSeqpacket.connect(path, { nonblock: true });
+    } catch (error) {
+      if (!isHostError(error, "EAGAIN")) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  }
 }
 
 async function answer(socket: UnixSocket): Promise<VmResponse> {
@@ -157,6 +169,32 @@ engineTest(
         assert(typeof got === "object" && "ErrString" in got, JSON.stringify([packet, got]));
       }
       assert.equal((await bench.state("vm")).state, "running");
+    });
+  },
+);
+
+engineTest(
+  "control: waiting for a balloon that no driver serves ends, and harms nobody",
+  async (engine) => {
+    await withVm(engine, tinyKernels.spin(), async (bench) => {
+      const wait = () => bench.vmctl("balloon", "--wait", "--timeout", "1", "16M", "vm");
+      const late = await wait();
+      assert.equal(late.code, 1, late.stderr);
+      assert.match(late.stderr, /expected 16 MiB within 1 s, got 0 B: no driver .*stays asked for/);
+      assert.equal((await bench.state("vm")).memory.balloon_bytes, 16 << 20);
+      assert.equal((await bench.vmctl("suspend", "vm")).code, 0);
+      assert.match((await wait()).stderr, /got 0 B: the VM is suspended/);
+      assert.equal((await bench.vmctl("resume", "vm")).code, 0);
+      // More than the device takes at once, of clients that leave.
+      const adjust = { Adjust: { num_bytes: 16 << 20, wait_for_success: true } };
+      const packet = new TextEncoder().encode(JSON.stringify({ BalloonCommand: adjust }));
+      for (let turn = 0; turn < 600; turn++) {
+        using socket = await connect(bench.socket("vm"));
+        socket.sendMessage(packet);
+      }
+      const { code, stderr } = await bench.vmctl("balloon", "0", "vm");
+      assert.equal(code, 0, stderr);
+      assert.equal((await bench.vmctl("balloon", "--timeout", "1", "0", "vm")).code, 1);
     });
   },
 );

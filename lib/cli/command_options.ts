@@ -17,6 +17,11 @@ export const VM_OPTIONS = {} as const satisfies OptionTable;
 /** Options of `balloon`. */
 export const BALLOON_OPTIONS = {
   wait: { type: { kind: "boolean" }, help: "until the guest has given or got the memory" },
+  timeout: {
+    type: { kind: "integer", min: 1, max: 1_000_000 },
+    valueName: "SECONDS",
+    help: "how long to --wait at most, 60 unless stated",
+  },
 } as const satisfies OptionTable;
 /** Options of `balloon_stats`. */
 export const BALLOON_STATS_OPTIONS = { json: JSON_OPTION } as const satisfies OptionTable;

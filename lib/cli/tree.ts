@@ -114,7 +114,11 @@ const CONTROL: readonly Command[] = [
   leaf({
     name: "balloon",
     help: "set how much of its memory a VM gives back",
-    details: ["SIZE is in bytes, or with a unit as in 512M; 0 gives the guest all of it again."],
+    details: [
+      "SIZE is in bytes, or with a unit as in 512M; 0 gives the guest all of it again.",
+      "Where the guest has not made it so in time, --wait ends with status 1 and says how far it is. That, or " +
+      "Ctrl-C, only ends the waiting: the size stays asked for.",
+    ],
     options: BALLOON_OPTIONS,
     positionals: [{ name: "SIZE", help: "size of the balloon", completes: [] }, VM],
     examples: [{ help: "half a GiB, now", command: "vmctl balloon --wait 512M web" }],

@@ -13,7 +13,7 @@ import {
   UnixSeqpacket,
   type UnixSocket,
 } from "../host/mod.ts";
-import { ControlError, NotRunningError } from "./errors.ts";
+import { ControlError, NoAnswerError, NotRunningError } from "./errors.ts";
 import { ControlListener } from "./listener.ts";
 import {
   encodeMessage,
@@ -84,7 +84,8 @@ export class ControlClient implements Disposable {
    * Asks, and gives the answer, whatever it is. One request at a time.
    *
    * @param fds descriptors that go along; they stay open here
-   * @throws {ControlError} when the VM is gone, or does not answer in time, or not intelligibly.
+   * @throws {NoAnswerError} when the VM does not answer in time
+   * @throws {ControlError} when it is gone, or does not answer intelligibly.
    */
   async request(request: VmRequest, fds: readonly FdLike[] = []): Promise<VmResponse> {
     const packet = encodeMessage(request);
@@ -132,7 +133,7 @@ export class ControlClient implements Disposable {
     const timer = setTimeout(
       () =>
         reject(
-          new ControlError(`the VM at ${this.#path} did not answer within ${this.#timeoutMs} ms`),
+          new NoAnswerError(`the VM at ${this.#path} did not answer within ${this.#timeoutMs} ms`),
         ),
       this.#timeoutMs,
     );

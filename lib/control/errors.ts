@@ -11,6 +11,11 @@ export class ControlError extends VmctlError {
   override readonly name: string = "ControlError";
 }
 
+/** A VM listens, but does not answer in time. */
+export class NoAnswerError extends ControlError {
+  override readonly name: string = "NoAnswerError";
+}
+
 /** Nobody listens at a control socket. */
 export class NotRunningError extends ControlError {
   override readonly name: string = "NotRunningError";

@@ -4,7 +4,7 @@
  * @module
  */
 
-export { ControlError, NotRunningError } from "./errors.ts";
+export { ControlError, NoAnswerError, NotRunningError } from "./errors.ts";
 export {
   type BalloonCommand,
   type BalloonStats,
@@ -36,7 +36,12 @@ export {
   socketsIn,
 } from "./run_directory.ts";
 export { ControlListener } from "./listener.ts";
-export { ControlServer, type ControlServerOptions, type RequestHandler } from "./server.ts";
+export {
+  ControlServer,
+  type ControlServerOptions,
+  type RequestContext,
+  type RequestHandler,
+} from "./server.ts";
 export {
   ControlClient,
   type ControlClientOptions,

@@ -34,14 +34,23 @@ const ACCEPT_RETRY_MS = 200;
 
 const log = new Logger("control");
 
+/** What comes with a request. */
+export interface RequestContext {
+  /** Descriptors. */
+  readonly fds: readonly Fd[];
+  /** Aborted when the client leaves before it was answered. */
+  readonly signal: AbortSignal;
+}
+
 /** Carries requests out. */
 export interface RequestHandler {
   /**
    * Carries `request` out and says how it went. What it throws becomes an `ErrString`.
    *
-   * @param fds the descriptors that came along; closed after the answer unless taken
+   * @param about.fds the descriptors that came along; closed after the answer unless taken
+   * @param about.signal the client has left: what it asked for is still done, but not waited for
    */
-  handle(request: VmRequest, fds: readonly Fd[]): VmResponse | Promise<VmResponse>;
+  handle(request: VmRequest, about: RequestContext): VmResponse | Promise<VmResponse>;
 }
 
 /** What a {@link ControlServer} needs. */
@@ -142,6 +151,7 @@ class Client implements Disposable {
   /** The answer that the client has no room for yet. */
   #unsent: Uint8Array | undefined;
   #busy = false;
+  readonly #left = new AbortController();
   #closed = false;
 
   constructor(socket: UnixSocket, options: ClientOptions) {
@@ -176,6 +186,7 @@ class Client implements Disposable {
       if (gone) {
         this.#watch?.[Symbol.dispose]();
         this.#watch = undefined;
+        this.#left.abort(new ControlError("the client has left"));
       }
       return;
     }
@@ -207,7 +218,8 @@ class Client implements Disposable {
       if (message.fdsTruncated) {
         throw new ControlError(`request: more than ${MAX_REQUEST_FDS} descriptors`);
       }
-      answer = this.#handler.handle(parseRequest(message.bytes), fds);
+      const { signal } = this.#left;
+      answer = this.#handler.handle(parseRequest(message.bytes), { fds, signal });
     } catch (error) {
       if (isHostError(error, "ECONNRESET", "EPIPE", "ENOTCONN")) {
         closeAll(fds);

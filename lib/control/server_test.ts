@@ -12,7 +12,7 @@ import {
   type UnixSocket,
 } from "../host/mod.ts";
 import { ControlClient, listRunning, requestVm } from "./client.ts";
-import { ControlError, NotRunningError } from "./errors.ts";
+import { ControlError, NoAnswerError, NotRunningError } from "./errors.ts";
 import { ControlListener } from "./listener.ts";
 import {
   MAX_REQUEST_BYTES,
@@ -23,7 +23,7 @@ import {
   type VmState,
 } from "./protocol.ts";
 import { ensureRunDirectory, socketPathOfName } from "./run_directory.ts";
-import { ControlServer } from "./server.ts";
+import { ControlServer, type RequestHandler } from "./server.ts";
 
 const STATE: VmState = {
   name: "test",
@@ -37,7 +37,7 @@ const STATE: VmState = {
   devices: [],
 };
 
-type Handle = (request: VmRequest, fds: readonly Fd[]) => VmResponse | Promise<VmResponse>;
+type Handle = RequestHandler["handle"];
 
 function standard(request: VmRequest): VmResponse {
   if (typeof request === "object" && "Vmctl" in request) return { Vmctl: { State: STATE } };
@@ -121,6 +121,28 @@ Deno.test("ControlServer: garbage, oversized and surplus are answered with ErrSt
     const open = listOpenFds().length;
     assert.equal(await send(text(`"Powerbtn"`), surplus.slice(1)), "Ok");
     assert.equal(listOpenFds().length, open, "descriptors that nobody took are closed");
+  });
+});
+
+Deno.test("ControlServer: who leaves before the answer is not waited for", async () => {
+  let waiting = 0;
+  const handle: Handle = (request, { signal }) => {
+    if (request !== "SuspendVm") return standard(request);
+    waiting++;
+    return new Promise((_, reject) =>
+      signal.addEventListener("abort", () => {
+        waiting--;
+        reject(signal.reason);
+      })
+    );
+  };
+  await withServer(handle, async (path, reactor, server) => {
+    for (let round = 0; round < 20; round++) {
+      using client = await ControlClient.connect(path, { reactor, timeoutMs: 1 });
+      await assert.rejects(client.request("SuspendVm"), NoAnswerError);
+    }
+    assert.equal(await requestVm(path, "Powerbtn", { reactor }), "Ok");
+    while (server.clientCount > 0 || waiting > 0) await tick(1);
   });
 });
 

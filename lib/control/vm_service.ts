@@ -14,7 +14,7 @@ import { ControlError } from "./errors.ts";
 import { ControlListener } from "./listener.ts";
 import type { BalloonCommand, VmRequest, VmResponse, VmState } from "./protocol.ts";
 import { ensureRunDirectory, socketPathOfName } from "./run_directory.ts";
-import { ControlServer } from "./server.ts";
+import { ControlServer, type RequestContext } from "./server.ts";
 
 const log = new Logger("control");
 
@@ -68,7 +68,10 @@ export class VmRequestHandler {
   }
 
   /** See `RequestHandler`. */
-  handle(request: VmRequest): VmResponse | Promise<VmResponse> {
+  handle(
+    request: VmRequest,
+    { signal }: Pick<RequestContext, "signal">,
+  ): VmResponse | Promise<VmResponse> {
     const machine = this.#machine;
     switch (request) {
       case "Exit":
@@ -99,7 +102,7 @@ export class VmRequestHandler {
               ? { Vmctl: { State: stateOf(machine) } }
               : { Vmctl: { EngineStats: machine.engineStats() } };
           }
-          if ("BalloonCommand" in request) return this.#balloon(request.BalloonCommand);
+          if ("BalloonCommand" in request) return this.#balloon(request.BalloonCommand, signal);
           if ("DiskCommand" in request) {
             const { disk_index: index, command } = request.DiskCommand;
             const { new_size: sizeBytes } = command.Resize;
@@ -111,11 +114,11 @@ export class VmRequestHandler {
     }
   }
 
-  #balloon(command: BalloonCommand): Promise<VmResponse> {
+  #balloon(command: BalloonCommand, signal: AbortSignal): Promise<VmResponse> {
     const balloon = this.#machine.balloon();
     if (command === "Stats") return balloon.report().then(statsOf);
     const { num_bytes: bytes, wait_for_success: wait } = command.Adjust;
-    return balloon.adjust(bytes, { wait }).then(() => "Ok");
+    return balloon.adjust(bytes, { wait, signal }).then(() => "Ok");
   }
 
   #pidTidMap(): Record<string, [number, number]> {

@@ -8,6 +8,7 @@ import { formatSize, parseSize } from "../../base/mod.ts";
 import {
   isVmName,
   listRunning,
+  NoAnswerError,
   queryState,
   requestVm,
   socketPathOf,
@@ -29,8 +30,14 @@ import type {
   VM_OPTIONS,
 } from "../command_options.ts";
 
-/** How long `--wait` waits at most: as long as a timer goes. */
-const LONGEST_WAIT_MS = 2 ** 31 - 1;
+/** How long `balloon --wait` waits, in seconds. */
+const BALLOON_WAIT_S = 60;
+/** How long a VM may take to say why it did not answer, in ms. */
+const REASON_TIMEOUT_MS = 5000;
+/** DRIVER_OK in a device's status (virtio 1.2, 2.1). */
+const DRIVER_OK = 4;
+/** Type of a balloon (virtio 1.2, 5). */
+const BALLOON_TYPE = 5;
 
 /** Ends the VM, and waits until it is gone. */
 export async function stop(input: CommandInput<typeof VM_OPTIONS>): Promise<number> {
@@ -55,14 +62,43 @@ export async function powerbtn(input: CommandInput<typeof VM_OPTIONS>): Promise<
 /** Sets the size of the balloon; with `--wait`, ends when the guest has made it so. */
 export async function balloon(input: CommandInput<typeof BALLOON_OPTIONS>): Promise<number> {
   const [size = "", vm = ""] = input.positionals;
-  const wait = input.options.wait === true;
+  const { wait = false, timeout } = input.options;
+  if (timeout !== undefined && !wait) {
+    throw new UsageError("--timeout: expected --wait, too, which is what it limits", {
+      command: "vmctl balloon",
+    });
+  }
+  const targetBytes = parseSize(size, { what: "SIZE" });
   const request: VmRequest = {
-    BalloonCommand: {
-      Adjust: { num_bytes: parseSize(size, { what: "SIZE" }), wait_for_success: wait },
-    },
+    BalloonCommand: { Adjust: { num_bytes: targetBytes, wait_for_success: wait } },
   };
-  const limit = wait ? { timeoutMs: LONGEST_WAIT_MS } : {};
-  return report(await requestVm(socketOf(vm), request, limit));
+  const socket = socketOf(vm);
+  if (!wait) return report(await requestVm(socket, request));
+  const limitS = timeout ?? BALLOON_WAIT_S;
+  try {
+    return report(await requestVm(socket, request, { timeoutMs: limitS * 1000 }));
+  } catch (error) {
+    if (!(error instanceof NoAnswerError)) throw error;
+    const wanted = `balloon: expected ${formatSize(targetBytes)} within ${limitS} s, got `;
+    throw new CommandError(`${wanted}${await balloonProgress(socket)}; the size stays asked for`);
+  }
+}
+
+/** How large a balloon is that takes its time, and why it is not larger. */
+async function balloonProgress(socket: string): Promise<string> {
+  const limit = { timeoutMs: REASON_TIMEOUT_MS };
+  const { state, devices } = await queryState(socket, limit);
+  const answer = await requestVm(socket, { BalloonCommand: "Stats" }, limit);
+  if (typeof answer !== "object" || !("BalloonStats" in answer)) {
+    throw new CommandError(refusal(answer));
+  }
+  const balloon = devices.find(({ type }) => type === BALLOON_TYPE);
+  const why = state !== "running"
+    ? `the VM is ${state}`
+    : balloon !== undefined && (balloon.status & DRIVER_OK) === 0
+    ? "no driver of the guest's has taken the balloon (in Linux, virtio_balloon)"
+    : "the guest's driver has not come further";
+  return `${formatSize(answer.BalloonStats.balloon_actual)}: ${why}`;
 }
 
 /** Tells what the balloon's driver reports. */

@@ -51,6 +51,8 @@ export class BalloonKeeper implements Disposable {
   readonly #source: LowMemorySource | undefined;
   readonly #clock: KeeperClock;
   readonly #timers: { quiet?: Disposable; check?: Disposable } = {};
+  /** The size that somebody waits for. */
+  #reaching: { readonly targetBytes: number; readonly reached: Promise<void> } | undefined;
   #closed = false;
 
   constructor(options: BalloonKeeperOptions) {
@@ -80,11 +82,15 @@ export class BalloonKeeper implements Disposable {
   /**
    * Sets the size, as a user wishes.
    *
-   * @param options.wait whether to wait until the guest has made it so
+   * @param options.wait whether to wait until the guest has made it so, however long that takes
+   * @param options.signal ends the waiting; the size stays wanted
    * @throws {MachineError} where it is more than the guest has
    * @throws {DeviceControlError} where the device is gone, or another size was asked for meanwhile.
    */
-  async adjust(targetBytes: number, options: { readonly wait: boolean }): Promise<void> {
+  async adjust(
+    targetBytes: number,
+    options: { readonly wait: boolean; readonly signal?: AbortSignal },
+  ): Promise<void> {
     if (targetBytes > this.#memoryBytes) {
       throw new MachineError(
         `balloon: expected at most the guest's ${formatSize(this.#memoryBytes)}, got ` +
@@ -92,9 +98,8 @@ export class BalloonKeeper implements Disposable {
       );
     }
     this.#policy.adjusted(targetBytes);
-    const { wait } = options;
-    const timeout = wait ? { timeoutMs: Infinity } : {};
-    await this.#client.request("balloonAdjust", { targetBytes, wait }, timeout);
+    if (options.wait) await unlessAborted(this.#reach(targetBytes), options.signal);
+    else await this.#ask(targetBytes);
   }
 
   /** Tells the device the size again: it was started anew. */
@@ -163,9 +168,43 @@ export class BalloonKeeper implements Disposable {
     this.#tell(targetBytes);
   }
 
+  /** The guest has made it so. All who wait for one size share a request: the device takes only some. */
+  #reach(targetBytes: number): Promise<void> {
+    if (this.#reaching?.targetBytes === targetBytes) return this.#reaching.reached;
+    const reached = this.#client
+      .request("balloonAdjust", { targetBytes, wait: true }, { timeoutMs: Infinity })
+      .then(() => {})
+      .finally(() => {
+        if (this.#reaching?.reached === reached) this.#reaching = undefined;
+      });
+    // There may be nobody left who waits when the device refuses.
+    reached.catch(() => {});
+    this.#reaching = { targetBytes, reached };
+    return reached;
+  }
+
+  async #ask(targetBytes: number): Promise<void> {
+    // Who waits for another size hears from the device that there is another one now.
+    if (this.#reaching?.targetBytes !== targetBytes) this.#reaching = undefined;
+    await this.#client.request("balloonAdjust", { targetBytes, wait: false });
+  }
+
   #tell(targetBytes: number): void {
-    this.#client.request("balloonAdjust", { targetBytes, wait: false }).catch((error) => {
+    this.#ask(targetBytes).catch((error) => {
       if (!this.#closed) log.warn(describeError(error));
     });
+  }
+}
+
+/** What `promise` gives, or the reason of `signal` where that comes first. */
+async function unlessAborted(promise: Promise<void>, signal?: AbortSignal): Promise<void> {
+  signal?.throwIfAborted();
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const abort = () => reject(signal?.reason);
+  signal?.addEventListener("abort", abort);
+  try {
+    await Promise.race([promise, aborted]);
+  } finally {
+    signal?.removeEventListener("abort", abort);
   }
 }

@@ -109,6 +109,46 @@ Deno.test("a guest that is too small gives nothing by itself, but what a user sa
   await assert.rejects(keeper.adjust(512 * MIB, { wait: false }), /at most the guest's 256/);
 });
 
+Deno.test("all who wait for a size share one request, and may stop waiting", async () => {
+  const asked: { readonly mib: number; readonly done: PromiseWithResolvers<null> }[] = [];
+  const client = {
+    request<Name extends DeviceRequestName>(_name: Name, data: RequestOf<Name>): Promise<never> {
+      const { targetBytes, wait } = data as RequestOf<"balloonAdjust">;
+      if (!wait) return Promise.resolve(null as never);
+      const done = Promise.withResolvers<null>();
+      asked.push({ mib: targetBytes / MIB, done });
+      return done.promise as Promise<never>;
+    },
+  };
+  using keeper = new BalloonKeeper({ client, memoryBytes: GIB });
+  const stop = new AbortController();
+  const waits = Array.from(
+    { length: 300 },
+    () => keeper.adjust(64 * MIB, { wait: true, signal: stop.signal }),
+  );
+  const patient = keeper.adjust(64 * MIB, { wait: true });
+  stop.abort(new Error("enough"));
+  for (const wait of waits) await assert.rejects(wait, /enough/);
+  await assert.rejects(keeper.adjust(64 * MIB, { wait: true, signal: stop.signal }), /enough/);
+  assert.deepEqual(asked.map(({ mib }) => mib), [64]);
+  asked[0]!.done.resolve(null);
+  await patient;
+  // What has been reached may have been left again, and another size is another request.
+  const again = keeper.adjust(64 * MIB, { wait: true });
+  await keeper.adjust(32 * MIB, { wait: false });
+  const last = keeper.adjust(64 * MIB, { wait: true });
+  assert.deepEqual(asked.map(({ mib }) => mib), [64, 64, 64]);
+  asked[1]!.done.reject(new Error("another size"));
+  await assert.rejects(again, /another size/);
+  asked[2]!.done.resolve(null);
+  await last;
+  // Nobody waits any more: that the device refuses is no news, and no error of anybody's.
+  const gone = { wait: true, signal: stop.signal };
+  await assert.rejects(keeper.adjust(16 * MIB, gone), /enough/);
+  asked[3]!.done.reject(new Error("another size"));
+  await new Promise((resolve) => setTimeout(resolve));
+});
+
 class Folder implements Disposable {
   readonly path = Deno.makeTempDirSync();
 
