@@ -258,6 +258,34 @@ engineTest(
 );
 
 engineTest(
+  "a VM is suspended and resumed although a back end dies at that moment",
+  async ({ kind: engine }) => {
+    await using rig = await FunctionRig.start(engine, { restart: true });
+    rig.enable();
+    const driver = await rig.activate();
+    await rig.readSector(driver, 1);
+    const restarted = (times: number) =>
+      rig.until("it is started again", () => rig.bus.info()[0]!.restarts === times);
+    // Nobody has noticed yet that it is gone.
+    rig.killBackend();
+    await rig.bus.suspend();
+    assert.equal(rig.bus.info()[0]!.halted, true);
+    await restarted(1);
+    const answer = rig.readSector(driver, 2);
+    for (let turn = 0; turn < 200; turn++) await new Promise((done) => setTimeout(done, 0));
+    assert.equal(rig.memory.readU16(driver.addresses.usedRing + 2), 1, "its successor waits, too");
+    await rig.bus.resume();
+    assert.deepEqual(await answer, rig.disk.slice(1024, 1536));
+    await rig.bus.suspend();
+    rig.killBackend();
+    await rig.bus.resume();
+    await rig.readSector(driver, 3);
+    await restarted(2);
+    assert.deepEqual(rig.lost, []);
+  },
+);
+
+engineTest(
   "a function that may not master the bus leaves memory alone until it may again",
   async ({ kind: engine }) => {
     await using rig = await FunctionRig.start(engine, { restart: true });

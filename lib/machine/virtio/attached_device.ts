@@ -244,7 +244,7 @@ export class AttachedDevice implements AsyncDisposable {
   suspend(): Promise<void> {
     return this.#inTurn(async () => {
       this.#suspended = true;
-      await this.#halt();
+      await this.#orDeath(() => this.#halt());
     });
   }
 
@@ -252,7 +252,7 @@ export class AttachedDevice implements AsyncDisposable {
   resume(): Promise<void> {
     return this.#inTurn(async () => {
       this.#suspended = false;
-      if (this.#host?.mastersBus ?? true) await this.#goOn();
+      if (this.#host?.mastersBus ?? true) await this.#orDeath(() => this.#goOn());
     }).finally(() => this.#poke());
   }
 
@@ -405,6 +405,18 @@ export class AttachedDevice implements AsyncDisposable {
       // An interrupt may have been lost with the descriptor that it had before.
       signalEvent(frontend.queueEvents(index).call);
     }));
+  }
+
+  /**
+   * What a back end does not do because it has just died is its successor's: that one holds its queues
+   * still as long as it shall, and starts them all otherwise.
+   */
+  async #orDeath(action: () => Promise<void>): Promise<void> {
+    try {
+      await action();
+    } catch (error) {
+      if (this.#reached?.frontend.end === undefined) throw error;
+    }
   }
 
   async #writeConfig({ offset, bytes }: NonNullable<Wishes["config"]>): Promise<void> {
