@@ -77,6 +77,8 @@ export class VcpuTeam {
   #threadWatch: Ticker | undefined;
   #vm: Vm | undefined;
   #booted = false;
+  /** They are told to end, which nothing undoes. */
+  #ending = false;
 
   /** Starts one worker for each vCPU, so that they load while the machine is put together. */
   constructor(options: VcpuTeamOptions) {
@@ -120,8 +122,9 @@ export class VcpuTeam {
     throw new MachineError(`vCPUs did not start within ${START_TIMEOUT_MS} ms`);
   }
 
-  /** Opens the start barrier, or ends a pause. */
+  /** Opens the start barrier, or ends a pause; nothing to do once they are to end. */
   run(): void {
+    if (this.#ending) return;
     takeEvent(this.#wake);
     this.#board.command = VcpuCommand.Run;
     this.#threadWatch ??= new Ticker(this.#watchMs, () => this.#lookForThreads());
@@ -130,9 +133,10 @@ export class VcpuTeam {
   /**
    * Makes all vCPUs leave the guest and wait.
    *
-   * @throws {MachineError} when one does not leave in time; all go on then.
+   * @throws {MachineError} when one does not leave in time; all go on then. Also once they are to end.
    */
   async pause(): Promise<void> {
+    if (this.#ending) throw new MachineError("the vCPUs end");
     this.#leave(VcpuCommand.Pause);
     if (await this.#reach(() => this.#allParked(), this.#leaveTimeoutMs)) return;
     this.run();
@@ -146,6 +150,7 @@ export class VcpuTeam {
    */
   async stop(): Promise<boolean> {
     this.#threadWatch?.[Symbol.dispose]();
+    this.#ending = true;
     this.#leave(VcpuCommand.Stop);
     // One that only waits for messages hears of the end as of a boot.
     if (!this.#booted) this.#sendBoot(undefined, []);

@@ -115,6 +115,23 @@ Deno.test("VcpuTeam: a vCPU that hears late of a run is not paused before it hea
   assert.equal(await team.stop(), true);
 });
 
+Deno.test("VcpuTeam: nothing undoes that vCPUs are to end", async () => {
+  // Each hears late of whatever it is told.
+  const slow = OBEDIENT.replace(
+    "board.waitWhile(order);",
+    "board.waitWhile(order); Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);",
+  );
+  const { team } = makeTeam(2, workerModule(slow));
+  await team.boot(entry);
+  team.run();
+  const stopping = team.stop();
+  // As a pause does that is given up.
+  team.run();
+  await assert.rejects(team.pause(), /the vCPUs end/);
+  assert.equal(await stopping, true);
+  team.run();
+});
+
 Deno.test("VcpuTeam: who makes ready what the guest will need sees that it is called", async () => {
   const busy = workerModule(OBEDIENT).replace(
     encodeURIComponent("const id = start.id;"),
