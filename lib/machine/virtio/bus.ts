@@ -19,7 +19,7 @@ import { FIRST_PCI_DEVICE, pciNumbers } from "./places.ts";
 
 /** GSIs below are pins of the I/O APIC. */
 const FIRST_MESSAGE_GSI = 24;
-/** How long back ends are not launched, in ms, where the guest does not come for its devices. */
+/** Default of {@link VirtioBusOptions.patienceMs}. */
 const PATIENCE_MS = 1000;
 
 /** Settings of a {@link VirtioBus}. */
@@ -31,6 +31,8 @@ export interface VirtioBusOptions {
   readonly restart: boolean;
   /** A device is lost, for the reason that is given. */
   readonly onLost: (why: string) => void;
+  /** How long back ends are not launched, in ms, where the guest does not come for its devices; 1000 where absent. */
+  readonly patienceMs?: number;
 }
 
 /** All virtio devices of a VM. */
@@ -38,6 +40,7 @@ export class VirtioBus implements AsyncDisposable {
   readonly #devices: readonly AttachedDevice[];
   readonly #launched = Promise.withResolvers<void>();
   readonly #signal: AbortSignal;
+  readonly #patienceMs: number;
   #awaited = false;
   #wanted: SharedEvent | undefined;
 
@@ -48,6 +51,7 @@ export class VirtioBus implements AsyncDisposable {
       throw new MachineError(`expected up to ${most} virtio devices, got ${devices.length}`);
     }
     this.#signal = options.signal;
+    this.#patienceMs = options.patienceMs ?? PATIENCE_MS;
     this.#devices = devices.map((device) => new AttachedDevice({ device, ...options }));
     // Whoever launches them hears of it.
     this.#launched.promise.catch(() => {});
@@ -73,7 +77,7 @@ export class VirtioBus implements AsyncDisposable {
     this.#wanted = wanted;
     try {
       if (wanted !== undefined && !this.#awaited) {
-        const wait = Atomics.waitAsync(wanted.words, wanted.index, 0, PATIENCE_MS);
+        const wait = Atomics.waitAsync(wanted.words, wanted.index, 0, this.#patienceMs);
         if (wait.async) await wait.value;
         this.#signal.throwIfAborted();
       }

@@ -5,12 +5,13 @@ import { VirtioBus } from "./bus.ts";
 Deno.test("back ends are launched when the guest comes for them, or somebody waits for them", async () => {
   const ending = new AbortController();
   using reactor = new Reactor((error) => assert.fail(String(error)));
-  const begin = () => {
+  const begin = (patienceMs = Infinity) => {
     const bus = new VirtioBus([], {
       reactor,
       signal: ending.signal,
       restart: false,
       onLost: (why) => assert.fail(why),
+      patienceMs,
     });
     const words = new Int32Array(new SharedArrayBuffer(8));
     let launched = false;
@@ -21,7 +22,7 @@ Deno.test("back ends are launched when the guest comes for them, or somebody wai
   const keeper = setInterval(() => {}, 1000);
   try {
     const configured = begin();
-    await new Promise((resolve) => setTimeout(resolve, 1));
+    await new Promise((resolve) => setTimeout(resolve, 10));
     assert.equal(configured.launched(), false);
     Atomics.store(configured.words, 1, 1);
     Atomics.notify(configured.words, 1);
@@ -30,7 +31,7 @@ Deno.test("back ends are launched when the guest comes for them, or somebody wai
     const awaited = begin();
     await awaited.bus.whenLaunched();
 
-    const left = begin();
+    const left = begin(20);
     await left.launching;
 
     const ended = begin();
