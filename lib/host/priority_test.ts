@@ -5,12 +5,21 @@ const PROGRAM = `
   import { lowerPriority, lowerPriorityOfLast } from ${
   JSON.stringify(new URL("./mod.ts", import.meta.url).href)
 };
-  const look = () => [...Deno.readDirSync("/proc/self/task")].map(({ name }) => {
-    const stat = Deno.readTextFileSync("/proc/self/task/" + name + "/stat");
+  const look = () => [...Deno.readDirSync("/proc/self/task")].flatMap(({ name }) => {
+    let stat;
+    try {
+      stat = Deno.readTextFileSync("/proc/self/task/" + name + "/stat");
+    } catch {
+      // The runtime ends idle threads.
+      return [];
+    }
     const end = stat.lastIndexOf(")");
     const nice = Number(stat.slice(end + 2).split(" ")[16]);
-    return [stat.slice(stat.indexOf("(") + 1, end), nice];
+    return [[stat.slice(stat.indexOf("(") + 1, end), nice]];
   });
+  // A thread has its parent's name until it has taken its own.
+  const [main] = look()[0];
+  while (look().filter(([name]) => name === main).length > 1);
   const before = look();
   const counts = [lowerPriority("V8 DefaultWorke", 3), lowerPriority("no such thread", 3)];
   const rest = look();
