@@ -181,7 +181,8 @@ class OutputPump implements Disposable {
   readonly #bytes = new Uint8Array(PUMP_BYTES);
   /** Always readable, so that no flush waits. */
   readonly #wake = eventfd(0, { nonblock: true });
-  readonly #reading: Watch;
+  /** While the target takes what is written; a pipe that hung up is reported whatever is asked for. */
+  #reading: Watch | undefined;
   #writing: Watch | undefined;
 
   constructor(
@@ -199,12 +200,12 @@ class OutputPump implements Disposable {
     this.#onFailed = options.onFailed;
     signalEvent(this.#wake);
     this.#output = options.output(this.#wake.raw);
-    this.#reading = this.#reactor.watch(reader, PollEvent.In, () => this.#read());
+    this.#startReading();
   }
 
   [Symbol.dispose](): void {
     this.#writing?.[Symbol.dispose]();
-    this.#reading[Symbol.dispose]();
+    this.#stopReading();
     // What the device has written before it ended: as much as a pipe holds.
     for (let left = 16; left > 0 && this.#take() > 0; left--);
     this.#output.finish();
@@ -212,8 +213,17 @@ class OutputPump implements Disposable {
     this.#wake.close();
   }
 
+  #startReading(): void {
+    this.#reading = this.#reactor.watch(this.#reader, PollEvent.In, () => this.#read());
+  }
+
+  #stopReading(): void {
+    this.#reading?.[Symbol.dispose]();
+    this.#reading = undefined;
+  }
+
   #read(): void {
-    if (this.#take() === 0) this.#reading[Symbol.dispose]();
+    if (this.#take() === 0) this.#stopReading();
     else this.#flush();
   }
 
@@ -229,11 +239,11 @@ class OutputPump implements Disposable {
     const result = this.#output.flush();
     if (result === FlushResult.Failed && before === 0) this.#onFailed(this.#output.failure);
     if (result !== FlushResult.Blocked || this.#target === undefined) return;
-    this.#reading.setEvents(0);
+    this.#stopReading();
     this.#writing = this.#reactor.watch(this.#target, PollEvent.Out, () => {
       this.#writing?.[Symbol.dispose]();
       this.#writing = undefined;
-      this.#reading.setEvents(PollEvent.In);
+      this.#startReading();
       this.#flush();
     });
   }

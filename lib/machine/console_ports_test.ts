@@ -10,7 +10,8 @@ const PATIENCE_MS = 120_000;
 class Rig implements Disposable {
   readonly originMs = Date.now() - 65_000;
   readonly folder = Deno.makeTempDirSync();
-  readonly reactor = new Reactor();
+  readonly errors: unknown[] = [];
+  readonly reactor = new Reactor((error) => this.errors.push(error));
   readonly failures: string[] = [];
   readonly #stack = new DisposableStack();
 
@@ -132,5 +133,39 @@ Deno.test("console ports: a reader that is slow holds the device up, not this pr
     taken += decoder.decode(bytes.subarray(0, count)).split("\n").length - 1;
   }
   await writer;
+  assert.deepEqual(rig.failures, []);
+});
+
+Deno.test("console ports: what a device wrote that is gone waits for a slow reader, too", async () => {
+  using rig = new Rig();
+  const fifo = rig.path("fifo");
+  assert((await new Deno.Command("mkfifo", { args: [fifo] }).output()).success);
+  using slow = await Deno.open(fifo, { read: true, write: true });
+  using ports = rig.open({
+    output: { type: "file", file: { kind: "path", path: fifo } },
+    outTimestamp: true,
+  });
+  const output = ports.ports[0]!.output!;
+  const line = new TextEncoder().encode(`${"x".repeat(99)}\n`);
+  // Until all on the way is full: both pipes, and what is held between them.
+  let sent = 0;
+  for (let quiet = 0; quiet < 100;) {
+    if (tryWrite(output, line) > 0) {
+      sent++;
+      quiet = 0;
+    } else {
+      quiet++;
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  }
+  output.close();
+  const bytes = new Uint8Array(1 << 16);
+  const decoder = new TextDecoder();
+  for (let taken = 0; taken < sent;) {
+    const count = (await slow.read(bytes)) ?? 0;
+    taken += decoder.decode(bytes.subarray(0, count)).split("\n").length - 1;
+    assert(taken <= sent);
+  }
+  assert.deepEqual(rig.errors, []);
   assert.deepEqual(rig.failures, []);
 });

@@ -197,8 +197,10 @@ class Run {
         const { fd } = serial.output.handle();
         if (["pipe", "socket"].includes(fstat(fd).kind)) {
           // No event is asked for, but errors are always reported.
-          inputs.use(reactor.watch(fd, 0, (events) => {
-            if ((events & PollEvent.Error) !== 0) this.#outputFailed(index, Errno.EPIPE);
+          const watch = inputs.use(reactor.watch(fd, 0, (events) => {
+            if ((events & PollEvent.Error) === 0) return;
+            watch[Symbol.dispose]();
+            this.#outputFailed(index, Errno.EPIPE);
           }));
         }
       }

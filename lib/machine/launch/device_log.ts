@@ -38,7 +38,8 @@ export class DeviceLog implements Disposable {
     this.#fd = fd;
     this.#log = new Logger(options.name);
     this.#watch = options.reactor.watch(fd, PollEvent.In, () => {
-      if (!this.#read()) this.#watch.setEvents(0);
+      // Its end would be reported over and over, whatever is asked for.
+      if (this.#read() === 0) this.#watch[Symbol.dispose]();
     });
   }
 
@@ -47,18 +48,19 @@ export class DeviceLog implements Disposable {
     if (this.#fd.closed) return;
     this.#watch[Symbol.dispose]();
     // As much as a pipe holds.
-    for (let left = 16; left > 0 && this.#read(); left--);
-    this.#take(`${this.#rest}\n`);
+    for (let left = 16; left > 0 && this.#read() > 0; left--);
+    this.#take("\n");
     if (this.#dropped > 0) this.#log.warn(`${this.#dropped} more lines were dropped`);
     this.#fd.close();
   }
 
-  /** @returns false where nothing is there, or nothing will come any more */
-  #read(): boolean {
+  /** @returns -1 where nothing is there, 0 where nothing will come any more */
+  #read(): number {
     const count = tryRead(this.#fd, this.#bytes);
-    if (count <= 0) return false;
-    this.#take(this.#decoder.decode(this.#bytes.subarray(0, count), { stream: true }));
-    return true;
+    if (count > 0) {
+      this.#take(this.#decoder.decode(this.#bytes.subarray(0, count), { stream: true }));
+    }
+    return count;
   }
 
   #take(text: string): void {
