@@ -161,6 +161,28 @@ async function policiesWithout(bench: VmBench, ...calls: string[]): Promise<stri
   return folder;
 }
 
+jailTest("a file that is given for two disks is refused where one writes to it", async (bench) => {
+  const { path } = disk(bench);
+  const link = bench.path("link");
+  await Deno.symlink(path, link);
+  const run = (...disks: string[]) => {
+    const options = disks.flatMap((value) => ["-b", `${value},format=raw`]);
+    return bench.run(tinyKernels.off(), options);
+  };
+  const twice = await run(path, path);
+  assert.equal(twice.code, 1, twice.stderr);
+  assert.match(
+    twice.stderr,
+    /--block .* is given twice, for vda and vdb: expected a file of its own/,
+  );
+  const aliased = await run(`${path},ro`, link);
+  assert.equal(aliased.code, 1, aliased.stderr);
+  assert.match(aliased.stderr, /link \(vdb\) is the same file as --block .* \(vda\)/);
+  const shared = await run(`${path},ro`, `${link},ro`);
+  assert.equal(shared.code, 0, shared.stderr);
+  await bench.checkClean();
+});
+
 jailTest("devices die with a VMM that is killed", async (bench) => {
   const args = ["--name", "vm", ...disk(bench).args];
   await using vm = await bench.start(tinyKernels.sleep(), args);

@@ -15,6 +15,7 @@ export {
   openDiskFiles,
   type OpenDiskOptions,
 } from "./open.ts";
+export { type ClaimingDisk, FileClaims } from "./claims.ts";
 export { createQcow2, type CreateQcow2Options } from "./create.ts";
 export { checkDisk, type DiskInfo, diskInfo, type InspectOptions } from "./info.ts";
 export { hasPartitions } from "./partitions.ts";

@@ -20,6 +20,7 @@ import {
   poll,
   validateInheritedFd,
 } from "../host/mod.ts";
+import type { ClaimingDisk, FileClaims } from "./claims.ts";
 import { DiskError } from "./errors.ts";
 import type { DiskFormat, DiskImage } from "./image.ts";
 import { ImageFile } from "./image_file.ts";
@@ -46,6 +47,8 @@ export interface OpenDiskOptions {
   readonly direct?: boolean;
   /** Whether the file is locked, shared for reading and else exclusive; true unless stated. */
   readonly lock?: boolean;
+  /** Where its files are noted, where it is one of several disks; those that are not locked are not. */
+  readonly claims?: { readonly files: FileClaims; readonly disk: ClaimingDisk } | undefined;
   /** Whether storage that is not needed is given back to the host; true unless stated. */
   readonly sparse?: boolean;
   /** Most bytes of qcow2 tables in memory, an image; 32 MiB unless stated. */
@@ -126,7 +129,8 @@ export function openDiskFiles(target: string | Fd, options: OpenDiskOptions = {}
   try {
     while (next !== undefined) {
       const readOnly: boolean = files.list.length > 0 || (options.readOnly ?? false);
-      next = addFile(files, seen, { ...next, readOnly, lock: options.lock ?? true });
+      const { claims, lock = true } = options;
+      next = addFile(files, seen, { ...next, readOnly, lock, claims });
     }
     complete = true;
     return files;
@@ -169,6 +173,7 @@ interface FileRequest {
   readonly format: DiskFormat | "probe";
   readonly readOnly: boolean;
   readonly lock: boolean;
+  readonly claims: OpenDiskOptions["claims"];
 }
 
 /** Opens one file and tells what it is based on. */
@@ -207,6 +212,10 @@ function addFile(
       throw new DiskError(`${path}: the image is based on itself`, { code: "ELOOP" });
     }
     seen.push(identity);
+    if (request.lock && request.claims !== undefined) {
+      const { files: claimed, disk } = request.claims;
+      claimed.add(identity, { path, isTop: seen.length === 1, readOnly }, disk);
+    }
     if (request.lock && !lockSoon(fd, readOnly ? "shared" : "exclusive")) {
       throw new DiskError(
         `${path}: expected to lock it ${readOnly ? "for reading" : "for writing"}, but another ` +

@@ -9,9 +9,17 @@ import {
   OpenFlag,
   setCloseOnExec,
 } from "../host/mod.ts";
+import { FileClaims } from "./claims.ts";
 import { createQcow2 } from "./create.ts";
 import { DiskError } from "./errors.ts";
-import { assembleDisk, DiskFiles, MAX_CHAIN_LENGTH, openDisk, openDiskFiles } from "./open.ts";
+import {
+  assembleDisk,
+  DiskFiles,
+  MAX_CHAIN_LENGTH,
+  openDisk,
+  openDiskFiles,
+  type OpenDiskOptions,
+} from "./open.ts";
 
 const MIB = 2 ** 20;
 
@@ -237,6 +245,46 @@ Deno.test("a damaged image leaves no descriptor behind", () => {
     assert.throws(() => openDisk(file("top")), /where other metadata is/);
     openDisk(file("top"), { readOnly: true }).close();
     assert.throws(() => openDisk(Fd.adopt(openFile(file("top")).take())), code("EACCES"));
+  });
+});
+
+Deno.test("disks of one program that share a file are told so, whatever they call it", () => {
+  withFolder((file) => {
+    for (const name of ["a", "other"]) Deno.writeFileSync(file(name), new Uint8Array(MIB));
+    Deno.linkSync(file("a"), file("hard"));
+    Deno.symlinkSync(file("a"), file("soft"));
+    createQcow2(file("over"), { backingFile: "a", backingFormat: "raw" });
+    const opened = (...disks: [path: string, options?: OpenDiskOptions][]) => {
+      using stack = new DisposableStack();
+      const files = new FileClaims();
+      disks.forEach(([path, options], index) => {
+        const disk = { option: `--block ${path.split("/").at(-1)}`, name: `vd${"abc"[index]}` };
+        stack.use(openDisk(path, { format: "raw", ...options, claims: { files, disk } }));
+      });
+    };
+    const [a, hard, soft, over] = [file("a"), file("hard"), file("soft"), file("over")];
+    assert.throws(() => opened([a], [file("other")], [a]), /--block a is given twice, for vda and/);
+    assert.throws(
+      () => opened([a], [hard, { readOnly: true }]),
+      /--block hard \(vdb\) is the same file as --block a \(vda\): expected a file of its own/,
+    );
+    assert.throws(() => opened([soft, { readOnly: true }], [hard]), /hard .* same .* soft/);
+    assert.throws(
+      () => opened([over, { format: "probe" }], [a]),
+      /--block a \(vdb\) is the same file as .*\/a, which --block over \(vda\) is based on,/,
+    );
+    const path = (fd: Fd) => {
+      setCloseOnExec(fd, false);
+      return `/proc/self/fd/${fd.raw}`;
+    };
+    {
+      // One open file has one lock, however often it is taken.
+      using fd = openFile(a, OpenFlag.ReadWrite);
+      assert.throws(() => opened([path(fd)], [path(fd)]), /given twice/);
+      assert.throws(() => opened([path(fd)], [a]), /is the same file as --block/);
+    }
+    opened([a, { readOnly: true }], [hard, { readOnly: true }], [over, { format: "probe" }]);
+    opened([a, { lock: false }], [soft, { lock: false }], [hard]);
   });
 });
 

@@ -15,6 +15,7 @@ import {
   type DiskImage,
   hasPartitions,
   openDiskFiles,
+  type OpenDiskOptions,
 } from "../../disk/mod.ts";
 import {
   type Fd,
@@ -39,6 +40,8 @@ const MAX_TRANSFERS = 128;
 export interface ServedDisk extends DiskConfig {
   /** Its name in the guest, where the kernel is told to find its root file system there. */
   readonly rootName?: string | undefined;
+  /** Of `OpenDiskOptions`. */
+  readonly claims?: OpenDiskOptions["claims"];
 }
 
 /** What the process that serves the disk is told; descriptors are the files', then the recovery memory. */
@@ -70,9 +73,9 @@ export const BLOCK_DEVICE: DeviceKind<ServedDisk> = {
 };
 
 function openBlock(disk: ServedDisk): OpenedDevice {
-  const { path, readOnly, lock, format, executor, rootName = null, ...others } = disk;
+  const { path, readOnly, lock, format, executor, claims, rootName = null, ...others } = disk;
   const { pciDevice: _pciDevice, bootIndex: _bootIndex, ...presentation } = others;
-  using files = openDiskFiles(path, { readOnly, lock, format });
+  using files = openDiskFiles(path, { readOnly, lock, format, claims });
   const isQcow2 = files.list[0]?.format === "qcow2";
   const settings: BlockSettings = {
     files: files.list.map(({ fd: _fd, ...file }) => file),

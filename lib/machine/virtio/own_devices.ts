@@ -7,6 +7,7 @@
 import { describeError, Logger } from "../../base/mod.ts";
 import type { BalloonConfig, VmConfig } from "../../config/mod.ts";
 import { deviceKind, type RequestOf, type ServedDisk } from "../../devices/mod.ts";
+import { FileClaims } from "../../disk/mod.ts";
 import { isatty, type Reactor, windowSize } from "../../host/mod.ts";
 import { DeviceType } from "../../virtio/mod.ts";
 import { BalloonKeeper } from "../balloon/keeper.ts";
@@ -51,6 +52,7 @@ export class OwnDevices implements Disposable {
     const names = diskNames(config);
     const statesRoot = config.boot.kind === "kernel" &&
       config.boot.params.some((param) => /(^|\s)root=/.test(param));
+    const files = new FileClaims();
     this.disks = config.disks.map((disk, index) =>
       device({
         name: `block device ${names[index]}`,
@@ -58,7 +60,11 @@ export class OwnDevices implements Disposable {
         deviceType: DeviceType.Block,
         kind: "block",
         open: () =>
-          openDisk({ ...disk, rootName: disk.root && !statesRoot ? names[index] : undefined }),
+          openDisk({
+            ...disk,
+            rootName: disk.root && !statesRoot ? names[index] : undefined,
+            claims: { files, disk: { option: `--block ${disk.path}`, name: names[index]! } },
+          }),
       })
     );
     let ports: ConsolePorts | undefined;
