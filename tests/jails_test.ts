@@ -7,7 +7,7 @@ import { MIB } from "../lib/base/mod.ts";
 import type { TestEngine } from "./support/engines.ts";
 import { END_OF_INPUT, tinyKernels } from "./support/tiny_kernel.ts";
 import { VmBench } from "./support/vm_bench.ts";
-import { runVmctl, startVmctl, vmctlBinary } from "./support/vmctl.ts";
+import { runVmctl, startVmctl, vmctlBinary, type VmctlProcess } from "./support/vmctl.ts";
 
 /** Jails do not depend on it. */
 const ENGINE: TestEngine = { kind: "soft", emulated: false, problem: undefined };
@@ -88,14 +88,14 @@ function disk(bench: VmBench): { path: string; args: string[] } {
   return { path, args: ["--block", `${path},format=raw`] };
 }
 
-/** Processes of the devices of VM `vm`, by their names. */
-async function devicesOf(bench: VmBench): Promise<ReadonlyMap<string, number>> {
+/** Processes of the devices of a VM, by their names. */
+async function devicesOf(bench: VmBench, vm = "vm"): Promise<ReadonlyMap<string, number>> {
   // The guest begins before they are all there.
   await bench.until("all serve", async () => {
-    const { devices } = await bench.state("vm");
+    const { devices } = await bench.state(vm);
     return devices.every(({ pid }) => pid !== null);
   });
-  const { devices } = await bench.state("vm");
+  const { devices } = await bench.state(vm);
   return new Map(devices.map(({ name, pid }) => {
     assert.ok(typeof pid === "number", `${name} has a process of its own`);
     return [name, pid];
@@ -182,6 +182,35 @@ jailTest("a file that is given for two disks is refused where one writes to it",
   assert.equal(shared.code, 0, shared.stderr);
   await bench.checkClean();
 });
+
+jailTest(
+  "a VM whose devices hang ends soon, with its status, and leaves none of them",
+  async (bench) => {
+    const ways: Record<string, (vm: VmctlProcess, name: string) => Promise<void> | void> = {
+      stop: async (_, name) => assert.equal((await bench.vmctl("stop", name)).code, 0),
+      term: (vm) => vm.signal("SIGTERM"),
+      interrupt: (vm) => vm.signal("SIGINT"),
+    };
+    await Promise.all(
+      Object.entries(ways).map(async ([name, stop]) => {
+        const args = ["--name", name, "--extended-status", ...disk(bench).args];
+        await using vm = await bench.start(tinyKernels.spin(), args);
+        await vm.waitFor("ready");
+        const devices = await devicesOf(bench, name);
+        for (const pid of devices.values()) Deno.kill(pid, "SIGSTOP");
+        await stop(vm, name);
+        const { code, stderr } = await vm.end();
+        assert.equal(code, 0, stderr);
+        for (const [device, pid] of devices) {
+          const told =
+            `${device} (process ${pid}) has done nothing for 5 s after it was told to end`;
+          assert.ok(stderr.includes(told), stderr);
+        }
+      }),
+    );
+    await bench.checkClean();
+  },
+);
 
 jailTest("devices die with a VMM that is killed", async (bench) => {
   const args = ["--name", "vm", ...disk(bench).args];

@@ -25,8 +25,8 @@ import {
 } from "./protocol.ts";
 import { runDirectory, socketsIn } from "./run_directory.ts";
 
-/** How long a VM may take to answer, in ms: longer than it waits for its vCPUs and devices. */
-const DEFAULT_TIMEOUT_MS = 40_000;
+/** How long a VM may take to answer, in ms: longer than it waits for its vCPUs and devices, 80 s. */
+const DEFAULT_TIMEOUT_MS = 90_000;
 /** How long each VM of a list may take, in ms. */
 const LIST_TIMEOUT_MS = 5_000;
 /** How long to wait before another try when a VM has too many clients waiting, in ms. */

@@ -22,6 +22,7 @@ import {
 import { type JailedProcess, type StartingJail, startJailed } from "../../jail/mod.ts";
 import { DeviceLog } from "./device_log.ts";
 import type { DeviceProgram } from "./device_program.ts";
+import { EndWatch } from "./end_watch.ts";
 import type { DeviceOrder, LaunchedDevice, PreparedLaunch } from "./launched_device.ts";
 import type { commonJail, DeviceFilter } from "./sandbox.ts";
 import { ViolationWatch } from "./violation_watch.ts";
@@ -30,8 +31,6 @@ import { ViolationWatch } from "./violation_watch.ts";
 const PLACE = { Error: 2, FrontEnd: 3, Control: 4, Filter: 5, Violation: 6, Resources: 7 } as const;
 /** A jail is made within milliseconds, unless a file system hangs or the host is very busy. */
 const START_TIMEOUT_MS = 60_000;
-/** How long a device may take to write what it holds, once its front end has gone. */
-const END_TIMEOUT_MS = 60_000;
 
 /** What the jails of all devices of a kind have in common. */
 export interface PreparedJail {
@@ -160,6 +159,7 @@ class JailedDevice implements LaunchedDevice {
   readonly control: UnixSocket;
   readonly ended: Promise<string>;
   readonly pid: number;
+  readonly #name: string;
   readonly #process: JailedProcess;
   readonly #watch: Watch;
   #violated = false;
@@ -169,6 +169,7 @@ class JailedDevice implements LaunchedDevice {
     options: Ends & { readonly order: DeviceOrder; readonly reactor: Reactor },
   ) {
     const { frontEnd, control, error, violation, order, reactor } = options;
+    this.#name = order.name;
     this.#process = process;
     this.pid = process.pid;
     this.socket = frontEnd;
@@ -200,12 +201,15 @@ class JailedDevice implements LaunchedDevice {
     return this.#violated;
   }
 
-  /** Lets it end by itself, for which its front end must have gone; kills it where it does not. */
+  /**
+   * Lets it end by itself, for which its front end must have gone, and write what it holds; kills it where it
+   * hangs.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     this.socket[Symbol.dispose]();
     this.control[Symbol.dispose]();
-    using _alarm = new Alarm(END_TIMEOUT_MS, () => this.#process.kill());
-    await this.ended;
+    using watch = new EndWatch(this.#process, { name: this.#name });
+    await Promise.race([this.ended, watch.givenUp]);
   }
 }
 

@@ -4,10 +4,15 @@
  * @module
  */
 
-import { getLogLevel } from "../../base/mod.ts";
+import { Alarm, getLogLevel, Logger } from "../../base/mod.ts";
 import { type Fd, socketPair, type UnixSocket } from "../../host/mod.ts";
 import type { DeviceWorkerEnd, DeviceWorkerStart } from "./device_worker.ts";
 import type { DeviceOrder, LaunchedDevice } from "./launched_device.ts";
+
+const log = new Logger("sandbox");
+
+/** How long a device may take to write what it holds, once its front end has gone. */
+const END_TIMEOUT_MS = 20_000;
 
 /**
  * Starts a device in a worker. Descriptors are those of the process, so the worker gets copies.
@@ -32,18 +37,26 @@ export function launchInWorker(order: DeviceOrder, url: string): LaunchedDevice 
   };
   const worker = new Worker(url, { type: "module", name });
   worker.postMessage(start);
-  return new WorkerDevice(worker, { frontEnd, control });
+  return new WorkerDevice(worker, { name, frontEnd, control });
 }
 
 class WorkerDevice implements LaunchedDevice {
+  readonly #name: string;
+  readonly #worker: Worker;
   readonly socket: UnixSocket;
   readonly control: UnixSocket;
   readonly ended: Promise<string>;
 
   constructor(
     worker: Worker,
-    { frontEnd, control }: { readonly frontEnd: UnixSocket; readonly control: UnixSocket },
+    { name, frontEnd, control }: {
+      readonly name: string;
+      readonly frontEnd: UnixSocket;
+      readonly control: UnixSocket;
+    },
   ) {
+    this.#name = name;
+    this.#worker = worker;
     this.socket = frontEnd;
     this.control = control;
     const { promise, resolve } = Promise.withResolvers<string>();
@@ -61,6 +74,12 @@ class WorkerDevice implements LaunchedDevice {
   async [Symbol.asyncDispose](): Promise<void> {
     this.socket[Symbol.dispose]();
     this.control[Symbol.dispose]();
-    await this.ended;
+    const late = Promise.withResolvers<void>();
+    using _alarm = new Alarm(END_TIMEOUT_MS, () => {
+      log.warn(`${this.#name} does not end within ${END_TIMEOUT_MS / 1000} s; it is given up`);
+      this.#worker.terminate();
+      late.resolve();
+    });
+    await Promise.race([this.ended, late.promise]);
   }
 }

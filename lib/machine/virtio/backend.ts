@@ -104,7 +104,8 @@ export class Backend implements AsyncDisposable {
     } catch (error) {
       // The state stays the caller's for another try.
       if (state !== undefined) frontend?.takeState();
-      throw await explain(error, { device, link });
+      // Where it was called off, that is the reason.
+      throw signal.aborted ? error : await explain(error, { device, link });
     }
   }
 
