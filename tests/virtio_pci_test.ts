@@ -286,6 +286,20 @@ engineTest(
 );
 
 engineTest(
+  "a back end that is started again while the VM ends, ends with it",
+  async ({ kind: engine }) => {
+    await using rig = await FunctionRig.start(engine, { restart: true });
+    rig.enable();
+    await rig.activate();
+    const dead = rig.backend;
+    rig.killBackend();
+    await rig.until("the next one is there", () => rig.backend !== dead);
+    await rig.bus[Symbol.asyncDispose]();
+    assert.equal(rig.backend?.open, false);
+  },
+);
+
+engineTest(
   "a function that may not master the bus leaves memory alone until it may again",
   async ({ kind: engine }) => {
     await using rig = await FunctionRig.start(engine, { restart: true });

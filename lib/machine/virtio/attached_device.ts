@@ -279,8 +279,11 @@ export class AttachedDevice implements AsyncDisposable {
     for (const watch of this.#pinWatches) watch[Symbol.dispose]();
     this.#pinWatches = [];
     this.#poke();
-    await this.#reached?.[Symbol.asyncDispose]();
+    const reached = this.#reached;
+    await reached?.[Symbol.asyncDispose]();
     await this.#turn;
+    // A successor may have been there just when it was called off.
+    if (this.#reached !== reached) await this.#reached?.[Symbol.asyncDispose]();
     if (!this.#state.disposed) this.#state[Symbol.dispose]();
     this.#configEvent.close();
   }
