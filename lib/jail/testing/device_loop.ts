@@ -34,8 +34,10 @@ import { confineProcess } from "../confine.ts";
 export interface DeviceLoopJob {
   /** Array of struct sock_filter, in base64. */
   readonly program?: string;
-  /** How long it works, in milliseconds. */
+  /** How long it works at least, in milliseconds. */
   readonly durationMs: number;
+  /** How much it works at least, however long that takes on a busy host: turns as of a device. */
+  readonly turns?: number;
   /** Calls that it makes at the end, whose results it tells. */
   readonly calls?: readonly { readonly number: number; readonly args: readonly number[] }[];
   /** Starts a worker that makes garbage, too. */
@@ -112,7 +114,7 @@ async function work(job: DeviceLoopJob): Promise<void> {
     confineProcess(decodeProgram(bytes), { reportFd: 2 });
   }
   tell("ready");
-  while (monotonicNs() < end) {
+  while (monotonicNs() < end || turns < (job.turns ?? 0)) {
     for (let index = 0; index < 1000; index++) turn();
     // A turn of the event loop, and a wait in the runtime's own poll.
     await new Promise((resolve) => setTimeout(resolve, 2));
