@@ -139,6 +139,8 @@ export class VhostUserFrontend implements Disposable {
     const frontend = new VhostUserFrontend(options);
     try {
       await frontend.#negotiate();
+      // Gone right behind its last answer, of which nobody would be told any more.
+      if (frontend.end !== undefined) throw frontend.end;
       frontend.#connected = true;
       return frontend;
     } catch (error) {

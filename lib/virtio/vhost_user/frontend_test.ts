@@ -290,6 +290,17 @@ Deno.test("a back end that says nothing, or nonsense, is given up", async () => 
   }
 });
 
+Deno.test("a back end that is gone right behind its last answer is not connected to", async () => {
+  using reactor = new Reactor();
+  const [near, far] = socketPair("stream");
+  using socket = far;
+  // GetFeatures: a device without features of the protocol, so nothing else is asked.
+  socket.sendMessage(new Uint8Array(Uint32Array.of(1, 5, 8, 0, 1).buffer));
+  socket.shutdown("write");
+  const options = { name: "short", socket: near, reactor, onClose: () => assert.fail() };
+  await assert.rejects(VhostUserFrontend.connect(options), { kind: "closed" });
+});
+
 Deno.test("whatever a back end answers, connecting to it ends", async () => {
   using reactor = new Reactor();
   const word = fc.oneof(fc.nat(3), fc.constantFrom(5, 8, 16, 20, 24, 2 ** 30, 2 ** 32 - 1));
