@@ -26,7 +26,7 @@ export class StorageDaemon implements AsyncDisposable {
     this.#child = child;
   }
 
-  /** Starts it, and waits until all sockets can be connected to. */
+  /** Starts it, and waits until all sockets can be connected to, without doing so: each has one front end. */
   static async start(exports: readonly StorageExport[]): Promise<StorageDaemon> {
     const child = new Deno.Command("qemu-storage-daemon", {
       args: exports.flatMap(({ image, socket, queueCount = 1 }, index) => [
@@ -41,7 +41,7 @@ export class StorageDaemon implements AsyncDisposable {
     }).spawn();
     let ended = false;
     void child.status.then(() => ended = true);
-    while (!exports.every(({ socket }) => isSocket(socket))) {
+    while (!exports.every(({ socket }) => isListening(socket))) {
       if (ended) throw new Error("qemu-storage-daemon has ended");
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
@@ -60,10 +60,11 @@ export class StorageDaemon implements AsyncDisposable {
   }
 }
 
-function isSocket(path: string): boolean {
-  try {
-    return Deno.statSync(path).isSocket ?? false;
-  } catch {
-    return false;
-  }
+/** Whether somebody listens at `path`; that it is there says only that it was bound (proc_net(5)). */
+function isListening(path: string): boolean {
+  const ACCEPTING = "00010000";
+  return Deno.readTextFileSync("/proc/net/unix").split("\n").some((line) => {
+    const [, , , flags, , , , ...rest] = line.trim().split(" ").filter((word) => word !== "");
+    return flags === ACCEPTING && rest.join(" ") === path;
+  });
 }
