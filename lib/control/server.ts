@@ -152,6 +152,7 @@ class Client implements Disposable {
   #unsent: Uint8Array | undefined;
   #busy = false;
   readonly #left = new AbortController();
+  #wasReset = false;
   #closed = false;
 
   constructor(socket: UnixSocket, options: ClientOptions) {
@@ -176,18 +177,14 @@ class Client implements Disposable {
   #ready(events: number): void {
     const gone = (events & (PollEvent.HangUp | PollEvent.Error)) !== 0;
     if (this.#unsent !== undefined) {
-      if (gone) return this[Symbol.dispose]();
+      if (gone) return this.#leave();
       const bytes = this.#unsent;
       this.#unsent = undefined;
       this.#send(bytes);
     }
     if (this.#busy) {
-      // A hang-up would be reported over and over. What it asked for before it left is still done.
-      if (gone) {
-        this.#watch?.[Symbol.dispose]();
-        this.#watch = undefined;
-        this.#left.abort(new ControlError("the client has left"));
-      }
+      // A hang-up would be reported over and over.
+      if (gone) this.#leave();
       return;
     }
     this.#read();
@@ -221,6 +218,13 @@ class Client implements Disposable {
       const { signal } = this.#left;
       answer = this.#handler.handle(parseRequest(message.bytes), { fds, signal });
     } catch (error) {
+      if (isHostError(error, "ECONNRESET") && !this.#wasReset) {
+        // It has left answers unread: that is told once, before what it asked for.
+        this.#wasReset = true;
+        if (this.#watch === undefined) return true;
+        this.#leave();
+        return false;
+      }
       if (isHostError(error, "ECONNRESET", "EPIPE", "ENOTCONN")) {
         closeAll(fds);
         this[Symbol.dispose]();
@@ -249,14 +253,19 @@ class Client implements Disposable {
     closeAll(fds);
     this.#busy = false;
     if (this.#closed) return;
-    if (this.#watch === undefined) {
-      // The client has left; what it still asked for is done, and nobody waits for the answers.
-      this.#read();
-      if (!this.#busy) this[Symbol.dispose]();
-      return;
-    }
+    if (this.#watch === undefined) return this.#leave();
     this.#watch.setEvents(PollEvent.In);
     this.#send(encodeMessage(answer));
+  }
+
+  /** The client has left; what it still asked for is done, and nobody waits for the answers. */
+  #leave(): void {
+    this.#watch?.[Symbol.dispose]();
+    this.#watch = undefined;
+    this.#unsent = undefined;
+    this.#left.abort(new ControlError("the client has left"));
+    while (!this.#busy && !this.#closed && this.#readOne());
+    if (!this.#busy) this[Symbol.dispose]();
   }
 
   #send(bytes: Uint8Array): void {
@@ -269,7 +278,7 @@ class Client implements Disposable {
     } catch (error) {
       if (!isHostError(error)) throw error;
       log.debug(`a client cannot be answered: ${describeError(error)}`);
-      this[Symbol.dispose]();
+      this.#leave();
       return;
     }
     this.#unsent = bytes;

@@ -15,6 +15,7 @@ import { ControlClient, listRunning, requestVm } from "./client.ts";
 import { ControlError, NoAnswerError, NotRunningError } from "./errors.ts";
 import { ControlListener } from "./listener.ts";
 import {
+  encodeMessage,
   MAX_REQUEST_BYTES,
   MAX_REQUEST_FDS,
   parseResponse,
@@ -204,29 +205,35 @@ Deno.test("ControlServer: a client that does not read, and one that waits, block
   });
 });
 
-Deno.test("ControlServer: requests of a client that left are still carried out", async () => {
-  const seen: VmRequest[] = [];
-  const gate = Promise.withResolvers<VmResponse>();
-  const all = Promise.withResolvers<void>();
-  const handle: Handle = (request) => {
-    seen.push(request);
-    if (request === "ResumeVm") all.resolve();
-    return request === "SuspendVm" ? gate.promise : "Ok";
-  };
-  await withServer(handle, async (path, _reactor, server) => {
-    {
-      using socket = UnixSeqpacket.connect(path);
-      socket.sendMessage(new TextEncoder().encode(`"SuspendVm"`));
-      socket.sendMessage(new TextEncoder().encode(`"ResumeVm"`));
-    }
-    while (seen.length === 0) await tick(1);
-    await tick(5);
-    gate.resolve("Ok");
-    await all.promise;
-    while (server.clientCount > 0) await tick(1);
-    assert.deepEqual(seen, ["SuspendVm", "ResumeVm"]);
+for (const [when, ticks] of [["before that was noticed", 0], ["and was noticed", 20]] as const) {
+  Deno.test(`ControlServer: requests of a client that left ${when} are still carried out`, async () => {
+    const seen: VmRequest[] = [];
+    const gate = Promise.withResolvers<VmResponse>();
+    const handle: Handle = (request) => {
+      seen.push(request);
+      return request === "SuspendVm" ? gate.promise : "Ok";
+    };
+    await withServer(handle, async (path, _reactor, server) => {
+      const sent: VmRequest[] = [];
+      {
+        using socket = UnixSeqpacket.connect(path, { nonblock: true });
+        const send = (request: VmRequest) => {
+          const taken = socket.sendMessage(encodeMessage(request)) > 0;
+          if (taken) sent.push(request);
+          return taken;
+        };
+        // Those before it are answered, which it does not read; as many are behind it as there is room for.
+        for (const request of ["Powerbtn", "SuspendVm"] as const) assert(send(request));
+        while (sent.length < 40 && send("ResumeVm"));
+        while (seen.length < 2) await tick(1);
+      }
+      for (let left = ticks; left > 0; left--) await tick(1);
+      gate.resolve("Ok");
+      while (server.clientCount > 0) await tick(1);
+      assert.deepEqual(seen, sent);
+    });
   });
-});
+}
 
 Deno.test("ControlListener: replaces a stale socket, refuses a live one and other files", async () => {
   const folder = Deno.makeTempDirSync({ prefix: "vmctl-control-" });
