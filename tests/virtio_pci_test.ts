@@ -258,6 +258,19 @@ engineTest(
 );
 
 engineTest(
+  "a suspend fails where a back end dies at that moment and has no successor",
+  async ({ kind: engine }) => {
+    await using rig = await FunctionRig.start(engine);
+    rig.enable();
+    const driver = await rig.activate();
+    await rig.readSector(driver, 1);
+    rig.killBackend();
+    await assert.rejects(rig.bus.suspend(), /cannot suspend/);
+    await rig.until("it is lost", () => rig.lost.length === 1);
+  },
+);
+
+engineTest(
   "a VM is suspended and resumed although a back end dies at that moment",
   async ({ kind: engine }) => {
     await using rig = await FunctionRig.start(engine, { restart: true });

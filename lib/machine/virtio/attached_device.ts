@@ -418,7 +418,9 @@ export class AttachedDevice implements AsyncDisposable {
     try {
       await action();
     } catch (error) {
-      if (this.#reached?.frontend.end === undefined) throw error;
+      const hasSuccessor = this.#options.restart && !this.#ended &&
+        this.#reached?.frontend.end !== undefined;
+      if (!hasSuccessor) throw error;
     }
   }
 

@@ -158,6 +158,7 @@ export class Backend implements AsyncDisposable {
     // Whoever reads this has been told who it is.
     const message = describeError(end);
     const { name } = this.#options.device;
+    if (message.startsWith(`${name}: `)) return message.slice(name.length + 2);
     return message.startsWith(name) ? `it${message.slice(name.length)}` : message;
   }
 
