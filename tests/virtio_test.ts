@@ -238,6 +238,55 @@ engineTest(
   },
 );
 
+/** Answers as a disk's back end until it is asked for its configuration, and then nothing any more. */
+async function hangAtConfig(listener: Deno.Listener, onAsked: () => void): Promise<void> {
+  // By request (vhost-user, "Front-end message types"): VERSION_1 and protocol features, CONFIG, one queue.
+  const answers = new Map([[1, 1n << 32n | 1n << 30n], [15, 1n << 9n], [17, 1n]]);
+  const GET_CONFIG = 24;
+  using connection = await listener.accept();
+  const read = async (length: number): Promise<Uint8Array<ArrayBuffer> | undefined> => {
+    const bytes = new Uint8Array(length);
+    for (let at = 0; at < length;) {
+      const count = await connection.read(bytes.subarray(at));
+      if (count === null) return undefined;
+      at += count;
+    }
+    return bytes;
+  };
+  for (let header; (header = await read(12)) !== undefined;) {
+    const [request = 0, , size = 0] = new Uint32Array(header.buffer);
+    await read(size);
+    if (request === GET_CONFIG) onAsked();
+    const answer = answers.get(request);
+    if (answer === undefined) continue;
+    const message = new DataView(new ArrayBuffer(20));
+    for (const [index, word] of [request, 5, 8].entries()) message.setUint32(4 * index, word, true);
+    message.setBigUint64(12, answer, true);
+    await connection.write(new Uint8Array(message.buffer));
+  }
+}
+
+engineTest(
+  "virtio: a back end that hangs while it is asked what it has holds no end up",
+  async (engine) => {
+    await using bench = new VmBench(engine);
+    const path = bench.path("hangs.sock");
+    using listener = Deno.listen({ transport: "unix", path });
+    const asked = Promise.withResolvers<void>();
+    const served = hangAtConfig(listener, asked.resolve);
+    const options = ["--vhost-user", `type=block,socket=${path}`];
+    await using vm = await bench.start(tinyKernels.sleep(), options);
+    await asked.promise;
+    const beginMs = performance.now();
+    vm.signal("SIGTERM");
+    const { code, stderr } = await vm.end();
+    assert.equal(code, 0, stderr);
+    assert.ok(performance.now() - beginMs < 40_000, "before the time for an answer is over, 60 s");
+    await served;
+    await bench.checkClean();
+  },
+);
+
 engineTest(
   "virtio: a notification reaches the back end, and its interrupt the guest",
   async (engine) => {

@@ -92,6 +92,9 @@ export class Backend implements AsyncDisposable {
     const { device, signal } = options;
     await using stack = new AsyncDisposableStack();
     const link = stack.use(await device.launch(signal));
+    // The back end may be busy with another front end, or hang, and the VM's end does not wait for that.
+    const giveUp = () => link.socket.shutdown("both");
+    signal.addEventListener("abort", giveUp);
     let frontend: VhostUserFrontend | undefined;
     try {
       frontend = stack.use(await connect(link, options, state));
@@ -106,6 +109,8 @@ export class Backend implements AsyncDisposable {
       if (state !== undefined) frontend?.takeState();
       // Where it was called off, that is the reason.
       throw signal.aborted ? error : await explain(error, { device, link });
+    } finally {
+      signal.removeEventListener("abort", giveUp);
     }
   }
 
@@ -209,22 +214,15 @@ async function connect(
   state: FrontendState | undefined,
 ): Promise<VhostUserFrontend> {
   signal.throwIfAborted();
-  // The back end may be busy with another front end, and the VM's end does not wait for that.
-  const giveUp = () => socket.shutdown("both");
-  signal.addEventListener("abort", giveUp);
-  try {
-    return await VhostUserFrontend.connect({
-      name: device.name,
-      socket,
-      reactor,
-      ...state === undefined ? {} : { state },
-      onClose: onDeath,
-      onConfigChange,
-      onQueueError,
-    });
-  } finally {
-    signal.removeEventListener("abort", giveUp);
-  }
+  return await VhostUserFrontend.connect({
+    name: device.name,
+    socket,
+    reactor,
+    ...state === undefined ? {} : { state },
+    onClose: onDeath,
+    onConfigChange,
+    onQueueError,
+  });
 }
 
 /** What whoever launched a back end says of its end; undefined where that is nothing. */
