@@ -15,7 +15,7 @@ import { buildInitramfs, tryFetchGuest, writeVmlinux } from "./mod.ts";
 
 const MIB = 1024 * 1024;
 const MEMORY_MIB = 256;
-const TIMEOUT_MS = 180_000;
+const TIMEOUT_MS = 600_000;
 const BIOS_ADDRESS = 0xe_0000;
 const BIOS_BYTES = 0x2_0000;
 /** The BIOS holds the ACPI tables, where the kernel looks for them, and behind them the code. */
