@@ -1,5 +1,6 @@
 /**
- * Runs a script in a Debian userland on the software engine, and hands its lines on as they come.
+ * Runs a guest on the software engine, such as a script in a Debian userland, and hands its lines on as they
+ * come.
  *
  * @module
  */
@@ -7,28 +8,33 @@
 import { join } from "node:path";
 import { writeUserlandInitrd } from "../guest/mod.ts";
 
-/** A guest to run. */
-export interface GuestRun {
+/** A VM to run. */
+export interface VmRun {
   /** The executable. */
   readonly vmctl: string;
+  readonly cpus: number;
+  readonly memoryMib: number;
+  readonly initrd: string;
   readonly kernel: string;
+  /** Further options of `vmctl run`. */
+  readonly options?: readonly string[] | undefined;
+  /** Set in its environment. */
+  readonly env?: Readonly<Record<string, string>> | undefined;
+  readonly timeoutMs: number;
+  /** Told each line that the guest prints. */
+  readonly onLine: (line: string) => void;
+  /** Told the process id once it runs. */
+  readonly onStart?: ((pid: number) => void) | undefined;
+}
+
+/** A script to run in a userland. */
+export interface GuestRun extends Omit<VmRun, "initrd"> {
   /** The userland's archive. */
   readonly image: string;
   /** For bash in the guest. */
   readonly script: string;
-  readonly cpus: number;
-  readonly memoryMib: number;
   /** Folder for files of the run. */
   readonly folder: string;
-  readonly timeoutMs: number;
-  /** Further options of `vmctl run`. */
-  readonly options?: readonly string[];
-  /** Set in its environment. */
-  readonly env?: Readonly<Record<string, string>>;
-  /** Told each line that the guest prints. */
-  readonly onLine: (line: string) => void;
-  /** Told the process id once it runs. */
-  readonly onStart?: (pid: number) => void;
 }
 
 /** How a guest ended. */
@@ -39,15 +45,20 @@ export interface GuestEnd {
   readonly seconds: number;
 }
 
-/** Runs the guest to its end. */
+/** Runs the script to its end. */
 export async function runGuest(run: GuestRun): Promise<GuestEnd> {
   const initrd = join(run.folder, "initrd");
   await writeUserlandInitrd(initrd, { image: run.image, script: run.script });
+  return await runVm({ ...run, initrd });
+}
+
+/** Runs the VM to its end. */
+export async function runVm(run: VmRun): Promise<GuestEnd> {
   const started = performance.now();
   const child = new Deno.Command(run.vmctl, {
     args: [
       ...["run", "--hypervisor", "soft", "--extended-status"],
-      ...["--cpus", `${run.cpus}`, "--mem", `${run.memoryMib}`, "--initrd", initrd],
+      ...["--cpus", `${run.cpus}`, "--mem", `${run.memoryMib}`, "--initrd", run.initrd],
       ...["--params", "console=ttyS0 quiet panic=-1", ...run.options ?? [], run.kernel],
     ],
     env: run.env ?? {},
