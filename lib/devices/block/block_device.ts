@@ -4,6 +4,7 @@
  * @module
  */
 
+import { log } from "../../base/mod.ts";
 import { DiskError, type DiskImage } from "../../disk/mod.ts";
 import { HostError, PollEvent, type Watch } from "../../host/mod.ts";
 import { type DeviceContext, DeviceType } from "../../virtio/mod.ts";
@@ -32,6 +33,16 @@ export interface BlockDeviceOptions extends DiskPresentation {
   readonly id: string;
   /** What takes requests beside the thread, owned by the device; all are carried out in turn without. */
   readonly transfers?: RingTransfers | undefined;
+}
+
+/** Says so where `image` has more than whole blocks: what does not fill one is not part of the disk. */
+export function warnOfRest(image: DiskImage, blockBytes: number): void {
+  const restBytes = image.sizeBytes % blockBytes;
+  if (restBytes === 0) return;
+  log.warn(
+    `block: ${image.path} has ${image.sizeBytes} bytes, not a multiple of its blocks' ${blockBytes}: ` +
+      `the guest does not see the last ${restBytes}`,
+  );
 }
 
 /** A disk image as a virtio block device. */
@@ -126,6 +137,7 @@ export class BlockDevice implements ServableDevice {
     this.#drain();
     const { sizeBytes, shrink } = request.data;
     this.#image.resize(sizeBytes, { shrink });
+    warnOfRest(this.#image, this.#blockBytes);
     setCapacity(this.config, this.#image, this.#blockBytes);
     this.configChanged?.();
     reply.answer(null);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import * as fc from "fast-check";
-import { KIB, MIB } from "../../base/mod.ts";
+import { KIB, MIB, setLogSink } from "../../base/mod.ts";
 import type { BlockOptions } from "../../config/mod.ts";
 import { checkDisk, createQcow2, openDisk } from "../../disk/mod.ts";
 import { IoVector } from "../../host/mod.ts";
@@ -309,6 +309,14 @@ Deno.test("block: a disk changes its size while it is used, and tells the driver
       assert.equal(capacity(), SECTORS * 2);
       assert.equal(Deno.statSync(disk.path).size, DISK_BYTES * 2);
       assert.equal(resize(DISK_BYTES * 2), null);
+      const logged: string[] = [];
+      setLogSink((line) => logged.push(line));
+      try {
+        assert.equal(resize(DISK_BYTES + 700, true), null);
+      } finally {
+        setLogSink(undefined);
+      }
+      assert.match(logged.join(""), /the guest does not see the last 188/);
       assert.equal(resize(DISK_BYTES, true), null);
       assert.equal(capacity(), SECTORS);
       assert.equal(rig.write(SECTORS, new Uint8Array(512)), IoError);

@@ -28,7 +28,7 @@ import {
 } from "../../host/mod.ts";
 import type { DeviceKind, OpenedDevice, PreparedDevice } from "../frame/device_kind.ts";
 import { DeviceError } from "../frame/errors.ts";
-import { BlockDevice } from "./block_device.ts";
+import { BlockDevice, warnOfRest } from "./block_device.ts";
 import { RingTransfers } from "./ring_transfers.ts";
 
 /** Room for the changes of 64k clusters; when it is full, tables are written. */
@@ -150,7 +150,7 @@ function makeBlock(
     direct,
     ...(memory === undefined ? {} : { recovery: mmap(RECOVERY_BYTES, { fd: memory }).bytes }),
   });
-  hintAtRest(image, blockBytes);
+  warnOfRest(image, blockBytes);
   if (settings.rootName !== null) hintAtPartitions(image, settings.rootName);
   const transfers = ring === undefined || image.transfers === undefined
     ? undefined
@@ -159,16 +159,6 @@ function makeBlock(
   const device = new BlockDevice(image, { ...presentation, id, transfers });
   stack.move();
   return device;
-}
-
-/** What does not fill a block is not part of the disk. */
-function hintAtRest(image: DiskImage, blockBytes: number): void {
-  const restBytes = image.sizeBytes % blockBytes;
-  if (restBytes === 0) return;
-  log.warn(
-    `block: ${image.path} has ${image.sizeBytes} bytes, not a multiple of its blocks' ${blockBytes}: ` +
-      `the guest does not see the last ${restBytes}`,
-  );
 }
 
 /** Whoever means a file system on a partition has to say which one. */
