@@ -64,6 +64,7 @@ export {
 } from "./file.ts";
 export { ioctl, type IoctlArgument, ioctlFast, tryIoctl } from "./ioctl.ts";
 export { poll, PollEvent, pollFd, type PollRequest } from "./poll.ts";
+export { BusyPoll } from "./busy_poll.ts";
 export { Epoll, EpollFlag, Reactor, type Watch, type WatchCallback } from "./epoll.ts";
 export {
   eventfd,

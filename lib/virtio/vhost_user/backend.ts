@@ -6,6 +6,7 @@
 
 import { log } from "../../base/mod.ts";
 import {
+  BusyPoll,
   Epoll,
   type Fd,
   type FdLike,
@@ -19,7 +20,6 @@ import {
 import type { VirtioDeviceBackend } from "../device.ts";
 import { VhostUserError } from "../errors.ts";
 import { serveRequest } from "./backend_requests.ts";
-import { BusyPoll } from "./busy_poll.ts";
 import { Channel } from "./channel.ts";
 import { type Message, Payload } from "./message.ts";
 import { MessageFlag, ProtocolFeature } from "./protocol.ts";

@@ -1,14 +1,13 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { MIB } from "../../base/mod.ts";
-import { monotonicNs, Reactor, signalEvent } from "../../host/mod.ts";
+import { BusyPoll, monotonicNs, Reactor, signalEvent } from "../../host/mod.ts";
 import { GuestMemory } from "../../memory/mod.ts";
 import { DeviceMemory } from "../device_memory.ts";
 import { Feature } from "../features.ts";
 import { BLOCK_HEADER_BYTES, BlockRequest } from "../testing/memory_block.ts";
 import { MockDriver } from "../testing/mock_driver.ts";
 import { TestProgram } from "../testing/programs.ts";
-import { BusyPoll } from "./busy_poll.ts";
 import { VhostUserFrontend } from "./frontend.ts";
 
 const WINDOW_US = 200;

@@ -1,12 +1,12 @@
 /**
- * When a thread that serves queues looks for more work before it sleeps. To be woken up costs both sides more
- * time than a small request takes: one the interrupt of another processor, the other one the way out of its
- * sleep.
+ * When a thread that waits for another one looks for what comes before it sleeps. To be woken up costs both
+ * sides more time than a small request takes: one the interrupt of another processor, the other one the way
+ * out of its sleep.
  *
  * @module
  */
 
-import { microsBetween } from "../../host/mod.ts";
+import { microsBetween } from "./clock.ts";
 
 /** How long it does not look any more after it has looked in vain. */
 const VAIN_REST_US = 10_000;
