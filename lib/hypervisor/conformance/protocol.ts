@@ -47,5 +47,12 @@ export type Command =
   | { readonly do: "kick-often"; readonly id: number }
   | { readonly do: "msi"; readonly address: bigint; readonly data: number }
   | { readonly do: "event"; readonly fd: number }
+  /** Answers each signal of `kick` by one of `call`, after a time of its own. */
+  | {
+    readonly do: "answer";
+    readonly kick: number;
+    readonly call: number;
+    readonly delaysUs: readonly number[];
+  }
   | { readonly do: "irq"; readonly gsi: number; readonly level: boolean }
   | { readonly do: "vcpu"; readonly id: number };

@@ -5,11 +5,14 @@
  * @module
  */
 
-import { signalEvent } from "../../host/mod.ts";
+import { monotonicNs, PollEvent, pollFd, signalEvent, takeEvent } from "../../host/mod.ts";
 import { GuestMemory } from "../../memory/mod.ts";
 import { attachVm, ExitReason, type Vm } from "../mod.ts";
 import { type Command, Word } from "./protocol.ts";
 import { RecordingIo } from "./recording_io.ts";
+
+/** How long a guest may take for its next request. */
+const ANSWER_TIMEOUT_MS = 60_000;
 
 interface Attached {
   readonly vm: Vm;
@@ -75,11 +78,25 @@ function act(
     case "event":
       signalEvent(command.fd);
       break;
+    case "answer":
+      answer(command);
+      break;
     case "irq":
       vm.setIrqLine(command.gsi, command.level);
       break;
     case "vcpu":
       runVcpu(vm, command.id, words);
+  }
+}
+
+function answer({ kick, call, delaysUs }: Extract<Command, { do: "answer" }>): void {
+  for (const delayUs of delaysUs) {
+    // Where none comes the guest is lost, and the watchdog's to end, which waits behind this.
+    if (pollFd(kick, PollEvent.In, ANSWER_TIMEOUT_MS) === 0) return;
+    takeEvent(kick);
+    const end = monotonicNs() + delayUs * 1000;
+    while (monotonicNs() < end);
+    signalEvent(call);
   }
 }
 

@@ -169,6 +169,35 @@ export const EVENT_TESTS: readonly GuestTest[] = [
     },
   },
   {
+    name: "a device that answers kicks by an irqfd, sooner or later, wakes HLT each time",
+    run(m) {
+      using kick = eventfd(0, { nonblock: true });
+      using call = eventfd(0, { nonblock: true });
+      m.vm.setGsiRoutes(FREE_GSI, [{ type: "msi", address: 0xfee0_0000n, data: VECTOR }]);
+      m.vm.registerIrqfd(call.raw, FREE_GSI);
+      m.vm.registerIoeventfd({ space: "mmio", address: MMIO, length: 4 }, kick.raw);
+      // About as often around each time at which an engine may go to sleep.
+      const delaysUs = Array.from({ length: 400 }, (_, i) => (i & 32 ? 260 : 60) * Math.random());
+      installFaultHandler64(m);
+      countVector(m, VECTOR, result(0), 0xe000);
+      m.load(64, (a) => {
+        maskPics(a);
+        setLapicReg(a, Lapic.Spurious, 0x1ff);
+        a.mov("ebx", 0);
+        a.label("next").add("rbx", 1).mov("ecx", MMIO).mov(at("rcx"), "eax");
+        a.label("sleep").op("cli").cmp(at(result(0)), "rbx").jcc("ae", "awake");
+        a.op("sti").op("hlt").jmp("sleep").label("awake");
+        a.cmp("ebx", delaysUs.length).jcc("b", "next").out(Port.Done, "al");
+      });
+      m.tell({ do: "answer", kick: kick.raw, call: call.raw, delaysUs });
+      m.startLong();
+      m.run();
+      assert.equal(m.result(0), BigInt(delaysUs.length));
+      assert.deepEqual([kick, call].map(takeEvent), [0, 0]);
+      m.vm.unregisterIrqfd(call.raw, FREE_GSI);
+    },
+  },
+  {
     name: "an irqfd of a level interrupt signals its end",
     notEmulated: "its local APIC notes no interrupt as in service",
     run(m) {

@@ -172,6 +172,7 @@ export class Incoming {
         yieldThread();
         continue;
       }
+      if (this.#kickWatch.polls(now)) continue;
       if (wait >= IDLE_MS && this.#tidy()) continue;
       this.#awaitMail(Math.min(wait, 0x7fffffff));
     }

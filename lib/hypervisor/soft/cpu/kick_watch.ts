@@ -6,13 +6,18 @@
  * @module
  */
 
+import { BusyPoll } from "../../../host/mod.ts";
+
 /** Fuel between looks, a twentieth of a full load. */
 const SLICE = 400;
 /** Looks at most, each of about a microsecond, before it is left to HLT and to the fuel's end. */
 const LOOKS = 8;
 
-/** How long an answer is awaited without sleep, at most. */
+/** How long an answer is awaited without sleep, at most, where others may have the processor meanwhile. */
 const SPIN_NS = 30_000;
+
+/** How long it is awaited in all, where nobody else wants the processor; KVM waits as long (halt_poll_ns). */
+const WINDOW_US = 200;
 
 /** Divides the fuel that is left into slices for a while, and has HLT sleep a little later. */
 export class KickWatch {
@@ -24,6 +29,9 @@ export class KickWatch {
   #haltedNs = 0;
   /** Whether the last answer came soon. */
   #soon = true;
+  /** For answers that take longer than that. */
+  readonly #poll = new BusyPoll(WINDOW_US);
+  #polling: "not yet" | "polling" | "over" = "not yet";
 
   /**
    * A device was kicked.
@@ -66,9 +74,20 @@ export class KickWatch {
     return this.#soon && nowNs - this.#haltedNs < SPIN_NS;
   }
 
+  /** Whether HLT is to look again all the same, and let nobody else have the processor: asked when it does not spin. */
+  polls(nowNs: number): boolean {
+    if (!this.#kicked || this.#polling === "over") return false;
+    const nowUs = nowNs / 1000 | 0;
+    const goesOn = this.#polling === "polling" ? this.#poll.goesOn(nowUs) : this.#poll.begin(nowUs);
+    this.#polling = goesOn ? "polling" : "over";
+    return goesOn;
+  }
+
   /** HLT is over. Where the answer came too late to be worth it, the next ones are not waited for so. */
   woken(nowNs: number): void {
     if (!this.#kicked) return;
+    if (this.#polling !== "not yet") this.#poll.end(nowNs / 1000 | 0);
+    this.#polling = "not yet";
     this.#soon = this.#haltedNs === 0 || nowNs - this.#haltedNs < 2 * SPIN_NS;
     this.#kicked = false;
     this.#haltedNs = 0;

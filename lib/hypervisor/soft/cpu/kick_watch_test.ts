@@ -57,3 +57,84 @@ Deno.test("HLT looks again for a while after a kick, unless answers take longer 
   assert.equal(answered(3_000_000, 40_000), true);
   assert.equal(watch.spins(4_000_000), false);
 });
+
+/** What HLT does from `from` on until the answer comes: its looks, each of `stepNs`, and what they took. */
+function halt(
+  watch: KickWatch,
+  how: { from: number; answer: number; stepNs: number; awayAt?: number },
+): { lookedNs: number; now: number } {
+  const { from, answer, stepNs, awayAt = Infinity } = how;
+  let now = from;
+  while (now < answer && (watch.spins(now) || watch.polls(now))) {
+    now += now <= awayAt && awayAt < now + stepNs ? 3_000_000 : stepNs;
+  }
+  const lookedNs = Math.min(now, Math.max(answer, from)) - from;
+  now = Math.max(now, answer);
+  watch.woken(now);
+  return { lookedNs, now };
+}
+
+Deno.test("HLT awaits an answer without sleep where the last one came within 200 us", () => {
+  const watch = new KickWatch();
+  let now = 1_000_000;
+  const looked = (after: number, how: { kicked?: boolean; awayAt?: number } = {}) => {
+    now += 1_000_000;
+    if (how.kicked !== false) watch.begin(1000);
+    const { awayAt } = how;
+    const waited = halt(watch, {
+      ...{ from: now, answer: now + after * 1000, stepNs: 1000 },
+      ...awayAt === undefined ? {} : { awayAt: now + awayAt * 1000 },
+    });
+    now = waited.now;
+    return Math.round(waited.lookedNs / 10_000) * 10;
+  };
+  assert.deepEqual([looked(110), looked(110), looked(150)], [30, 110, 150]);
+  assert.equal(looked(110, { kicked: false }), 0, "no device was asked");
+  assert.equal(looked(110), 110);
+  assert.equal(looked(900), 200, "in vain");
+  assert.equal(looked(900), 0);
+  assert.equal(looked(110), 0, "the one before was slow");
+  now += 10_000_000;
+  assert.equal(looked(110), 110);
+  assert.equal(looked(4000, { awayAt: 50 }), 3050, "somebody had the processor for 3 ms");
+  for (let turn = 0; turn < 50; turn++) assert.equal(looked(110), 0);
+  now += 100_000_000;
+  assert.equal(looked(110), 110);
+});
+
+Deno.test("HLT looks within bounds, whatever answers do, and never without a kick", () => {
+  const wait = fc.record({
+    kicked: fc.boolean(),
+    after: fc.oneof(fc.nat(40), fc.nat(400), fc.nat(100_000)),
+    before: fc.oneof(fc.nat(1000), fc.nat(1_000_000)),
+    away: fc.option(fc.nat(300), { nil: undefined }),
+  });
+  fc.assert(fc.property(fc.array(wait, { maxLength: 100 }), fc.integer({ min: 1, max: 40 }), (
+    waits,
+    step,
+  ) => {
+    const watch = new KickWatch();
+    const stepNs = step * 1000;
+    let now = 1e9;
+    let vainNs = 0;
+    let good = 0;
+    const begin = now;
+    for (const { kicked, after, before, away } of waits) {
+      now += before * 1000;
+      if (kicked) watch.begin(1000);
+      const answer = now + after * 1000;
+      const awayAt = away === undefined ? {} : { awayAt: now + away * 1000 };
+      const { lookedNs, now: later } = halt(watch, { from: now, answer, stepNs, ...awayAt });
+      if (!kicked) assert.equal(lookedNs, 0);
+      const isVain = lookedNs > 0 && lookedNs < after * 1000;
+      if (!isVain) good++;
+      if (away === undefined) assert.ok(lookedNs <= 230_000 + 2 * stepNs, `${lookedNs} ns`);
+      if (away === undefined && isVain) vainNs += lookedNs;
+      now = later;
+    }
+    // A look that was in vain is followed by 10 ms without one, or by an answer that came soon.
+    const perVain = 230_000 + 2 * stepNs;
+    const most = 2 + (now - begin) / 10e6 + good;
+    assert.ok(vainNs <= most * perVain, `${vainNs} ns in vain of ${now - begin}`);
+  }));
+});
