@@ -29,14 +29,20 @@ export class BusyPoll {
   #lastUs = 0;
   #restBeginUs = 0;
   #restUs = 0;
-  #awayRestUs = AWAY_REST_US;
+  readonly #leastAwayRestUs: number;
+  #awayRestUs: number;
   /** Whether this wait began with a look, and how many of those since the last bad one found work. */
   #looks = false;
   #goodLooks = 0;
 
-  /** @param windowUs how long to look at most, in microseconds; 0 is never */
-  constructor(windowUs: number) {
+  /**
+   * @param windowUs how long to look at most, in microseconds; 0 is never
+   * @param awayRestUs how long not to look when somebody else had the processor, the first time
+   */
+  constructor(windowUs: number, awayRestUs: number = AWAY_REST_US) {
     this.#windowUs = windowUs;
+    this.#leastAwayRestUs = awayRestUs;
+    this.#awayRestUs = awayRestUs;
   }
 
   /** Whether it is ever looked. */
@@ -70,6 +76,6 @@ export class BusyPoll {
   /** There is work again, or the time is up. */
   end(nowUs: number): void {
     this.#worthIt = microsBetween(this.#beginUs, nowUs) < this.#windowUs;
-    if (this.#looks && ++this.#goodLooks === GOOD_LOOKS) this.#awayRestUs = AWAY_REST_US;
+    if (this.#looks && ++this.#goodLooks === GOOD_LOOKS) this.#awayRestUs = this.#leastAwayRestUs;
   }
 }

@@ -84,7 +84,7 @@ Deno.test("busy poll: a thread that has to share its processor sleeps at once fo
 });
 
 Deno.test("busy poll: it rests longer each time that it had to share, until it did not for long", () => {
-  const poll = new BusyPoll(WINDOW_US);
+  let poll = new BusyPoll(WINDOW_US);
   let now = 0;
   /** How long it rests when it was away once. */
   const rest = (): number => {
@@ -106,6 +106,8 @@ Deno.test("busy poll: it rests longer each time that it had to share, until it d
     now += 50;
   }
   assert.equal(rest(), 100);
+  poll = new BusyPoll(WINDOW_US, 400_000);
+  assert.deepEqual(Array.from({ length: 4 }, rest), [400, 800, 1600, 1600]);
 });
 
 Deno.test("busy poll: without a window it is never looked", () => {

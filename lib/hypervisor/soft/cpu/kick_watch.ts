@@ -19,6 +19,12 @@ const SPIN_NS = 30_000;
 /** How long it is awaited in all, where nobody else wants the processor; KVM waits as long (halt_poll_ns). */
 const WINDOW_US = 200;
 
+/**
+ * How long it is not where somebody else had it, the first time. That is short: a guest that loads a device
+ * needs the processor most of the time, so that others, of the lowest priority too, come in between now and then.
+ */
+const AWAY_REST_US = 10_000;
+
 /** Divides the fuel that is left into slices for a while, and has HLT sleep a little later. */
 export class KickWatch {
   #looks = 0;
@@ -30,7 +36,7 @@ export class KickWatch {
   /** Whether the last answer came soon. */
   #soon = true;
   /** For answers that take longer than that. */
-  readonly #poll = new BusyPoll(WINDOW_US);
+  readonly #poll = new BusyPoll(WINDOW_US, AWAY_REST_US);
   #polling: "not yet" | "polling" | "over" = "not yet";
 
   /**

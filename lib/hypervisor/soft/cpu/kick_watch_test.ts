@@ -97,8 +97,12 @@ Deno.test("HLT awaits an answer without sleep where the last one came within 200
   now += 10_000_000;
   assert.equal(looked(110), 110);
   assert.equal(looked(4000, { awayAt: 50 }), 3050, "somebody had the processor for 3 ms");
-  for (let turn = 0; turn < 50; turn++) assert.equal(looked(110), 0);
-  now += 100_000_000;
+  for (let turn = 0; turn < 8; turn++) assert.equal(looked(110), 0);
+  now += 2_000_000;
+  assert.equal(looked(110), 110);
+  assert.equal(looked(4000, { awayAt: 50 }), 3050, "again, soon");
+  for (let turn = 0; turn < 16; turn++) assert.equal(looked(110), 0);
+  now += 4_000_000;
   assert.equal(looked(110), 110);
 });
 
