@@ -47,6 +47,7 @@ export class ControlClient implements Disposable {
   readonly #reactor: Reactor;
   readonly #ownReactor: boolean;
   readonly #timeoutMs: number;
+  #ended = false;
 
   private constructor(socket: UnixSocket, path: string, options: ControlClientOptions) {
     this.#socket = socket;
@@ -80,6 +81,11 @@ export class ControlClient implements Disposable {
     }
   }
 
+  /** Whether the VM was found to have hung up, which it does when it has released everything. */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
   /**
    * Asks, and gives the answer, whatever it is. One request at a time.
    *
@@ -97,11 +103,18 @@ export class ControlClient implements Disposable {
           await this.#ready(PollEvent.In);
           continue;
         }
-        if (message.endOfFile) throw new ControlError(`the VM at ${this.#path} ended`);
+        if (message.endOfFile) {
+          this.#ended = true;
+          throw new ControlError(`the VM at ${this.#path} ended`);
+        }
         return parseResponse(message.bytes);
       }
     } catch (error) {
       if (error instanceof ControlError) throw error;
+      if (isHostError(error, "ECONNRESET", "EPIPE")) {
+        this.#ended = true;
+        throw new ControlError(`the VM at ${this.#path} ended`);
+      }
       throw new ControlError(`the VM at ${this.#path} cannot be asked`, { cause: error });
     }
   }
@@ -165,7 +178,7 @@ export async function requestVm(
 /**
  * Ends the VM that listens at `path`, and waits until it has released everything.
  *
- * @returns the answer; the VM has ended only where it is `"Ok"`
+ * @returns the answer; the VM has ended only where it is `"Ok"`, by this or because somebody else ended it
  * @throws {NotRunningError} when there is none
  * @throws {ControlError} as {@link ControlClient.request}, and when it does not end in time.
  */
@@ -174,9 +187,14 @@ export async function stopVm(
   options: ControlClientOptions = {},
 ): Promise<VmResponse> {
   using client = await ControlClient.connect(path, options);
-  const answer = await client.request("Exit");
-  if (answer === "Ok") await client.waitForEnd();
-  return answer;
+  try {
+    const answer = await client.request("Exit");
+    if (answer === "Ok") await client.waitForEnd();
+    return answer;
+  } catch (error) {
+    if (client.ended) return "Ok";
+    throw error;
+  }
 }
 
 /** The state of the VM that listens at `path`. Errors as {@link requestVm}. */

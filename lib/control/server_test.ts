@@ -11,7 +11,7 @@ import {
   UnixSeqpacket,
   type UnixSocket,
 } from "../host/mod.ts";
-import { ControlClient, listRunning, requestVm } from "./client.ts";
+import { ControlClient, listRunning, requestVm, stopVm } from "./client.ts";
 import { ControlError, NoAnswerError, NotRunningError } from "./errors.ts";
 import { ControlListener } from "./listener.ts";
 import {
@@ -326,6 +326,24 @@ Deno.test("ControlClient: a VM that does not answer is given up after the time",
   await assert.rejects(client.request("Exit"), /did not answer within 50 ms/);
   assert.equal(pollFd(listener.fd, PollEvent.In, 0), PollEvent.In);
   Deno.removeSync(folder, { recursive: true });
+});
+
+Deno.test("stopVm: a VM that ends meanwhile has ended", async () => {
+  const path = join(Deno.makeTempDirSync({ prefix: "vmctl-control-" }), "vm.sock");
+  using reactor = new Reactor();
+  using listener = UnixSeqpacket.listen(path);
+  for (const reads of [false, true]) {
+    const stopped = stopVm(path, { reactor });
+    while (pollFd(listener.fd, PollEvent.In, 0) === 0) await tick(1);
+    const socket = listener.accept({ nonblock: true });
+    assert(socket !== undefined);
+    // Closed with something unread, it is reset.
+    while (pollFd(socket.fd, PollEvent.In, 0) === 0) await tick(1);
+    if (reads) socket.recvMessage(4096);
+    socket[Symbol.dispose]();
+    assert.equal(await stopped, "Ok");
+  }
+  Deno.removeSync(join(path, ".."), { recursive: true });
 });
 
 Deno.test("listRunning: live VMs by name, dead ones not", async () => {
