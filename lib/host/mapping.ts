@@ -173,6 +173,22 @@ export function unmapFixedOver(buffer: ArrayBufferLike, offset: number, length: 
   });
 }
 
+/**
+ * Puts fresh zeroed memory over `length` bytes of `buffer` from `offset` on, of a kind of which a read takes
+ * a page as a write does. Of private memory, which a read shows the one page of zeros in, the first write
+ * behind that takes another fault, and a call to each processor that runs a thread of this process.
+ *
+ * @throws {HostError} EINVAL when a bound is not a multiple of the page size or outside the buffer.
+ */
+export function mmapReadWriteOver(buffer: ArrayBufferLike, offset: number, length: number): void {
+  mapAt(addressInside(buffer, offset, length), length, {
+    protection: PROT_READ | PROT_WRITE,
+    flags: MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+    raw: -1,
+    offset: 0,
+  });
+}
+
 /** Address of the first byte of a buffer that lies outside the movable heap, such as a wasm memory's. */
 export function bufferAddress(buffer: ArrayBufferLike): bigint {
   return addressOf(buffer);

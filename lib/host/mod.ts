@@ -83,6 +83,7 @@ export {
   mmap,
   mmapFixedOver,
   type MmapOptions,
+  mmapReadWriteOver,
   munmap,
   reserveAddresses,
   reserveAt,

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { mmapReadWriteOver } from "../../../host/mod.ts";
 import { createGuardedMemory, type GuestMemory } from "../../../memory/mod.ts";
 import type { CodeRegions } from "./code_cache.ts";
 import { FIXED_END, PAGE_MAP, RECORD } from "./state.ts";
@@ -65,6 +66,9 @@ export function createCpuMemory(layout: CpuLayout, ram?: GuestMemory): WebAssemb
   const pages = layout.pages + (holds ? ram.sizeBytes / 65536 : 0);
   const memory = createGuardedMemory(pages);
   const { buffer } = memory;
+  const { maps, mapsEnd } = layout.regions;
+  // What is looked for there for the first time is written next.
+  mmapReadWriteOver(buffer, maps, mapsEnd - maps);
   if (holds) ram.mapInto(buffer as SharedArrayBuffer, layout.pages * 65536);
   return memory;
 }
