@@ -41,6 +41,12 @@ export class UnpackRoom implements Disposable {
     const length = this.#windows + WINDOWS * WINDOW_BYTES;
     this.memory = createGuardedMemory(length / PAGE_BYTES);
     this.#address = bufferAddress(this.memory.buffer);
+    try {
+      // A kernel touches thousands of pages here once, on the way to the guest's first instruction.
+      madvise(this.#address, this.memory.buffer.byteLength, Advice.HugePage);
+    } catch {
+      // The host has no huge pages.
+    }
     this.packed = new Uint8Array(viewMemory(this.#address, packedBytes));
   }
 
