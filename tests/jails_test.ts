@@ -311,6 +311,10 @@ jailTest("a guest that is faster than its device waits for it, and ends with it"
   const served = await bench.run(tinyKernels.virtioFeatures(), options);
   assert.equal(served.stdout, "begun\nvirtio 1\n", served.stderr);
   assert.equal(served.code, 0);
+  // One that guests boot without is there as soon as they do not.
+  const late = await bench.run(tinyKernels.virtioFeatures(), ["--no-balloon"]);
+  assert.equal(late.stdout, "begun\nvirtio 1\n", late.stderr);
+  assert.equal(late.code, 0);
   await bench.checkClean();
   const folder = await policiesWithout(bench, "epoll_wait", "epoll_pwait");
   const jailed = [...options, "--seccomp-policy-dir", folder];

@@ -147,6 +147,25 @@ export class AttachedDevice implements AsyncDisposable {
     if (this.#host !== undefined) this.#settle(this.#host);
   }
 
+  /**
+   * Resolves when its back end is to be launched: at once, or where the guest boots without it, when somebody
+   * wants it, or after `patienceMs`.
+   */
+  async whenWanted(patienceMs: number): Promise<void> {
+    const { wanted } = this.#options.device;
+    if (wanted === undefined || this.#launch !== undefined) return;
+    // What is not on the bus, no guest accesses.
+    const { words, index } = this.#host?.awaitedEvent ??
+      { words: new Int32Array(new SharedArrayBuffer(4)), index: 0 };
+    const wait = Atomics.waitAsync(words, index, 0, patienceMs);
+    if (wait.async) await Promise.race([wait.value, wanted]);
+  }
+
+  /** Whether the guest boots without it. */
+  get isLate(): boolean {
+    return this.#options.device.wanted !== undefined;
+  }
+
   /** Whether it can be put on the bus before its back end is there. */
   get isForeseen(): boolean {
     return this.#options.device.isForeseen === true;

@@ -21,6 +21,8 @@ import { FIRST_PCI_DEVICE, pciNumbers } from "./places.ts";
 const FIRST_MESSAGE_GSI = 24;
 /** Default of {@link VirtioBusOptions.patienceMs}. */
 const PATIENCE_MS = 1000;
+/** Default of {@link VirtioBusOptions.latePatienceMs}: a boot takes two to three seconds. */
+const LATE_PATIENCE_MS = 3000;
 
 /** Settings of a {@link VirtioBus}. */
 export interface VirtioBusOptions {
@@ -33,6 +35,8 @@ export interface VirtioBusOptions {
   readonly onLost: (why: string) => void;
   /** How long back ends are not launched, in ms, where the guest does not come for its devices; 1000 where absent. */
   readonly patienceMs?: number;
+  /** The same of those that the guest boots without; 3000 where absent. */
+  readonly latePatienceMs?: number;
 }
 
 /** All virtio devices of a VM. */
@@ -41,7 +45,10 @@ export class VirtioBus implements AsyncDisposable {
   readonly #launched = Promise.withResolvers<void>();
   readonly #signal: AbortSignal;
   readonly #patienceMs: number;
-  #awaited = false;
+  readonly #latePatienceMs: number;
+  /** Resolves when nothing puts off launching any longer. */
+  readonly #awaited = Promise.withResolvers<void>();
+  #isAwaited = false;
   #wanted: SharedEvent | undefined;
 
   /** @throws {MachineError} where they are too many. */
@@ -52,6 +59,7 @@ export class VirtioBus implements AsyncDisposable {
     }
     this.#signal = options.signal;
     this.#patienceMs = options.patienceMs ?? PATIENCE_MS;
+    this.#latePatienceMs = options.latePatienceMs ?? LATE_PATIENCE_MS;
     this.#devices = devices.map((device) => new AttachedDevice({ device, ...options }));
     // Whoever launches them hears of it.
     this.#launched.promise.catch(() => {});
@@ -67,26 +75,43 @@ export class VirtioBus implements AsyncDisposable {
   }
 
   /**
-   * Launches all other back ends at once. Until one is there, a vCPU that accesses its device waits. Where
+   * Launches all other back ends. Until one is there, a vCPU that accesses its device waits. Where
    * `wanted` is given, they are not launched before it changes or {@link whenLaunched} is called, or some
-   * time has passed: a guest that begins needs the processors more than its devices.
+   * time has passed: a guest that begins needs the processors more than its devices. Those that it boots
+   * without wait longer, until the guest accesses one of them.
    *
    * @throws {VmctlError} where one cannot be launched.
    */
   async launch(wanted?: SharedEvent): Promise<void> {
     this.#wanted = wanted;
     try {
-      if (wanted !== undefined && !this.#awaited) {
-        const wait = Atomics.waitAsync(wanted.words, wanted.index, 0, this.#patienceMs);
-        if (wait.async) await wait.value;
-        this.#signal.throwIfAborted();
-      }
-      await launchAll(this.#devices);
+      const late = this.#devices.filter((device) => device.isLate);
+      const others = this.#devices.filter((device) => !device.isLate);
+      await Promise.all([
+        this.#untilConfigured(wanted).then(() => launchAll(others)),
+        (wanted === undefined ? Promise.resolve() : this.#untilWanted(late))
+          .then(() => launchAll(late)),
+      ]);
       this.#launched.resolve();
     } catch (error) {
       this.#launched.reject(error);
       throw error;
     }
+  }
+
+  async #untilConfigured(wanted: SharedEvent | undefined): Promise<void> {
+    if (wanted === undefined || this.#isAwaited) return;
+    const wait = Atomics.waitAsync(wanted.words, wanted.index, 0, this.#patienceMs);
+    if (wait.async) await wait.value;
+    this.#signal.throwIfAborted();
+  }
+
+  /** Waits until one of `devices` is wanted, which the guest boots without, or nothing puts them off any longer. */
+  async #untilWanted(devices: readonly AttachedDevice[]): Promise<void> {
+    if (devices.length === 0 || this.#isAwaited) return;
+    const wanted = devices.map((device) => device.whenWanted(this.#latePatienceMs));
+    await Promise.race([this.#awaited.promise, ...wanted]);
+    this.#signal.throwIfAborted();
   }
 
   /**
@@ -127,7 +152,8 @@ export class VirtioBus implements AsyncDisposable {
 
   /** Resolves when all back ends are there, which nothing puts off any longer. */
   whenLaunched(): Promise<void> {
-    this.#awaited = true;
+    this.#isAwaited = true;
+    this.#awaited.resolve();
     if (this.#wanted !== undefined) Atomics.notify(this.#wanted.words, this.#wanted.index);
     return this.#launched.promise;
   }

@@ -39,6 +39,11 @@ export interface VirtioDevice {
    * and the configuration space of its type.
    */
   readonly isForeseen?: boolean;
+  /**
+   * Present where a guest boots without it, so that its back end is launched late: when the guest accesses
+   * it, or this resolves, as somebody else wants it.
+   */
+  readonly wanted?: Promise<void> | undefined;
   /** Most descriptors of a queue, a power of two; 256 where absent. */
   readonly queueSize?: number;
   /** Whether its queues may be packed ones, where its back end offers that; no where absent. */

@@ -33,6 +33,8 @@ export interface OwnDeviceOptions {
   readonly pciDevice?: number | undefined;
   /** Name of its kind, such as `balloon`. */
   readonly kind: string;
+  /** Whether the guest boots without it; no where absent. */
+  readonly isLate?: boolean;
   /** Opens what it needs, once. */
   readonly open: () => Promise<OpenedDevice>;
   readonly launcher: DeviceLauncher;
@@ -46,7 +48,9 @@ export class OwnDevice implements VirtioDevice, Disposable {
   readonly pciDevice: number | undefined;
   readonly isForeseen = true;
   readonly mayBePacked = true;
+  readonly wanted: Promise<void> | undefined;
   readonly #options: OwnDeviceOptions;
+  readonly #want: () => void;
   readonly #tasks: (() => void)[] = [];
   #opened: OpenedDevice | undefined;
   /** Its jail, before it was launched first. */
@@ -62,6 +66,9 @@ export class OwnDevice implements VirtioDevice, Disposable {
     this.deviceType = options.deviceType;
     this.pciDevice = options.pciDevice;
     this.#options = options;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.wanted = options.isLate === true ? promise : undefined;
+    this.#want = resolve;
     this.#launched.promise.catch(() => {});
   }
 
@@ -150,6 +157,7 @@ export class OwnDevice implements VirtioDevice, Disposable {
     data: RequestOf<Name>,
     options?: DeviceRequestOptions,
   ): Promise<AnswerOf<Name>> {
+    this.#want();
     await this.#launched.promise;
     return await this.#client!.request(name, data, options);
   }

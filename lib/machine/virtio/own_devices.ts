@@ -86,6 +86,7 @@ export class OwnDevices implements Disposable {
         name: "rng",
         deviceType: DeviceType.Entropy,
         kind: "rng",
+        isLate: true,
         open: async () => (await deviceKind("rng")).open(null),
       })
       : undefined;
@@ -96,6 +97,7 @@ export class OwnDevices implements Disposable {
         name: "balloon",
         deviceType: DeviceType.Balloon,
         kind: "balloon",
+        isLate: true,
         open: async () => (await deviceKind("balloon")).open({ pageReporting }),
       });
       this.balloon = stack.use(

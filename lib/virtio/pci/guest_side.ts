@@ -20,6 +20,7 @@ import {
   NOTIFY_MULTIPLIER,
   Pci,
   PciCommand,
+  Settled,
   Word,
 } from "./layout.ts";
 import { moveNotifications } from "./notifications.ts";
@@ -186,8 +187,14 @@ export class VirtioPciFunction {
 
   #awaitBackend(): void {
     const { words } = this.#state;
+    const { No, Yes, Awaited } = Settled;
+    if (Atomics.compareExchange(words, Word.Settled, No, Awaited) === No) {
+      Atomics.notify(words, Word.Settled);
+    }
     // Whoever ends the VM ends this, too.
-    while (Atomics.load(words, Word.Settled) === 0) Atomics.wait(words, Word.Settled, 0);
+    while (Atomics.load(words, Word.Settled) !== Yes) {
+      Atomics.wait(words, Word.Settled, Awaited);
+    }
     this.#settled = true;
   }
 

@@ -12,7 +12,7 @@ import type { QueueEvents } from "../vhost_user/frontend_state.ts";
 import type { QueueSetup } from "../vhost_user/frontend.ts";
 import { buildConfigSpace, type ConfigSpace } from "./config_space.ts";
 import { Interrupts } from "./interrupts.ts";
-import { Isr, Pci, PciCommand, QueueWord, Word } from "./layout.ts";
+import { Isr, Pci, PciCommand, QueueWord, Settled, Word } from "./layout.ts";
 import type { PciSlot } from "./slot.ts";
 import { TransportState, vectorCountOf, type VirtioPciHandle } from "./state.ts";
 
@@ -96,8 +96,13 @@ export class VirtioPciHost {
 
   /** Lets nobody wait any longer; without {@link settle} it is a function that offers nothing. */
   giveUp(): void {
-    Atomics.store(this.#state.words, Word.Settled, 1);
+    Atomics.store(this.#state.words, Word.Settled, Settled.Yes);
     Atomics.notify(this.#state.words, Word.Settled);
+  }
+
+  /** Changes from 0 when a vCPU waits for the back end, and when none has to any more. */
+  get awaitedEvent(): { readonly words: Int32Array<SharedArrayBuffer>; readonly index: number } {
+    return { words: this.#state.words, index: Word.Settled };
   }
 
   /** Counts what the guest wants, for `Atomics.waitAsync`. */

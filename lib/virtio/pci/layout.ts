@@ -117,9 +117,19 @@ export const Word = {
   /** Features that the device offers, bits 0 to 31 and 32 to 63. */
   FeaturesLow: 20,
   FeaturesHigh: 21,
-  /** Not 0 from when the back end is there, or never will be. */
+  /** One of {@link Settled}. */
   Settled: 22,
   Count: 23,
+} as const;
+
+/** How far a function's back end is. */
+export const Settled = {
+  /** It is not there, and nobody waits for it. */
+  No: 0,
+  /** It is there, or never will be. */
+  Yes: 1,
+  /** It is not there, and a vCPU waits for it. */
+  Awaited: 2,
 } as const;
 
 /** Words of a queue. */
