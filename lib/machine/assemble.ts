@@ -164,10 +164,12 @@ function cmdlineOf(
   const earlyParams = early === undefined
     ? []
     : [`earlycon=uart8250,io,0x${(early.num === 1 ? COM1_PORT : COM2_PORT).toString(16)}`];
-  // Where the engine knows its TSC, the kernel need not measure it against another timer. Nor is it to
-  // count a timer's interrupts, as it does not on KVM: where the host is busy they come late, and it
-  // would panic.
-  const clockParams = tscKhz === undefined ? [] : [`tsc_early_khz=${tscKhz}`, "no_timer_check"];
+  // Where the engine knows its TSC, the kernel need not measure it against another timer, nor watch over it
+  // by ACPI's, which it tries for 5 ms first. Nor is it to count a timer's interrupts, as it does not on KVM:
+  // where the host is busy they come late, and it would panic.
+  const clockParams = tscKhz === undefined
+    ? []
+    : [`tsc_early_khz=${tscKhz}`, "pmtmr=0", "no_timer_check"];
   return buildCmdline([...earlyParams, ...clockParams, ...rootParams(config), ...boot.params], {
     console: consoleNames[0],
   });

@@ -36,9 +36,11 @@ import {
   isaIrq,
   memoryWindow,
   memoryWindow64,
+  method,
   name,
   packageOf,
   resourceTemplate,
+  returnValue,
   scope,
   string,
 } from "./aml.ts";
@@ -52,7 +54,6 @@ export interface DsdtOptions {
 }
 
 const PCI_SLOTS = 32;
-const PCI_PINS = 4;
 
 /** The AML of the DSDT, without its header. */
 export function buildDsdt(options: DsdtOptions): Uint8Array<ArrayBuffer> {
@@ -86,20 +87,21 @@ function pciRoot({ pciMmio64 }: DsdtOptions): Aml {
     name("_BBN", integer(0)),
     name("_SEG", integer(0)),
     name("_CRS", resourceTemplate(windows)),
-    name("_PRT", packageOf(interruptRoutes())),
+    // A method, as guests make objects of all that a name has when they load the table, whether they ask or not.
+    method("_PRT", 0, [returnValue(packageOf(interruptRoutes()))]),
   ]);
 }
 
-/** Every slot's pins, hard-wired to I/O APIC pins in rotation. */
+/**
+ * Every slot's pin, hard-wired to I/O APIC pins in rotation (ACPI 6.5, 6.2.13). Functions here have INTA# alone.
+ */
 function interruptRoutes(): Aml[] {
   const routes: Aml[] = [];
   const zero = integer(0);
   const gsis = PCI_INTX_GSIS.map(integer);
   for (let slot = 0; slot < PCI_SLOTS; slot++) {
     const address = integer(slot * 0x1_0000 + 0xffff); // any function
-    for (let pin = 0; pin < PCI_PINS; pin++) {
-      routes.push(packageOf([address, integer(pin), zero, gsis[(slot + pin) % PCI_PINS]!]));
-    }
+    routes.push(packageOf([address, zero, zero, gsis[slot % gsis.length]!]));
   }
   return routes;
 }
