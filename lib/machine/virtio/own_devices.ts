@@ -7,7 +7,7 @@
 import { describeError, Logger } from "../../base/mod.ts";
 import type { BalloonConfig, VmConfig } from "../../config/mod.ts";
 import { deviceKind, type RequestOf, type ServedDisk } from "../../devices/mod.ts";
-import { FileClaims } from "../../disk/mod.ts";
+import type { FileClaims } from "../../disk/mod.ts";
 import { isatty, type Reactor, windowSize } from "../../host/mod.ts";
 import { DeviceType } from "../../virtio/mod.ts";
 import { BalloonKeeper } from "../balloon/keeper.ts";
@@ -52,18 +52,21 @@ export class OwnDevices implements Disposable {
     const names = diskNames(config);
     const statesRoot = config.boot.kind === "kernel" &&
       config.boot.params.some((param) => /(^|\s)root=/.test(param));
-    const files = new FileClaims();
+    let files: Promise<FileClaims> | undefined;
     this.disks = config.disks.map((disk, index) =>
       device({
         name: `block device ${names[index]}`,
         pciDevice: disk.pciDevice,
         deviceType: DeviceType.Block,
         kind: "block",
-        open: () =>
+        open: async () =>
           openDisk({
             ...disk,
             rootName: disk.root && !statesRoot ? names[index] : undefined,
-            claims: { files, disk: { option: `--block ${disk.path}`, name: names[index]! } },
+            claims: {
+              files: await (files ??= makeClaims()),
+              disk: { option: `--block ${disk.path}`, name: names[index]! },
+            },
           }),
       })
     );
@@ -155,6 +158,12 @@ export class OwnDevices implements Disposable {
   [Symbol.dispose](): void {
     this.#resources.dispose();
   }
+}
+
+/** Of a module that a VM without disks does not read. */
+async function makeClaims(): Promise<FileClaims> {
+  const { FileClaims } = await import("../../disk/mod.ts");
+  return new FileClaims();
 }
 
 async function openDisk(disk: ServedDisk) {
