@@ -33,7 +33,7 @@ import type {
 /** How long `balloon --wait` waits, in seconds. */
 const BALLOON_WAIT_S = 60;
 /** How long a VM may take to say why it did not answer, in ms. */
-const REASON_TIMEOUT_MS = 5000;
+const REASON_TIMEOUT_MS = 30_000;
 /** DRIVER_OK in a device's status (virtio 1.2, 2.1). */
 const DRIVER_OK = 4;
 /** Type of a balloon (virtio 1.2, 5). */
