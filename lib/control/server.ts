@@ -264,6 +264,8 @@ class Client implements Disposable {
     this.#watch = undefined;
     this.#unsent = undefined;
     this.#left.abort(new ControlError("the client has left"));
+    // One that only reads no more could go on asking, and what follows would have no end.
+    this.#socket.shutdown("read");
     while (!this.#busy && !this.#closed && this.#readOne());
     if (!this.#busy) this[Symbol.dispose]();
   }

@@ -4,6 +4,7 @@ import { describeError } from "../base/mod.ts";
 import {
   eventfd,
   type Fd,
+  isHostError,
   listOpenFds,
   PollEvent,
   pollFd,
@@ -234,6 +235,31 @@ for (const [when, ticks] of [["before that was noticed", 0], ["and was noticed",
     });
   });
 }
+
+Deno.test("ControlServer: who reads no answers cannot go on asking", async () => {
+  const most = 2000;
+  let seen = 0;
+  let ask: () => void = () => {};
+  const handle: Handle = () => {
+    // As a client on another processor that is as fast.
+    if (++seen < most) ask();
+    return "Ok";
+  };
+  await withServer(handle, async (path, _reactor, server) => {
+    using socket = UnixSeqpacket.connect(path, { nonblock: true });
+    socket.shutdown("read");
+    ask = () => {
+      try {
+        socket.sendMessage(encodeMessage("Powerbtn"));
+      } catch (error) {
+        assert(isHostError(error, "EPIPE"), `${error}`);
+      }
+    };
+    ask();
+    while (seen === 0 || server.clientCount > 0) await tick(1);
+    assert(seen < most, `${seen} requests`);
+  });
+});
 
 Deno.test("ControlListener: replaces a stale socket, refuses a live one and other files", async () => {
   const folder = Deno.makeTempDirSync({ prefix: "vmctl-control-" });
