@@ -87,6 +87,8 @@ async function main(): Promise<number> {
     console.log(USAGE);
     return 0;
   }
+  const runs = Number(values.runs);
+  if (!(runs >= 1)) throw new TypeError(`--runs: expected a positive number, got "${values.runs}"`);
   const progress = (message: string) => console.error(`system: ${message}`);
   const given = Deno.env.get("VMCTL_BIN");
   if (!given && await isStale()) await build({ output: DEFAULT_OUTPUT, compile: false });
@@ -102,7 +104,7 @@ async function main(): Promise<number> {
     ) as [string, string, string];
     await writeInitrd(initrd, guest);
     await copyFile(image, disk);
-    for (let run = 1; run <= Number(values.runs); run++) {
+    for (let run = 1; run <= runs; run++) {
       const lines: string[] = [];
       let pressed: Promise<boolean> | undefined;
       let seconds = 0;
