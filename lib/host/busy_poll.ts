@@ -20,7 +20,7 @@ const AWAY_REST_US = 100_000;
 const MAX_AWAY_REST_US = 1_600_000;
 const GOOD_LOOKS = 256;
 
-/** Decides whether to look, and for how long. Times are those of `monotonicMicros32`: it is asked very often. */
+/** Decides whether to look, and for how long. Times are in microseconds, for `microsBetween`: it is asked very often. */
 export class BusyPoll {
   readonly #windowUs: number;
   /** Whether the last work came soon enough for looking to be worth it. */
