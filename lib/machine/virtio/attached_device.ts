@@ -7,26 +7,13 @@
 
 import { describeError, Logger } from "../../base/mod.ts";
 import type { Platform } from "../../devices/mod.ts";
-import {
-  eventfd,
-  type Fd,
-  PollEvent,
-  type Reactor,
-  signalEvent,
-  type Watch,
-} from "../../host/mod.ts";
+import { eventfd, type Fd, PollEvent, type Reactor, type Watch } from "../../host/mod.ts";
 import type { Vm } from "../../hypervisor/mod.ts";
 import type { GuestMemory } from "../../memory/mod.ts";
 import {
-  availableRingBytes,
   BAR_SIZE_BYTES,
-  descriptorTableBytes,
-  EVENT_AREA_BYTES,
   Feature,
   FrontendState,
-  PACKED_BEGIN,
-  type QueueSetup,
-  usedRingBytes,
   vectorCountOf,
   VhostUserError,
   type VirtioPciHandle,
@@ -36,6 +23,7 @@ import {
 import { MachineError } from "../errors.ts";
 import { Backend } from "./backend.ts";
 import type { VirtioDevice } from "./device.ts";
+import { DeviceQueues } from "./device_queues.ts";
 
 const log = new Logger("virtio");
 
@@ -90,8 +78,6 @@ export interface VirtioDeviceInfo {
 export class AttachedDevice implements AsyncDisposable {
   readonly #options: AttachOptions;
   readonly #configEvent: Fd;
-  /** Queues that run, as they were started. */
-  readonly #running = new Map<number, QueueSetup>();
   readonly #deaths: number[] = [];
   /** Of the queues' events, while the guest has an interrupt pin for them. */
   #pinWatches: readonly Watch[] = [];
@@ -100,17 +86,10 @@ export class AttachedDevice implements AsyncDisposable {
   #launch: Promise<void> | undefined;
   #reached: Backend | undefined;
   #host: VirtioPciHost | undefined;
-  #parts: { readonly memory: GuestMemory; readonly place: DevicePlace } | undefined;
-  /** Features that the back end runs with. */
-  #active: bigint | undefined;
+  #parts: { readonly queues: DeviceQueues; readonly place: DevicePlace } | undefined;
   #restarts = 0;
   #complaints = 0;
   #suspended = false;
-  /**
-   * Where the queues go on that stand still; undefined while they do not. A queue whose back end died before
-   * it told goes on behind what it has used.
-   */
-  #halted: Map<number, number | undefined> | undefined;
   #ended = false;
   /** One thing at a time is done on the connection. */
   #turn: Promise<unknown> = Promise.resolve();
@@ -183,6 +162,11 @@ export class AttachedDevice implements AsyncDisposable {
     return this.#reached;
   }
 
+  /** Of the driver, from when it is on the bus. */
+  get #queues(): DeviceQueues {
+    return this.#parts!.queues;
+  }
+
   /** What the guest sees of it before it is accessed. */
   get #shape(): { readonly queueCount: number; readonly configBytes: number } {
     const { device } = this.#options;
@@ -234,12 +218,13 @@ export class AttachedDevice implements AsyncDisposable {
     const { vm, memory, platform: { pci } } = parts;
     const { device } = this.#options;
     const { queueCount, configBytes } = this.#shape;
+    const queueSize = device.queueSize ?? DEFAULT_QUEUE_SIZE;
     const queues = Array.from({ length: queueCount }, (_, index) => this.#state.events(index));
     const host = new VirtioPciHost(
       {
         device: place.number,
         deviceType: device.deviceType,
-        maxQueueSize: device.queueSize ?? DEFAULT_QUEUE_SIZE,
+        maxQueueSize: queueSize,
         queues,
         configEvent: this.#configEvent,
         configBytes,
@@ -254,7 +239,8 @@ export class AttachedDevice implements AsyncDisposable {
       bars: [{ index: 0, sizeBytes: BAR_SIZE_BYTES, address: place.barAddress }],
     });
     this.#host = host;
-    this.#parts = { memory, place };
+    const { name } = this;
+    this.#parts = { queues: new DeviceQueues({ name, memory, queueCount, queueSize }), place };
     if (this.#reached !== undefined) this.#settle(host);
     return host.handle;
   }
@@ -263,7 +249,7 @@ export class AttachedDevice implements AsyncDisposable {
   suspend(): Promise<void> {
     return this.#inTurn(async () => {
       this.#suspended = true;
-      await this.#orDeath(() => this.#halt());
+      await this.#orDeath(() => this.#queues.halt(this.#backend.frontend));
     });
   }
 
@@ -271,7 +257,8 @@ export class AttachedDevice implements AsyncDisposable {
   resume(): Promise<void> {
     return this.#inTurn(async () => {
       this.#suspended = false;
-      if (this.#host?.mastersBus ?? true) await this.#orDeath(() => this.#goOn());
+      if (!(this.#host?.mastersBus ?? true)) return;
+      await this.#orDeath(() => this.#queues.goOn(this.#backend.frontend));
     }).finally(() => this.#poke());
   }
 
@@ -283,8 +270,8 @@ export class AttachedDevice implements AsyncDisposable {
       pci: this.#parts?.place.number ?? 0,
       serves: this.#reached !== undefined,
       status: this.#host?.status ?? 0,
-      queues: [...this.#running.values()].map(({ index, size }) => ({ index, size })),
-      halted: this.#halted !== undefined,
+      queues: this.#parts?.queues.running.map(({ index, size }) => ({ index, size })) ?? [],
+      halted: this.#parts?.queues.halted ?? false,
       restarts: this.#restarts,
     };
   }
@@ -355,78 +342,27 @@ export class AttachedDevice implements AsyncDisposable {
 
   async #fulfil(host: VirtioPciHost, wishes: Wishes): Promise<void> {
     const { frontend } = this.#backend;
-    const { memory } = this.#parts!;
+    const queues = this.#queues;
     if (wishes.reset) {
-      if (this.#active !== undefined) await frontend.reset();
-      this.#active = undefined;
-      this.#running.clear();
-      this.#halted = undefined;
+      await queues.reset(frontend);
       host.finishReset();
       return;
     }
-    if (wishes.halt) await this.#halt();
-    else if (this.#halted !== undefined) {
+    if (wishes.halt) await queues.halt(frontend);
+    else if (queues.halted) {
       host.setHalted(false);
-      await this.#goOn();
+      await queues.goOn(frontend);
     }
-    if (wishes.features !== undefined) {
-      const packed = isPacked(wishes.features);
-      for (const queue of wishes.queues) this.#requireRings(queue, { memory, packed });
-      const fresh = wishes.queues.filter(({ index }) => !this.#running.has(index));
-      for (const queue of fresh) {
-        this.#running.set(queue.index, queue);
-        this.#halted?.set(queue.index, packed ? PACKED_BEGIN : 0);
-      }
-      const starting = this.#halted === undefined ? fresh : [];
-      if (this.#active === undefined) {
-        this.#active = wishes.features & this.#backend.frontend.features;
-        await frontend.activate({ ...this.#activation(this.#active), queues: starting });
-      } else {
-        await Promise.all(starting.map((queue) => frontend.startQueue(queue, memory)));
-      }
+    const { features } = wishes;
+    if (features !== undefined) {
+      await queues.start(frontend, { features, queues: wishes.queues });
       for (const index of wishes.queueResets) {
-        if (this.#running.delete(index) && !this.#halted?.delete(index)) {
-          await frontend.enableQueue(index, false);
-          await frontend.stopQueue(index);
-        }
+        await queues.stop(frontend, index);
         host.finishQueueReset(index);
       }
     }
     if (wishes.halt) host.setHalted(true);
     if (wishes.config !== undefined) await this.#writeConfig(wishes.config);
-  }
-
-  /** Lets the back end leave the guest's memory alone. */
-  async #halt(): Promise<void> {
-    if (this.#halted !== undefined) return;
-    const halted = new Map<number, number | undefined>();
-    this.#halted = halted;
-    const { frontend } = this.#backend;
-    await Promise.all([...this.#running.keys()].map(async (index) => {
-      try {
-        halted.set(index, await frontend.stopQueue(index));
-      } catch (error) {
-        if (frontend.end !== undefined) halted.set(index, undefined);
-        throw error;
-      }
-    }));
-  }
-
-  async #goOn(): Promise<void> {
-    const halted = this.#halted;
-    if (halted === undefined) return;
-    this.#halted = undefined;
-    const { frontend } = this.#backend;
-    // A back end that died meanwhile is replaced, and its successor starts all queues.
-    if (frontend.end !== undefined) return;
-    const { memory } = this.#parts!;
-    await Promise.all([...halted].map(async ([index, stoppedAt]) => {
-      const queue = this.#running.get(index)!;
-      const base = stoppedAt ?? memory.readU16(queue.usedRing + 2);
-      await frontend.startQueue({ ...queue, base }, memory);
-      // An interrupt may have been lost with the descriptor that it had before.
-      signalEvent(frontend.queueEvents(index).call);
-    }));
   }
 
   /**
@@ -456,35 +392,11 @@ export class AttachedDevice implements AsyncDisposable {
     }
   }
 
-  /** @throws {MachineError} where the guest has put a queue where it has no memory. */
-  #requireRings(
-    queue: QueueSetup,
-    { memory, packed }: { readonly memory: GuestMemory; readonly packed: boolean },
-  ): void {
-    const { index, size } = queue;
-    const availableBytes = packed ? EVENT_AREA_BYTES : availableRingBytes(size);
-    const usedBytes = packed ? EVENT_AREA_BYTES : usedRingBytes(size);
-    const fits = memory.contains(queue.descriptorTable, descriptorTableBytes(size)) &&
-      memory.contains(queue.availableRing, availableBytes) &&
-      memory.contains(queue.usedRing, usedBytes) &&
-      queue.descriptorTable % 16 === 0 && queue.availableRing % (packed ? 4 : 2) === 0 &&
-      queue.usedRing % 4 === 0;
-    if (!fits) throw new MachineError(`${this.name}: queue ${index} is not in the guest's memory`);
-  }
-
-  #activation(features: bigint) {
-    const queueSize = this.#options.device.queueSize ?? DEFAULT_QUEUE_SIZE;
-    return {
-      features,
-      memory: this.#parts!.memory,
-      // Also for queues that start later.
-      record: { queueCount: this.#backend.queueCount, queueSize },
-    };
-  }
-
   /** Goes on with another back end. @throws {MachineError} where that is not to be. */
   async #replace(): Promise<void> {
     const { device, restart } = this.#options;
+    const queues = this.#queues;
+    const isRunning = queues.running.length > 0;
     const dead = this.#backend;
     const reason = await dead.reason();
     if (this.#ended) throw new MachineError(reason);
@@ -495,10 +407,10 @@ export class AttachedDevice implements AsyncDisposable {
     if (this.#deaths.length > MAX_DEATHS_PER_MINUTE) {
       this.#lose(`${reason}; it dies again and again`);
     }
-    if (this.#running.size > 0 && isPacked(this.#active)) {
+    if (isRunning && queues.isPacked) {
       this.#lose(`${reason}; of packed queues it keeps no record, so requests would be lost`);
     }
-    if (this.#running.size > 0 && !dead.recordsRequests) {
+    if (isRunning && !dead.recordsRequests) {
       this.#lose(
         `${reason}; it kept no record of the requests that it held (the inflight feature of vhost-user), ` +
           "so the guest may lose some where it goes on: start the VM again, or use a back end that keeps one",
@@ -511,17 +423,7 @@ export class AttachedDevice implements AsyncDisposable {
       this.#lose(`${reason}; it cannot be started again: ${describeError(error)}`);
     }
     this.#restarts++;
-    if (this.#active === undefined) return;
-    const queues = [...this.#running.values()];
-    const activation = this.#activation(this.#active);
-    if (this.#halted !== undefined) {
-      // They go on when they may, from where they were stopped.
-      await this.#backend.frontend.activate({ ...activation, queues: [], resume: true });
-      return;
-    }
-    await this.#backend.frontend.activate({ ...activation, queues, resume: true });
-    // What the dead one had used without telling.
-    for (const { index } of queues) signalEvent(this.#backend.frontend.queueEvents(index).call);
+    await queues.takeUp(this.#backend.frontend);
   }
 
   /** @throws {MachineError} always */
@@ -560,8 +462,4 @@ export class AttachedDevice implements AsyncDisposable {
     this.#turn = result.catch(() => {});
     return result;
   }
-}
-
-function isPacked(features: bigint | undefined): boolean {
-  return ((features ?? 0n) & Feature.RingPacked) !== 0n;
 }
