@@ -1,14 +1,14 @@
 /**
- * A device as a vhost-user back end holds it: its queues, the guest's memory, the descriptors by which
- * both sides wake each other, and when the device's methods are called.
+ * A device as a vhost-user back end holds it: its queues, the guest's memory, and when the device's methods
+ * are called.
  *
  * @module
  */
 
 import { log } from "../../base/mod.ts";
 import {
-  Epoll,
-  Fd,
+  type Epoll,
+  type Fd,
   type FdLike,
   PollEvent,
   setNonblocking,
@@ -19,17 +19,15 @@ import {
 } from "../../host/mod.ts";
 import type { DeviceContext, VirtioDeviceBackend } from "../device.ts";
 import type { DeviceMemory } from "../device_memory.ts";
-import { VhostUserError, VirtioError } from "../errors.ts";
+import { VhostUserError } from "../errors.ts";
 import { DeviceStatus, Feature, QUEUE_FEATURES } from "../features.ts";
-import { PackedVirtqueue } from "../packed_virtqueue.ts";
-import { isQueueSize, type RingAddresses } from "../ring.ts";
-import { SplitVirtqueue } from "../split_virtqueue.ts";
-import type { Virtqueue } from "../virtqueue.ts";
+import { isQueueSize } from "../ring.ts";
 import type { Channel } from "./channel.ts";
 import type { InflightArea } from "./inflight_area.ts";
 import { MemoryTable } from "./memory_table.ts";
 import type { VringAddresses } from "./message.ts";
 import { BackendRequest, PROTOCOL_FEATURES, ProtocolFeature } from "./protocol.ts";
+import { refused, Vring } from "./vring.ts";
 
 /** Most chains that a queue gives before the others and the front end have their turn. */
 const TURN_CHAINS = 256;
@@ -47,29 +45,6 @@ const BACKEND_PROTOCOL_FEATURES: bigint = ProtocolFeature.Mq | ProtocolFeature.R
 
 /** Which of a vring's descriptors. */
 export type VringFdKind = "kick" | "call" | "error";
-
-/** What a front end has said of a queue. */
-class Vring {
-  readonly index: number;
-  size = 0;
-  addresses: VringAddresses | undefined;
-  base = 0;
-  enabled = false;
-  kick: Fd | undefined;
-  call: Fd | undefined;
-  error: Fd | undefined;
-  /** While it is started. */
-  queue: Virtqueue | undefined;
-  /** Whether the device is to look at it. */
-  pending = false;
-  /** What the driver had offered when it was last looked for. */
-  seen = -1;
-  faultTold = false;
-
-  constructor(index: number) {
-    this.index = index;
-  }
-}
 
 /** A device and its queues. */
 export class ServedDevice implements Disposable {
@@ -97,7 +72,7 @@ export class ServedDevice implements Disposable {
   constructor(device: VirtioDeviceBackend, epoll: Epoll) {
     this.device = device;
     this.#epoll = epoll;
-    this.#vrings = Array.from({ length: device.queueCount }, (_, index) => new Vring(index));
+    this.#vrings = Array.from({ length: device.queueCount }, (_, index) => new Vring(index, epoll));
     this.memory = new MemoryTable((memory) => this.#switchMemory(memory));
     this.#context = this.#makeContext();
     device.configChanged = () => this.#tellConfigChanged();
@@ -209,17 +184,12 @@ export class ServedDevice implements Disposable {
     if (owned === undefined) {
       throw refused(`queue ${index}: expected a kick descriptor, polling is not supported`);
     }
-    this.#dropKick(vring);
-    {
-      using kick = owned.dup();
-      this.#epoll.add(kick, PollEvent.In, 1 + index);
-      vring.kick = Fd.adopt(kick.take());
-    }
+    vring.setKick(owned);
     if (vring.queue !== undefined) return;
     try {
       this.#start(vring);
     } catch (error) {
-      this.#dropKick(vring);
+      vring.dropKick();
       throw error;
     }
   }
@@ -296,7 +266,7 @@ export class ServedDevice implements Disposable {
     if (vring?.kick === undefined) return;
     if ((events & PollEvent.In) !== 0) takeEvent(vring.kick);
     // A pipe whose writer is gone would be ready for ever.
-    if ((events & (PollEvent.HangUp | PollEvent.Error)) !== 0) this.#dropKick(vring);
+    if ((events & (PollEvent.HangUp | PollEvent.Error)) !== 0) vring.dropKick();
     vring.pending = vring.enabled && vring.queue !== undefined;
   }
 
@@ -363,11 +333,7 @@ export class ServedDevice implements Disposable {
     this.memory[Symbol.dispose]();
     this.#inflight?.[Symbol.dispose]();
     this.#requests?.[Symbol.dispose]();
-    for (const vring of this.#vrings) {
-      this.#dropKick(vring);
-      vring.call?.close();
-      vring.error?.close();
-    }
+    for (const vring of this.#vrings) vring[Symbol.dispose]();
   }
 
   #makeContext(): DeviceContext {
@@ -406,55 +372,23 @@ export class ServedDevice implements Disposable {
   }
 
   #start(vring: Vring): void {
-    const { addresses, index, size } = vring;
-    if (addresses === undefined || size === 0) {
-      throw refused(`queue ${index}: expected size and addresses before its start`);
-    }
-    const rings = this.#translate(addresses);
+    const { memory } = this.memory;
+    const rings = vring.locate(memory);
     if (!this.#active) {
       this.#active = true;
       this.device.activate(this.#context);
     }
-    try {
-      const settings = {
-        ...rings,
-        size,
-        indirect: (this.#features & Feature.RingIndirectDesc) !== 0n,
-        eventIdx: (this.#features & Feature.RingEventIdx) !== 0n,
-      };
-      const { base } = vring;
-      vring.queue = this.isPacked
-        ? new PackedVirtqueue(this.memory.memory, { ...settings, base })
-        : new SplitVirtqueue(this.memory.memory, {
-          ...settings,
-          availableIndex: base,
-          inflight: this.#inflight?.queue(index, size),
-        });
-    } catch (cause) {
-      if (!(cause instanceof VirtioError)) throw cause;
-      throw new VhostUserError("refused", `queue ${index}: ${cause.message}`, { cause });
-    }
-    vring.faultTold = false;
-    vring.seen = -1;
-    vring.queue.setPolled(this.#polled);
-    vring.queue.setEnabled(vring.enabled);
-    this.device.queueStarted?.(index);
+    const queue = vring.start({
+      memory,
+      rings,
+      features: this.#features,
+      inflight: this.#inflight,
+    });
+    queue.setPolled(this.#polled);
+    queue.setEnabled(vring.enabled);
+    this.device.queueStarted?.(vring.index);
     // Kicks may have come before, or been lost with a predecessor.
     vring.pending = vring.enabled;
-  }
-
-  #translate(addresses: VringAddresses): RingAddresses {
-    const { memory } = this.memory;
-    const translated = (address: number) => {
-      const found = memory.guestAddressOf(address);
-      if (found !== undefined) return found;
-      throw refused(`queue ${addresses.index}: address 0x${address.toString(16)} is not memory`);
-    };
-    return {
-      descriptorTable: translated(addresses.descriptorTable),
-      availableRing: translated(addresses.availableRing),
-      usedRing: translated(addresses.usedRing),
-    };
   }
 
   #stop(vring: Vring): void {
@@ -466,7 +400,7 @@ export class ServedDevice implements Disposable {
       vring.queue = undefined;
       vring.pending = false;
     }
-    this.#dropKick(vring);
+    vring.dropKick();
   }
 
   #deactivate(): void {
@@ -532,15 +466,4 @@ export class ServedDevice implements Disposable {
       this.#notify(vring);
     }
   }
-
-  #dropKick(vring: Vring): void {
-    if (vring.kick === undefined) return;
-    this.#epoll.remove(vring.kick);
-    vring.kick.close();
-    vring.kick = undefined;
-  }
-}
-
-function refused(message: string): VhostUserError {
-  return new VhostUserError("refused", message);
 }
