@@ -147,6 +147,8 @@ export {
   getrandom,
   getResourceLimit,
   getuid,
+  type ProcessStat,
+  readProcessStat,
   releaseFreeMemory,
   Resource,
   type ResourceLimit,

@@ -125,3 +125,36 @@ export function collectGarbage(thoroughly: boolean): boolean {
 export function releaseFreeMemory(): void {
   libcMemory().malloc_trim(0n);
 }
+
+/** Unit of processor times in /proc (USER_HZ is 100 on x86). */
+const CLOCK_TICK_MS = 10;
+
+/** What the kernel tells of a process or thread (proc_pid_stat(5)). */
+export interface ProcessStat {
+  /** What it does, such as `R` or `S`. */
+  readonly state: string;
+  /** Its process group. */
+  readonly group: number;
+  /** Process group in the foreground of its terminal; -1 where it has none. */
+  readonly foregroundGroup: number;
+  /** How long it has computed, in ms, a multiple of 10. */
+  readonly cpuTimeMs: number;
+}
+
+/**
+ * Reads a file such as `/proc/1/stat` or `/proc/1/task/1/stat`.
+ *
+ * @throws {Error} of the runtime where there is no such process or thread.
+ */
+export function readProcessStat(path: string): ProcessStat {
+  const stat = Deno.readTextFileSync(path);
+  // The name in parentheses, which may hold anything, is the second field.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  const number = (field: number) => Number(fields[field - 3]);
+  return {
+    state: fields[0] ?? "?",
+    group: number(5),
+    foregroundGroup: number(8),
+    cpuTimeMs: (number(14) + number(15)) * CLOCK_TICK_MS,
+  };
+}

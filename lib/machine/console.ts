@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Reactor, TerminalMode } from "../host/mod.ts";
+import { type Reactor, readProcessStat, TerminalMode } from "../host/mod.ts";
 import { CONSOLE_HELP, type ConsoleAction, EscapeFilter } from "./escape_filter.ts";
 import { logPlainly, logToRawTerminal } from "./raw_log.ts";
 import { type InputPort, SerialInput } from "./serial_input.ts";
@@ -95,11 +95,8 @@ export class Console implements Disposable {
 /** Whether this process's group is the terminal's foreground one; true without job control. */
 function inForeground(): boolean {
   try {
-    const stat = Deno.readTextFileSync("/proc/self/stat");
-    // After the name in parentheses: state, ppid, pgrp, session, tty_nr, tpgid.
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    const [group, foreground] = [Number(fields[2]), Number(fields[5])];
-    return foreground <= 0 || group === foreground;
+    const { group, foregroundGroup } = readProcessStat("/proc/self/stat");
+    return foregroundGroup <= 0 || group === foregroundGroup;
   } catch {
     return true;
   }

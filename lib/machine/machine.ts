@@ -6,7 +6,7 @@
 
 import { ExitStatus, Logger } from "../base/mod.ts";
 import type { Platform, RequestOf } from "../devices/mod.ts";
-import { getpid } from "../host/mod.ts";
+import { getpid, readProcessStat } from "../host/mod.ts";
 import type { EngineKind, Vm } from "../hypervisor/mod.ts";
 import type { GuestMemory } from "../memory/mod.ts";
 import { MachineError } from "./errors.ts";
@@ -18,9 +18,6 @@ import type { OwnDevices } from "./virtio/own_devices.ts";
 import type { BalloonKeeper } from "./balloon/keeper.ts";
 
 const log = new Logger("machine");
-
-/** Unit of processor times in /proc (USER_HZ is 100 on x86). */
-const CLOCK_TICK_MS = 10;
 
 /** What a VM does. */
 export type MachinePhase = "starting" | "running" | "suspended" | "stopping";
@@ -249,10 +246,7 @@ export class Machine {
 /** Processor time of a process in ms; 0 where there is no such process. */
 function processCpuMs(pid: string): number {
   try {
-    const stat = Deno.readTextFileSync(`/proc/${pid}/stat`);
-    // After the name in parentheses, from the state on: user and system time are the 12th and 13th.
-    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    return (Number(fields[11]) + Number(fields[12])) * CLOCK_TICK_MS;
+    return readProcessStat(`/proc/${pid}/stat`).cpuTimeMs;
   } catch {
     return 0;
   }

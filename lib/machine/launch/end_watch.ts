@@ -6,6 +6,7 @@
  */
 
 import { Logger, Ticker } from "../../base/mod.ts";
+import { readProcessStat } from "../../host/mod.ts";
 
 const log = new Logger("sandbox");
 
@@ -45,7 +46,7 @@ export class EndWatch implements Disposable {
   readonly #startMs = performance.now();
   #activeMs = this.#startMs;
   #killedMs: number | undefined;
-  #ticks: number | undefined;
+  #cpuTimeMs: number | undefined;
 
   constructor(process: EndingProcess, options: EndWatchOptions) {
     const { name, idleMs = IDLE_MS, longestMs = LONGEST_MS } = options;
@@ -89,23 +90,16 @@ export class EndWatch implements Disposable {
   #isActive(): boolean {
     const folder = `/proc/${this.#process.pid}`;
     try {
-      const { ticks } = readStat(`${folder}/stat`);
-      const hasComputed = ticks !== this.#ticks;
-      this.#ticks = ticks;
+      const { cpuTimeMs } = readProcessStat(`${folder}/stat`);
+      const hasComputed = cpuTimeMs !== this.#cpuTimeMs;
+      this.#cpuTimeMs = cpuTimeMs;
       if (hasComputed) return true;
       return [...Deno.readDirSync(`${folder}/task`)].some(({ name }) =>
-        "RD".includes(readStat(`${folder}/task/${name}/stat`).state)
+        "RD".includes(readProcessStat(`${folder}/task/${name}/stat`).state)
       );
     } catch {
       // It, or one of its threads, ends right now.
       return false;
     }
   }
-}
-
-/** What a process or thread does (proc(5)): its state, and how long it has computed. */
-function readStat(path: string): { readonly state: string; readonly ticks: number } {
-  const stat = Deno.readTextFileSync(path);
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return { state: fields[0] ?? "?", ticks: Number(fields[11]) + Number(fields[12]) };
 }
