@@ -49,7 +49,6 @@ export class VirtioBus implements AsyncDisposable {
   /** Resolves when nothing puts off launching any longer. */
   readonly #awaited = Promise.withResolvers<void>();
   #isAwaited = false;
-  #wanted: SharedEvent | undefined;
 
   /** @throws {MachineError} where they are too many. */
   constructor(devices: readonly VirtioDevice[], options: VirtioBusOptions) {
@@ -83,14 +82,12 @@ export class VirtioBus implements AsyncDisposable {
    * @throws {VmctlError} where one cannot be launched.
    */
   async launch(wanted?: SharedEvent): Promise<void> {
-    this.#wanted = wanted;
     try {
       const late = this.#devices.filter((device) => device.isLate);
       const others = this.#devices.filter((device) => !device.isLate);
       await Promise.all([
         this.#untilConfigured(wanted).then(() => launchAll(others)),
-        (wanted === undefined ? Promise.resolve() : this.#untilWanted(late))
-          .then(() => launchAll(late)),
+        this.#untilWanted(wanted === undefined ? [] : late).then(() => launchAll(late)),
       ]);
       this.#launched.resolve();
     } catch (error) {
@@ -99,10 +96,11 @@ export class VirtioBus implements AsyncDisposable {
     }
   }
 
+  /** Waits until `wanted` changes, or nothing puts launching off any longer. */
   async #untilConfigured(wanted: SharedEvent | undefined): Promise<void> {
     if (wanted === undefined || this.#isAwaited) return;
     const wait = Atomics.waitAsync(wanted.words, wanted.index, 0, this.#patienceMs);
-    if (wait.async) await wait.value;
+    if (wait.async) await Promise.race([this.#awaited.promise, wait.value]);
     this.#signal.throwIfAborted();
   }
 
@@ -154,7 +152,6 @@ export class VirtioBus implements AsyncDisposable {
   whenLaunched(): Promise<void> {
     this.#isAwaited = true;
     this.#awaited.resolve();
-    if (this.#wanted !== undefined) Atomics.notify(this.#wanted.words, this.#wanted.index);
     return this.#launched.promise;
   }
 
