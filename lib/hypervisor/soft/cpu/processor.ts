@@ -65,8 +65,6 @@ const SPINS = 64;
 export enum RunResult {
   Interrupted,
   TripleFault,
-  /** Waits for INIT/SIPI. */
-  Waiting,
 }
 
 let lastInterpreter: { key: string; interpreter: Interpreter } | undefined;
