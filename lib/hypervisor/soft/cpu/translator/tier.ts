@@ -6,6 +6,7 @@
  * @module
  */
 
+import { HypervisorError } from "../../../errors.ts";
 import { FuelCost } from "../state.ts";
 
 /** How code gets from the interpreter to the translator. */
@@ -28,14 +29,20 @@ const TIERS: readonly Tier[] = [
   "spot-checks",
 ];
 
-/** The tier that environment variable `VMCTL_SOFT_TIER` names, for whole-program tests; else `auto`. */
+/**
+ * The tier that environment variable `VMCTL_SOFT_TIER` names, for whole-program tests; else `auto`.
+ *
+ * @throws {HypervisorError} where it names none.
+ */
 export function tierOfEnvironment(): Tier {
   const state = Deno.permissions.querySync({ name: "env", variable: "VMCTL_SOFT_TIER" }).state;
   const name = state === "granted" ? Deno.env.get("VMCTL_SOFT_TIER") : undefined;
   if (name === undefined || name === "") return "auto";
   const tier = TIERS.find((t) => t === name);
   if (tier === undefined) {
-    throw new TypeError(`VMCTL_SOFT_TIER: expected one of ${TIERS.join(", ")}, got "${name}"`);
+    throw new HypervisorError(
+      `VMCTL_SOFT_TIER: expected one of ${TIERS.join(", ")}; got "${name}"`,
+    );
   }
   return tier;
 }
