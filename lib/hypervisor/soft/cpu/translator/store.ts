@@ -160,9 +160,16 @@ export class TranslationStore {
     this.#byUnit.set(unit, kept);
     this.#keep(kept);
     this.#unsaved++;
-    for (const kept of this.#kept) {
-      if (this.#bytes <= this.#limit) break;
-      this.#drop(kept);
+    this.#makeRoom();
+  }
+
+  /** Keeps within the limit: what was of no use in this run goes first, then what is there for longest. */
+  #makeRoom(): void {
+    for (const unused of [true, false]) {
+      for (const kept of this.#kept) {
+        if (this.#bytes <= this.#limit) return;
+        if (!unused || kept.rank === 0) this.#drop(kept);
+      }
     }
   }
 

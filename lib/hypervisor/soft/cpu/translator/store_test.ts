@@ -151,6 +151,25 @@ Deno.test("the file and the memory stay within the limit; what was of use stays"
   });
 });
 
+Deno.test("what this run had no use for goes first where there is no room", () => {
+  inFolder((folder) => {
+    const limit = 40_000;
+    const old = Array.from({ length: 10 }, (_, page) => page);
+    filled(folder, old.map((page) => unitAt(page, 1000)), limit).save();
+    const store = filled(folder, [], limit);
+    for (const page of [0, 2]) for (const { use } of store.candidates(page, -1)) use();
+    const oldOnes = () => old.filter((page) => [...store.candidates(page, -1)].length > 0);
+    let next = 10;
+    while (oldOnes().length === old.length) store.add(unitAt(next++, 1000));
+    assert.deepEqual(oldOnes().slice(0, 2), [0, 2]);
+    while (oldOnes().includes(0)) {
+      assert.equal([...store.candidates(10, -1)].length, 1, "all of this run's is there");
+      store.add(unitAt(next++, 1000));
+    }
+    assert.ok(oldOnes().every((page) => page === 2), `${oldOnes()}`);
+  });
+});
+
 Deno.test("files that others can write, and those of other versions, are left alone", () => {
   inFolder((folder) => {
     filled(folder, [unitAt(1)]).save();
