@@ -100,6 +100,8 @@ export class TranslationStore {
   #earlyRanks = 0;
   /** Samples so far. */
   #samples = 0;
+  /** Sums of units in the file that are no news: what this one wrote last, and what turned out to be of no use. */
+  #notForeign = new Set<number>();
   /** When the file may be written next while the guest rests, in ms. */
   #restMs = REST_MS;
 
@@ -276,6 +278,7 @@ export class TranslationStore {
       if (kept.unit === unit) {
         this.stats.badUnits++;
         this.#drop(kept);
+        if (kept.header !== undefined) this.#notForeign.add(kept.header.check);
         return;
       }
     }
@@ -329,11 +332,16 @@ export class TranslationStore {
       }),
     );
     for (const { entry, bytes } of entries) choose(entry, bytes);
+    const own = chosen.length;
     for (const header of this.#foreign()) choose(header, header.byteLength);
     for (const kept of this.#kept) {
-      if (kept.rank === 0 && kept.header !== undefined) choose(kept.header, kept.bytes);
+      if (kept.rank === 0 && !kept.bad) choose(kept.header, kept.bytes);
     }
-    if (!replaceFile(folder, `${PREFIX}${version}`, writeUnits(chosen, version))) return;
+    const file = writeUnits(chosen, version);
+    if (!replaceFile(folder, `${PREFIX}${version}`, file)) return;
+    this.#notForeign = new Set(
+      unitHeaders(file, version).slice(0, own).map(({ check }) => check),
+    );
     this.stats.savedUnits = chosen.length;
     this.#unsaved = 0;
     removeOldFiles(folder, { prefix: PREFIX, keep: KEPT_VERSIONS });
@@ -341,7 +349,7 @@ export class TranslationStore {
 
   /** What others wrote into the file since it was read, but for what is known in other units, or with other heat. */
   #foreign(): UnitHeader[] {
-    const known = new Set<number>();
+    const known = new Set(this.#notForeign);
     for (const { header } of this.#kept) if (header !== undefined) known.add(header.check);
     const foreign = this.units().filter(({ check }) => !known.has(check));
     if (foreign.length === 0) return foreign;

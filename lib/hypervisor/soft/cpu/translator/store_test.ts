@@ -318,6 +318,42 @@ Deno.test("the file is there once a guest that has booted rests, and again much 
   });
 });
 
+Deno.test("what turned out to be of no use does not stay in the file, whoever wrote it", () => {
+  inFolder((folder) => {
+    filled(folder, [unitAt(1), unitAt(2)]).save();
+    const store = filled(folder, [unitAt(3), unitAt(4)]);
+    store.save();
+    assert.deepEqual(pagesIn(folder), [1, 2, 3, 4]);
+    for (const page of [1, 3]) {
+      for (const { unit } of [...store.candidates(page, -1)]) store.discard(unit);
+    }
+    // What others write meanwhile stays.
+    filled(folder, [unitAt(5)]).save();
+    store.add(unitAt(6));
+    store.save();
+    assert.deepEqual(pagesIn(folder), [2, 4, 5, 6]);
+    store.add(unitAt(7));
+    store.save();
+    assert.deepEqual(pagesIn(folder), [2, 4, 5, 6, 7]);
+  });
+});
+
+Deno.test("a unit that is damaged in the file is not written again", () => {
+  inFolder((folder) => {
+    filled(folder, [unitAt(1, 1000), unitAt(2, 1000)]).save();
+    const path = join(folder, `translations-${VERSION}`);
+    const file = Deno.readFileSync(path);
+    file[file.length - 500] = 77;
+    Deno.writeFileSync(path, file);
+    const store = filled(folder, [unitAt(3)]);
+    assert.equal([...store.candidates(2, -1)].length, 0);
+    assert.equal(store.stats.badUnits, 1);
+    store.save();
+    const units = new TranslationStore({ folder, version: VERSION }).units();
+    assert.deepEqual(units.map((header) => header.pages[0]?.[0]), [3, 1]);
+  });
+});
+
 Deno.test("what was wanted before anything was made stands first in the file, in its turn", () => {
   inFolder((folder) => {
     const store = filled(folder, []);
