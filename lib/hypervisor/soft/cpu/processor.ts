@@ -245,9 +245,7 @@ export class Processor {
     this.#incoming = new Incoming({
       ...{ cpu: this.cpu, chip, events: options.events, team: this.#team },
       kickWatch: this.#kickWatch,
-      tidy: () =>
-        options.store?.rest(performance.now()) === true ||
-        this.#collector.idle(this.translator.installer.stats.droppedBytes),
+      tidy: () => this.#tidy(options.store),
       reset: () => this.reset(true),
     });
     if (this.#tier.compares) this.lockstep = this.#makeLockstep();
@@ -258,6 +256,15 @@ export class Processor {
     });
     this.cpu.flushCode = () => this.code.flushTlb();
     this.cpu.platform = this.#devices.platform();
+  }
+
+  /** For a guest that has nothing to do for a while; true where that was made use of. */
+  #tidy(store: TranslationStore | undefined): boolean {
+    const { droppedBytes } = this.translator.installer.stats;
+    if (store?.rest(performance.now()) !== true) return this.#collector.idle(droppedBytes);
+    // A file takes several times its size while it is made.
+    this.#collector.behindWork(droppedBytes);
+    return true;
   }
 
   #splitLock(...[ram, next, size, kind, operand, expected]: SplitLockArguments): bigint {

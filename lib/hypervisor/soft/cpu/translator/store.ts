@@ -292,7 +292,7 @@ export class TranslationStore {
    * @returns whether it took that time.
    */
   rest(nowMs: number): boolean {
-    if (nowMs < this.#restMs || this.#unsaved === 0) return false;
+    if (nowMs < this.#restMs || this.#unsaved === 0 || this.#path === undefined) return false;
     this.#restMs = REST_FACTOR * nowMs;
     this.save();
     return true;

@@ -316,6 +316,9 @@ Deno.test("the file is there once a guest that has booted rests, and again much 
     // Nothing is new.
     assert.equal(store.rest(1e9), false);
   });
+  const store = new TranslationStore({ folder: undefined, version: VERSION });
+  store.add(moduleAt(1));
+  assert.equal(store.rest(1e9), false, "there is no file");
 });
 
 Deno.test("what turned out to be of no use does not stay in the file, whoever wrote it", () => {
