@@ -84,7 +84,7 @@ const CONTROL: readonly Command[] = [
     help: "end a running VM at once",
     details: [
       "It comes back when the VM is gone. A device that does nothing for 5 seconds when it is to end, or takes " +
-      "longer than 20 to write what it holds, is killed.",
+      "longer than 60 to write what it holds, is killed.",
     ],
     options: VM_OPTIONS,
     positionals: [VM],

@@ -13,7 +13,7 @@ const log = new Logger("sandbox");
 /** How long a process may do nothing, in ms, before it counts as hung. */
 const IDLE_MS = 5_000;
 /** How long it may take in all, in ms, such as to write what it holds to a slow disk. */
-const LONGEST_MS = 20_000;
+const LONGEST_MS = 60_000;
 /** How long the kernel may take to end a process that is killed, in ms. */
 const KILL_MS = 5_000;
 /** How often to look, in ms. */
