@@ -198,6 +198,103 @@ engineTest(
   { unless },
 );
 
+/** Unloads the driver between rounds of writing and reading, while the VM is suspended again and again. */
+const PACKED = `modprobe virtio_pci
+modprobe virtio_blk
+for name in vda vdb vdc; do
+  echo "$name packed $(cut -c 35 /sys/block/$name/device/features)"
+done
+dd if=/bin/busybox of=/tmp/data bs=64k count=8 2>/dev/null
+echo "sum $(md5sum < /tmp/data)"
+round=0
+while [ $round -lt 8 ]; do
+  round=$((round + 1))
+  echo "round $round."
+  for job in 0 1 2 3; do
+    dd if=/tmp/data of=/dev/vda bs=4k seek=$((job * 256 + round * 32)) conv=notrunc oflag=direct \\
+      2>/dev/null || echo "write failed" &
+  done
+  wait
+  for job in 0 1 2 3; do
+    dd if=/dev/vda bs=4k skip=$((job * 256 + round * 32)) count=128 iflag=direct 2>/dev/null | md5sum &
+  done
+  wait
+  [ $((round % 3)) = 0 ] && rmmod virtio_blk && modprobe virtio_blk
+done
+dmesg | grep -i -e 'I/O error' -e 'needs reset'
+echo "vda packed $(cut -c 35 /sys/block/vda/device/features)"
+echo "all done"
+`;
+
+engineTest(
+  "virtio: packed queues of foreign back ends where they are asked for, over suspensions and resets",
+  async (engine) => {
+    assert(typeof guest === "object");
+    await using bench = new VmBench(engine);
+    const disks = [0, 1, 2].map(() => bench.file(new Uint8Array(8 * MIB)));
+    const sockets = ["a.sock", "b.sock", "c.sock"].map((name) => bench.path(name));
+    const serve = (index: number) =>
+      DeviceProcess.start("block", sockets[index]!, [
+        ...["--path", `${disks[index]},format=raw,packed-queue`],
+      ]);
+    let device = await serve(0);
+    try {
+      await using _other = await serve(1);
+      // It has none.
+      await using _daemon = await StorageDaemon.start([{ image: disks[2]!, socket: sockets[2]! }]);
+      const initramfs = await buildInitramfs({
+        busybox: guest.busybox,
+        script: PACKED,
+        entries: await moduleEntries(guest, ["virtio_pci", "virtio_blk"]),
+      });
+      await using vm = await bench.start(Deno.readFileSync(guest.kernel), [
+        ...["--mem", "256", "--initrd", bench.file(initramfs), "--params", "quiet"],
+        ...["--name", "vm", "--restart-devices"],
+        ...["--vhost-user", `type=block,socket=${sockets[0]},packed-queue,max-queue-size=16`],
+        ...["--vhost-user", `type=block,socket=${sockets[1]}`],
+        ...["--vhost-user", `type=block,socket=${sockets[2]},packed-queue`],
+      ]);
+      for (const round of [1, 2, 4, 7]) {
+        await vm.waitFor(`round ${round}.`);
+        for (let turn = 0; turn < 4; turn++) {
+          assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
+          assert.equal(await bench.request("vm", "ResumeVm"), "Ok");
+        }
+      }
+      assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
+      // It has said where it stopped, so that another one can go on there.
+      await device.end("SIGKILL");
+      device = await serve(0);
+      assert.equal(await bench.request("vm", "ResumeVm"), "Ok");
+      const { code, stdout, stderr } = await vm.end();
+      assert.equal(code, 0, stderr + stdout);
+      const told = stdout.match(/^vd. packed [01]/gm);
+      assert.deepEqual(
+        told,
+        ["vda packed 1", "vdb packed 0", "vdc packed 0", "vda packed 1"],
+        stdout,
+      );
+      assert.match(stdout, /all done/);
+      const [, sum] = /^sum ([0-9a-f]{32})/m.exec(stdout) ?? [];
+      assert.deepEqual(stdout.match(/^[0-9a-f]{32}\b/gm), Array(32).fill(sum), stdout + stderr);
+      assert.doesNotMatch(stdout, /failed|error|needs reset/);
+      assert.equal(stderr.match(/block device .* has no packed queues/g)?.length, 1, stderr);
+      assert.match(stderr, /block device .*c\.sock: its back end has no packed queues/);
+      assert.equal(stderr.match(/a\.sock ended \(.*\), starting it again/g)?.length, 1, stderr);
+      const content = Deno.readFileSync(disks[0]!);
+      const expected = Deno.readFileSync(guest.busybox).subarray(0, 512 * 1024);
+      for (let job = 0; job < 4; job++) {
+        const at = (job * 256 + 8 * 32) * 4096;
+        assert.equal(md5(content.subarray(at, at + expected.length)), md5(expected));
+      }
+    } finally {
+      await device.end("SIGKILL");
+    }
+    await bench.checkClean();
+  },
+  { unless },
+);
+
 engineTest(
   "virtio: a back end that dies ends the VM with status 1 and the reason",
   async (engine) => {

@@ -7,6 +7,14 @@
 /** Least and most bytes of a disk's logical block. */
 const BLOCK_BYTES = { min: 512, max: 65536 } as const;
 
+/** Whether a device's queues may be packed ones. */
+export const PACKED_QUEUE = {
+  type: { kind: "boolean" },
+  help:
+    "offer packed virtqueues (virtio 1.2, 2.8), which the driver may take instead of split ones",
+  aliases: ["packed_queue"],
+} as const;
+
 /** A disk. */
 export const BLOCK = {
   kind: "record",
@@ -86,12 +94,7 @@ export const BLOCK = {
       help: "makes no difference: one thread serves all queues, faster than guests fill them",
       aliases: ["multiple_workers"],
     },
-    "packed-queue": {
-      type: { kind: "boolean" },
-      help:
-        "offer packed virtqueues (virtio 1.2, 2.8), which the driver may take instead of split ones",
-      aliases: ["packed_queue"],
-    },
+    "packed-queue": PACKED_QUEUE,
   },
 } as const;
 

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { BLOCK } from "./device_options.ts";
+import { BLOCK, PACKED_QUEUE } from "./device_options.ts";
 import type { DecodedOptions, OptionTable } from "./option_types.ts";
 
 /** Less than this does not hold a kernel that anybody runs. */
@@ -95,6 +95,7 @@ export const VHOST_USER = {
       type: { kind: "integer", min: 2, max: 32768 },
       help: "most entries of a queue, a power of two; 256 by default",
     },
+    "packed-queue": PACKED_QUEUE,
   },
 } as const;
 

@@ -205,7 +205,8 @@ class Checker {
   }
 
   vhostUser(devices: NonNullable<RunOptions["vhost-user"]>): VhostUserConfig[] {
-    return devices.map(({ type, socket, "max-queue-size": maxQueueSize }) => {
+    return devices.map((device) => {
+      const { type, socket, "max-queue-size": maxQueueSize } = device;
       if (type === undefined || socket === undefined) {
         const missing = type === undefined ? "type" : "socket";
         this.#problem("vhost-user", `expected type=TYPE,socket=PATH, got no ${missing}`);
@@ -218,7 +219,8 @@ class Checker {
           `expected a power of two for max-queue-size, got ${maxQueueSize}`,
         );
       }
-      return { type: type ?? "block", socket: socket ?? "", maxQueueSize };
+      const packedQueues = device["packed-queue"] ?? false;
+      return { type: type ?? "block", socket: socket ?? "", maxQueueSize, packedQueues };
     });
   }
 

@@ -128,6 +128,20 @@ Deno.test("the balloon and the source of random bytes are there unless they are 
   );
 });
 
+Deno.test("foreign back ends: queues are split unless packed ones are asked for", () => {
+  const { config } = fromCommandLine({
+    kernel: "/k",
+    "vhost-user": [
+      { type: "block", socket: "/a", "packed-queue": true },
+      { type: "net", socket: "/b", "max-queue-size": 512 },
+    ],
+  });
+  deepStrictEqual(config?.vhostUser, [
+    { type: "block", socket: "/a", maxQueueSize: undefined, packedQueues: true },
+    { type: "net", socket: "/b", maxQueueSize: 512, packedQueues: false },
+  ]);
+});
+
 Deno.test("disks arrive with crosvm's defaults, and what does not fit is told", () => {
   const options: RunOptions = {
     kernel: "/k",

@@ -147,6 +147,8 @@ export interface VhostUserConfig {
   readonly socket: string;
   /** Most entries of a queue, a power of two; the machine's choice where undefined. */
   readonly maxQueueSize: number | undefined;
+  /** Whether packed queues are offered, where the back end has them. */
+  readonly packedQueues: boolean;
 }
 
 /** Settings of the software engine. */

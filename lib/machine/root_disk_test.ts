@@ -16,8 +16,8 @@ Deno.test("the kernel is told of the root disk, and whether it can be written", 
   const placed = disks({ path: "/a", root: true, "pci-address": "00:07.0" }, { path: "/b" });
   assert.deepEqual(rootParams(placed), ["root=/dev/vdb", "rw"]);
   const vhostUser = [
-    { type: "net", socket: "/n", maxQueueSize: undefined },
-    { type: "block", socket: "/c", maxQueueSize: undefined },
+    { type: "net", socket: "/n", maxQueueSize: undefined, packedQueues: false },
+    { type: "block", socket: "/c", maxQueueSize: undefined, packedQueues: false },
   ] as const;
   assert.deepEqual(diskNames({ ...placed, vhostUser }), ["vdc", "vda"]);
   assert.deepEqual(rootParams(disks({ path: "/a" })), []);

@@ -123,6 +123,9 @@ export class AttachedDevice implements AsyncDisposable {
       onQueueError: (index) => tell(() => this.#queueBroke(index)),
     }, this.#state);
     this.#reached = backend;
+    if (device.packedQueues === "wanted" && (backend.features & Feature.RingPacked) === 0n) {
+      log.warn(`${this.name}: its back end has no packed queues; its driver is offered split ones`);
+    }
     if (this.#host !== undefined) this.#settle(this.#host);
   }
 
@@ -396,7 +399,8 @@ export class AttachedDevice implements AsyncDisposable {
   async #replace(): Promise<void> {
     const { device, restart } = this.#options;
     const queues = this.#queues;
-    const isRunning = queues.running.length > 0;
+    // Of queues that it has stopped it holds no requests.
+    const mayHold = queues.running.length > 0 && !queues.areStopped;
     const dead = this.#backend;
     const reason = await dead.reason();
     if (this.#ended) throw new MachineError(reason);
@@ -407,10 +411,10 @@ export class AttachedDevice implements AsyncDisposable {
     if (this.#deaths.length > MAX_DEATHS_PER_MINUTE) {
       this.#lose(`${reason}; it dies again and again`);
     }
-    if (isRunning && queues.isPacked) {
+    if (mayHold && queues.isPacked) {
       this.#lose(`${reason}; of packed queues it keeps no record, so requests would be lost`);
     }
-    if (isRunning && !dead.recordsRequests) {
+    if (mayHold && !dead.recordsRequests) {
       this.#lose(
         `${reason}; it kept no record of the requests that it held (the inflight feature of vhost-user), ` +
           "so the guest may lose some where it goes on: start the VM again, or use a back end that keeps one",

@@ -126,10 +126,8 @@ export class Backend implements AsyncDisposable {
 
   /** Features for the driver to choose from, but for those that are the transport's. */
   get features(): bigint {
-    // A foreign back end's record of packed queues would be lost with it.
-    const { mayBePacked = false } = this.#options.device;
-    return this.#frontend.features &
-      ~(mayBePacked ? UNSUPPORTED : UNSUPPORTED | Feature.RingPacked);
+    const unwanted = this.#options.device.packedQueues === undefined ? Feature.RingPacked : 0n;
+    return this.#frontend.features & ~(UNSUPPORTED | unwanted);
   }
 
   /** How many queues the guest sees. */

@@ -46,8 +46,11 @@ export interface VirtioDevice {
   readonly wanted?: Promise<void> | undefined;
   /** Most descriptors of a queue, a power of two; 256 where absent. */
   readonly queueSize?: number;
-  /** Whether its queues may be packed ones, where its back end offers that; no where absent. */
-  readonly mayBePacked?: boolean;
+  /**
+   * Whether its queues may be packed ones, where its back end offers that: that is its own affair, or
+   * `wanted` by the user, who is told where it does not. Never where absent.
+   */
+  readonly packedQueues?: "where-offered" | "wanted";
   /** Its number on the PCI bus; the first that is free where undefined. */
   readonly pciDevice?: number | undefined;
   /**

@@ -58,6 +58,13 @@ export class DeviceQueues {
     return this.#halted !== undefined;
   }
 
+  /** Whether they stand still, and the back end told where each of them goes on: it holds nothing of them. */
+  get areStopped(): boolean {
+    const halted = this.#halted;
+    if (halted === undefined) return false;
+    return [...this.#running.keys()].every((index) => halted.get(index) !== undefined);
+  }
+
   /** Whether they are packed ones. */
   get isPacked(): boolean {
     return isPacked(this.#active);

@@ -15,13 +15,15 @@ export function foreignDevice(
     readonly deviceType: number;
     readonly path: string;
     readonly queueSize?: number | undefined;
+    readonly packedQueues: boolean;
   },
 ): VirtioDevice {
-  const { name, deviceType, path, queueSize } = options;
+  const { name, deviceType, path, queueSize, packedQueues } = options;
   return {
     name,
     deviceType,
     ...queueSize === undefined ? {} : { queueSize },
+    ...packedQueues ? { packedQueues: "wanted" } : {},
     launch: () => Promise.try(() => connect(name, path)),
   };
 }

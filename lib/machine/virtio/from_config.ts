@@ -28,11 +28,13 @@ export function virtioDevicesOf(config: VmConfig): VirtioDevice[] {
   return config.vhostUser.map(vhostUserDevice);
 }
 
-function vhostUserDevice({ type, socket, maxQueueSize }: VhostUserConfig): VirtioDevice {
+function vhostUserDevice(config: VhostUserConfig): VirtioDevice {
+  const { type, socket, maxQueueSize, packedQueues } = config;
   return foreignDevice({
     name: `vhost-user ${type} device ${socket}`,
     deviceType: TYPES[type],
     path: socket,
     queueSize: maxQueueSize,
+    packedQueues,
   });
 }

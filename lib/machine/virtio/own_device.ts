@@ -47,7 +47,7 @@ export class OwnDevice implements VirtioDevice, Disposable {
   readonly deviceType: number;
   readonly pciDevice: number | undefined;
   readonly isForeseen = true;
-  readonly mayBePacked = true;
+  readonly packedQueues = "where-offered";
   readonly wanted: Promise<void> | undefined;
   readonly #options: OwnDeviceOptions;
   readonly #want: () => void;
