@@ -335,6 +335,30 @@ engineTest(
   },
 );
 
+engineTest("virtio: a socket that is given for two devices is refused", async (engine) => {
+  await using bench = new VmBench(engine);
+  const socket = bench.path("disk.sock");
+  const link = bench.path("link.sock");
+  Deno.symlinkSync(socket, link);
+  using listener = listenUnix(socket, "stream");
+  const run = (...devices: string[]) =>
+    bench.run(tinyKernels.off(), devices.flatMap((device) => ["--vhost-user", device]));
+  const twice = await run(`type=block,socket=${socket}`, `type=block,socket=${socket}`);
+  assert.equal(twice.code, 1, twice.stderr);
+  assert.match(
+    twice.stderr,
+    /--vhost-user type=block,socket=.*disk\.sock is given twice: expected a back end of its own/,
+  );
+  const aliased = await run(`type=block,socket=${socket}`, `type=net,socket=${link}`);
+  assert.equal(aliased.code, 1, aliased.stderr);
+  assert.match(
+    aliased.stderr,
+    /type=net,socket=.*link\.sock is the same socket as --vhost-user type=block,socket=.*disk\.sock:/,
+  );
+  assert.equal(poll([{ fd: listener.fd, events: PollEvent.In }], 0)[0], 0, "nobody has connected");
+  await bench.checkClean();
+});
+
 /** Answers as a disk's back end until it is asked for its configuration, and then nothing any more. */
 async function hangAtConfig(listener: Deno.Listener, onAsked: () => void): Promise<void> {
   // By request (vhost-user, "Front-end message types"): VERSION_1 and protocol features, CONFIG, one queue.
