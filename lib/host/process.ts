@@ -131,6 +131,8 @@ const CLOCK_TICK_MS = 10;
 
 /** What the kernel tells of a process or thread (proc_pid_stat(5)). */
 export interface ProcessStat {
+  /** Its name, at most 15 bytes of it. */
+  readonly name: string;
   /** What it does, such as `R` or `S`. */
   readonly state: string;
   /** Its process group. */
@@ -149,9 +151,11 @@ export interface ProcessStat {
 export function readProcessStat(path: string): ProcessStat {
   const stat = Deno.readTextFileSync(path);
   // The name in parentheses, which may hold anything, is the second field.
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  const nameEnd = stat.lastIndexOf(")");
+  const fields = stat.slice(nameEnd + 2).split(" ");
   const number = (field: number) => Number(fields[field - 3]);
   return {
+    name: stat.slice(stat.indexOf("(") + 1, nameEnd),
     state: fields[0] ?? "?",
     group: number(5),
     foregroundGroup: number(8),

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { readProcessStat } from "./process.ts";
+import { type ProcessStat, readProcessStat } from "./process.ts";
 
 Deno.test("a process is told of, whatever it is called", async () => {
   const own = readProcessStat("/proc/self/stat");
@@ -13,7 +13,8 @@ Deno.test("a process is told of, whatever it is called", async () => {
   const child = new Deno.Command(program, { args: ["600"] }).spawn();
   try {
     const path = `/proc/${child.pid}/stat`;
-    while (readProcessStat(path).state !== "S") await new Promise((done) => setTimeout(done, 1));
+    const sleeps = ({ name, state }: ProcessStat) => name === "a) R 9 9" && state === "S";
+    while (!sleeps(readProcessStat(path))) await new Promise((done) => setTimeout(done, 1));
     const { group, foregroundGroup, cpuTimeMs } = readProcessStat(path);
     assert.deepEqual({ group, foregroundGroup }, {
       group: own.group,

@@ -41,7 +41,7 @@ export function startWorker(): void {
 
 async function startDevice(scope: WorkerScope, start: DeviceWorkerStart): Promise<void> {
   scope.onmessage = null;
-  self.postMessage(await runDeviceWorker(start));
+  await runDeviceWorker(start, (message) => self.postMessage(message));
   scope.close();
 }
 

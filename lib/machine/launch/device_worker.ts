@@ -11,6 +11,7 @@ import {
   requireDeviceKind,
   serveHandedDevice,
 } from "../../devices/mod.ts";
+import { gettid } from "../../host/mod.ts";
 
 /** First message to the worker of a device. */
 export interface DeviceWorkerStart {
@@ -20,19 +21,31 @@ export interface DeviceWorkerStart {
   readonly spec: DeviceProcessSpec;
 }
 
-/** Only message from it. */
-export interface DeviceWorkerEnd {
-  /** What went wrong. */
-  readonly error: string | undefined;
-}
+/** Messages from it: one when it begins, one when it has ended. */
+export type DeviceWorkerMessage =
+  | {
+    readonly type: "started";
+    /** Number of its thread. */
+    readonly thread: number;
+  }
+  | {
+    readonly type: "ended";
+    /** What went wrong. */
+    readonly error: string | undefined;
+  };
 
 /** Serves a device until its front end or the VMM goes. */
-export async function runDeviceWorker({ spec }: DeviceWorkerStart): Promise<DeviceWorkerEnd> {
+export async function runDeviceWorker(
+  { spec }: DeviceWorkerStart,
+  tell: (message: DeviceWorkerMessage) => void,
+): Promise<void> {
   if (spec.logLevel !== undefined && isLogLevel(spec.logLevel)) setLogLevel(spec.logLevel);
+  tell({ type: "started", thread: gettid() });
+  let error: string | undefined;
   try {
     serveHandedDevice(await deviceKind(requireDeviceKind(spec.kind)), spec);
-    return { error: undefined };
-  } catch (error) {
-    return { error: describeError(error) };
+  } catch (reason) {
+    error = describeError(reason);
   }
+  tell({ type: "ended", error });
 }

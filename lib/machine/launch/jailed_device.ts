@@ -22,7 +22,7 @@ import {
 import { type JailedProcess, type StartingJail, startJailed } from "../../jail/mod.ts";
 import { DeviceLog } from "./device_log.ts";
 import type { DeviceProgram } from "./device_program.ts";
-import { EndWatch } from "./end_watch.ts";
+import { endingProcess, EndWatch } from "./end_watch.ts";
 import type { DeviceOrder, LaunchedDevice, PreparedLaunch } from "./launched_device.ts";
 import type { commonJail, DeviceFilter } from "./sandbox.ts";
 import { ViolationWatch } from "./violation_watch.ts";
@@ -208,7 +208,8 @@ class JailedDevice implements LaunchedDevice {
   async [Symbol.asyncDispose](): Promise<void> {
     this.socket[Symbol.dispose]();
     this.control[Symbol.dispose]();
-    using watch = new EndWatch(this.#process, { name: this.#name });
+    const process = endingProcess(this.pid, () => this.#process.kill());
+    using watch = new EndWatch(process, { name: this.#name });
     await Promise.race([this.ended, watch.givenUp]);
   }
 }

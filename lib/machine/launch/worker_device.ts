@@ -4,15 +4,11 @@
  * @module
  */
 
-import { Alarm, getLogLevel, Logger } from "../../base/mod.ts";
+import { getLogLevel } from "../../base/mod.ts";
 import { type Fd, socketPair, type UnixSocket } from "../../host/mod.ts";
-import type { DeviceWorkerEnd, DeviceWorkerStart } from "./device_worker.ts";
+import type { DeviceWorkerMessage, DeviceWorkerStart } from "./device_worker.ts";
+import { endingThread, EndWatch } from "./end_watch.ts";
 import type { DeviceOrder, LaunchedDevice } from "./launched_device.ts";
-
-const log = new Logger("sandbox");
-
-/** How long a device may take to write what it holds, once its front end has gone. */
-const END_TIMEOUT_MS = 20_000;
 
 /**
  * Starts a device in a worker. Descriptors are those of the process, so the worker gets copies.
@@ -46,6 +42,8 @@ class WorkerDevice implements LaunchedDevice {
   readonly socket: UnixSocket;
   readonly control: UnixSocket;
   readonly ended: Promise<string>;
+  /** Number of its thread, once it has told. */
+  #thread: number | undefined;
 
   constructor(
     worker: Worker,
@@ -61,8 +59,9 @@ class WorkerDevice implements LaunchedDevice {
     this.control = control;
     const { promise, resolve } = Promise.withResolvers<string>();
     this.ended = promise;
-    worker.onmessage = ({ data }: MessageEvent<DeviceWorkerEnd>) => {
-      resolve(data.error ?? "it ended");
+    worker.onmessage = ({ data }: MessageEvent<DeviceWorkerMessage>) => {
+      if (data.type === "started") this.#thread = data.thread;
+      else resolve(data.error ?? "it ended");
     };
     worker.onerror = (event) => {
       // Otherwise the error would end this process.
@@ -71,15 +70,20 @@ class WorkerDevice implements LaunchedDevice {
     };
   }
 
+  /**
+   * Lets it end by itself, for which its front end must have gone, and write what it holds; gives it up where
+   * it hangs.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     this.socket[Symbol.dispose]();
     this.control[Symbol.dispose]();
-    const late = Promise.withResolvers<void>();
-    using _alarm = new Alarm(END_TIMEOUT_MS, () => {
-      log.warn(`${this.#name} does not end within ${END_TIMEOUT_MS / 1000} s; it is given up`);
+    const killed = Promise.withResolvers<void>();
+    const thread = endingThread(() => this.#thread, () => {
       this.#worker.terminate();
-      late.resolve();
+      // A thread that hangs in the kernel ends with this process, and not before.
+      killed.resolve();
     });
-    await Promise.race([this.ended, late.promise]);
+    using _watch = new EndWatch(thread, { name: this.#name });
+    await Promise.race([this.ended, killed.promise]);
   }
 }
