@@ -6,6 +6,7 @@ import { MIB } from "../lib/base/mod.ts";
 import { buildInitramfs, moduleEntries, tryFetchGuest } from "../scripts/guest/mod.ts";
 import { assertClean, HAS_QEMU_IMG, qemuImg } from "./support/disk.ts";
 import { engineTest, type TestEngine } from "./support/engines.ts";
+import { sectorReader } from "./support/virtio_guest.ts";
 import { VmBench } from "./support/vm_bench.ts";
 
 const guest = await tryFetchGuest();
@@ -134,4 +135,42 @@ engineTest(
     await bench.checkClean();
   },
   { unless },
+);
+
+engineTest(
+  "compressed clusters are expanded in a jail, and those that are damaged cost no device",
+  async (engine) => {
+    await using bench = new VmBench(engine);
+    const bytes = new Uint8Array(4 * MIB).map((_, index) => (index * 31 >>> 7) & 0xff);
+    const raw = bench.file(bytes);
+    const sector = 4321;
+    bytes.fill(0, sector * 512, (sector + 1) * 512);
+    new TextEncoder().encodeInto("the sector", bytes.subarray(sector * 512));
+    Deno.writeFileSync(raw, bytes);
+    const compressed = ["-O", "qcow2", "-c"];
+    for (const options of ["compat=0.10", "compression_type=zlib", "compression_type=zstd"]) {
+      const path = bench.path(options.replace("=", "-"));
+      qemuImg("convert", "-f", "raw", ...compressed, "-o", options, raw, path);
+      for (const over of [false, true]) {
+        const overlay = `${path}-overlay`;
+        if (over) qemuImg("create", "-f", "qcow2", "-F", "qcow2", "-b", path, overlay);
+        const { code, stdout, stderr } = await bench.run(
+          sectorReader(sector),
+          ["-b", `${over ? overlay : path}`],
+        );
+        assert.equal(stdout, "interrupted\nthe sector", stderr);
+        assert.equal(code, 0, stderr);
+      }
+      // Behind the tables, which come first.
+      const image = Deno.readFileSync(path);
+      image.fill(0xa5, 5 * 65536);
+      Deno.writeFileSync(path, image);
+      const { code, stdout, stderr } = await bench.run(sectorReader(sector), ["-b", path]);
+      assert.equal(stdout, "interrupted\n", stderr);
+      assert.match(stderr, /compressed cluster at \d+: expected/);
+      assert.equal(code, 0, stderr);
+    }
+    await bench.checkClean();
+  },
+  { unless: () => HAS_QEMU_IMG ? undefined : "no qemu-img" },
 );

@@ -97,5 +97,14 @@ function confine({ filterFd, violationFd }: { filterFd: number; violationFd: num
     filter = new Uint8Array(fstat(file).sizeBytes);
     pread(file, filter, 0);
   }
+  hideProgramPath();
   confineProcessWith(filter, { reportFd: violationFd });
+}
+
+/**
+ * Answers where the program is: the runtime asks when Node's modules are first used, as for a disk with
+ * compressed clusters, and panics where there is no /proc/self/exe, as in a jail.
+ */
+function hideProgramPath(): void {
+  Object.defineProperty(Deno, "execPath", { value: () => "/" });
 }
