@@ -14,6 +14,7 @@ import { engineBench } from "./bench/engine.ts";
 import { portExitBench } from "./bench/port_exit.ts";
 import { json, type NamedResult, ratio, table } from "./bench/report.ts";
 import { startBench } from "./bench/start.ts";
+import { positive, runTask } from "./task/run_task.ts";
 
 const BENCHES: readonly Bench[] = [bootBench, devicesBench, engineBench, portExitBench, startBench];
 
@@ -48,10 +49,7 @@ function parseCommandLine(): Settings | "help" {
     },
   });
   if (values.help) return "help";
-  const runs = values.runs === undefined ? undefined : Number(values.runs);
-  if (runs !== undefined && !(Number.isInteger(runs) && runs > 0)) {
-    throw new TypeError(`--runs: expected a positive whole number, got "${values.runs}"`);
-  }
+  const runs = values.runs === undefined ? undefined : positive("runs", values.runs);
   const benches = chooseBenches(positionals);
   return { benches, runs, json: values.json, strict: values.strict };
 }
@@ -114,18 +112,6 @@ async function bench(settings: Settings): Promise<number> {
   return failed || settings.strict && over ? 1 : 0;
 }
 
-async function main(): Promise<number> {
-  let settings: Settings | "help";
-  try {
-    settings = parseCommandLine();
-  } catch (error) {
-    if (!(error instanceof TypeError)) throw error;
-    console.error(`bench: ${error.message}\n\n${USAGE}`);
-    return 2;
-  }
-  if (settings !== "help") return await bench(settings);
-  console.log(USAGE);
-  return 0;
+if (import.meta.main) {
+  Deno.exit(await runTask({ name: "bench", usage: USAGE, parse: parseCommandLine, run: bench }));
 }
-
-if (import.meta.main) Deno.exit(await main());

@@ -12,7 +12,8 @@ import { parseArgs } from "node:util";
 import { privateDirtyBytes } from "./bench/programs.ts";
 import { build, DEFAULT_OUTPUT, isStale } from "./build/build.ts";
 import { judgeGrowth, type MemorySample } from "./soak/growth.ts";
-import { FetchError, fetchGuest, fetchUserland } from "./guest/mod.ts";
+import { fetchGuest, fetchUserland } from "./guest/mod.ts";
+import { runTask, vcpuCount } from "./task/run_task.ts";
 import { runGuest } from "./userland/guest_run.ts";
 
 const USAGE = `usage: deno task soak [--minutes N] [--cpus N] [--log FILE]
@@ -76,7 +77,14 @@ function privateMib(pid: number): number | undefined {
   }
 }
 
-async function main(): Promise<number> {
+interface Settings {
+  readonly minutes: number;
+  readonly cpus: number;
+  /** File for every line of the guest. */
+  readonly logFile: string | undefined;
+}
+
+function parseCommandLine(): Settings | "help" {
   const { values } = parseArgs({
     options: {
       minutes: { type: "string", default: "120" },
@@ -85,14 +93,15 @@ async function main(): Promise<number> {
       help: { type: "boolean", short: "h", default: false },
     },
   });
-  if (values.help) {
-    console.log(USAGE);
-    return 0;
-  }
+  if (values.help) return "help";
   const minutes = Number(values.minutes);
-  if (!(minutes > 0)) {
+  if (!(minutes > 0 && minutes < Infinity)) {
     throw new TypeError(`--minutes: expected a positive number, got "${values.minutes}"`);
   }
+  return { minutes, cpus: vcpuCount(values.cpus), logFile: values.log };
+}
+
+async function soak({ minutes, cpus, logFile }: Settings): Promise<number> {
   const progress = (message: string) => console.error(`soak: ${message}`);
   const given = Deno.env.get("VMCTL_BIN");
   if (!given && await isStale()) await build({ output: DEFAULT_OUTPUT, compile: false });
@@ -104,9 +113,9 @@ async function main(): Promise<number> {
   let timer: ReturnType<typeof setInterval> | undefined;
   let summary = "";
   let failures = 0;
-  using log = values.log === undefined
+  using log = logFile === undefined
     ? undefined
-    : await Deno.open(values.log, { write: true, create: true, truncate: true });
+    : await Deno.open(logFile, { write: true, create: true, truncate: true });
   try {
     const started = performance.now();
     const end = await runGuest({
@@ -114,7 +123,7 @@ async function main(): Promise<number> {
       kernel: guest.kernel,
       image,
       script: soakScript(Math.round(minutes * 60)),
-      cpus: Number(values.cpus),
+      cpus,
       memoryMib: MEMORY_MIB,
       folder,
       options: ["--engine-stats", statsFile],
@@ -156,11 +165,5 @@ async function main(): Promise<number> {
 }
 
 if (import.meta.main) {
-  try {
-    Deno.exit(await main());
-  } catch (error) {
-    if (!(error instanceof FetchError) && !(error instanceof TypeError)) throw error;
-    console.error(`soak: ${error.message}`);
-    Deno.exit(1);
-  }
+  Deno.exit(await runTask({ name: "soak", usage: USAGE, parse: parseCommandLine, run: soak }));
 }

@@ -13,13 +13,13 @@ import { parseArgs } from "node:util";
 import { build, DEFAULT_OUTPUT, isStale } from "./build/build.ts";
 import {
   buildInitramfs,
-  FetchError,
   fetchGuest,
   fetchSystemDisk,
   type Guest,
   moduleEntries,
   SYSTEM_MARK,
 } from "./guest/mod.ts";
+import { positive, runTask, vcpuCount } from "./task/run_task.ts";
 import { runVm } from "./userland/guest_run.ts";
 
 const USAGE = `usage: deno task system [--cpus N] [--runs N]
@@ -75,7 +75,12 @@ async function sumOfData(): Promise<string> {
   return new Uint8Array(sum).toHex().slice(0, 16);
 }
 
-async function main(): Promise<number> {
+interface Settings {
+  readonly cpus: number;
+  readonly runs: number;
+}
+
+function parseCommandLine(): Settings | "help" {
   const { values } = parseArgs({
     options: {
       cpus: { type: "string", default: "2" },
@@ -83,12 +88,11 @@ async function main(): Promise<number> {
       help: { type: "boolean", short: "h", default: false },
     },
   });
-  if (values.help) {
-    console.log(USAGE);
-    return 0;
-  }
-  const runs = Number(values.runs);
-  if (!(runs >= 1)) throw new TypeError(`--runs: expected a positive number, got "${values.runs}"`);
+  if (values.help) return "help";
+  return { cpus: vcpuCount(values.cpus), runs: positive("runs", values.runs) };
+}
+
+async function system({ cpus, runs }: Settings): Promise<number> {
   const progress = (message: string) => console.error(`system: ${message}`);
   const given = Deno.env.get("VMCTL_BIN");
   if (!given && await isStale()) await build({ output: DEFAULT_OUTPUT, compile: false });
@@ -111,7 +115,7 @@ async function main(): Promise<number> {
       const started = performance.now();
       const end = await runVm({
         ...{ vmctl, initrd, kernel: guest.kernel, timeoutMs: TIMEOUT_MS },
-        ...{ cpus: Number(values.cpus), memoryMib: MEMORY_MIB },
+        ...{ cpus, memoryMib: MEMORY_MIB },
         options: ["--socket", socket, "--block", `path=${disk}`],
         onLine: (line) => {
           lines.push(line);
@@ -139,11 +143,5 @@ async function main(): Promise<number> {
 }
 
 if (import.meta.main) {
-  try {
-    Deno.exit(await main());
-  } catch (error) {
-    if (!(error instanceof FetchError) && !(error instanceof TypeError)) throw error;
-    console.error(`system: ${error.message}`);
-    Deno.exit(1);
-  }
+  Deno.exit(await runTask({ name: "system", usage: USAGE, parse: parseCommandLine, run: system }));
 }

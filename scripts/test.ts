@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { join, relative } from "node:path";
 import { build, BuildError, DEFAULT_OUTPUT, isStale } from "./build/build.ts";
+import { positive, runTask } from "./task/run_task.ts";
 import { type FileOptions, runFile } from "./test/run_file.ts";
 import { fileReport, Tally } from "./test/tally.ts";
 
@@ -161,14 +162,6 @@ async function test(settings: Settings): Promise<number> {
   return tally.ok ? 0 : 1;
 }
 
-function positive(name: string, text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1) {
-    throw new TypeError(`--${name}: expected a positive whole number, got "${text}"`);
-  }
-  return value;
-}
-
 function parseCommandLine(): Settings | "help" {
   const { values, positionals } = parseArgs({
     args: Deno.args,
@@ -187,18 +180,6 @@ function parseCommandLine(): Settings | "help" {
   };
 }
 
-async function main(): Promise<number> {
-  let settings: Settings | "help";
-  try {
-    settings = parseCommandLine();
-  } catch (error) {
-    if (!(error instanceof TypeError)) throw error;
-    console.error(`test: ${error.message}\n\n${USAGE}`);
-    return 2;
-  }
-  if (settings !== "help") return await test(settings);
-  say(USAGE);
-  return 0;
+if (import.meta.main) {
+  Deno.exit(await runTask({ name: "test", usage: USAGE, parse: parseCommandLine, run: test }));
 }
-
-if (import.meta.main) Deno.exit(await main());

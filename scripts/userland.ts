@@ -11,7 +11,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { build, DEFAULT_OUTPUT, isStale } from "./build/build.ts";
-import { FetchError, fetchGuest, fetchUserland } from "./guest/mod.ts";
+import { fetchGuest, fetchUserland } from "./guest/mod.ts";
+import { positive, runTask, vcpuCount } from "./task/run_task.ts";
 import { CheckReader, CHECKS, scriptOf } from "./userland/checks.ts";
 import { runGuest } from "./userland/guest_run.ts";
 import {
@@ -36,7 +37,17 @@ Needs root and debootstrap. Runs dist/vmctl, built where it is stale, or what VM
 `;
 const TIMEOUT_MS = 3_600_000;
 
-async function main(): Promise<number> {
+interface Settings {
+  readonly cpus: number;
+  readonly kernel: "cloud" | "full";
+  readonly memoryMib: number;
+  readonly quick: boolean;
+  readonly lockstep: boolean;
+  /** Parts of the names of the checks; all where there is none. */
+  readonly names: readonly string[];
+}
+
+function parseCommandLine(): Settings | "help" {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: {
@@ -48,29 +59,32 @@ async function main(): Promise<number> {
       help: { type: "boolean", short: "h", default: false },
     },
   });
-  if (values.help) {
-    console.log(USAGE);
-    return 0;
+  if (values.help) return "help";
+  const { kernel, quick, lockstep } = values;
+  if (kernel !== "cloud" && kernel !== "full") {
+    throw new TypeError(`--kernel: expected cloud or full, got "${kernel}"`);
   }
-  if (values.kernel !== "cloud" && values.kernel !== "full") {
-    throw new TypeError(`--kernel: expected cloud or full, got "${values.kernel}"`);
-  }
-  const { lockstep } = values;
-  if (lockstep && values.cpus !== "1") {
+  const cpus = vcpuCount(values.cpus);
+  if (lockstep && cpus !== 1) {
     throw new TypeError("--lockstep: with several vCPUs nothing can be compared");
   }
+  const memoryMib = positive("mem", values.mem);
+  return { cpus, kernel, memoryMib, quick, lockstep, names: positionals };
+}
+
+async function userland(settings: Settings): Promise<number> {
+  const { cpus, kernel, memoryMib, quick, lockstep, names } = settings;
   const checks = CHECKS.filter(({ name, slow }) =>
-    !(values.quick && slow) &&
-    (positionals.length === 0 || positionals.some((part) => name.includes(part)))
+    !(quick && slow) && (names.length === 0 || names.some((part) => name.includes(part)))
   );
   const progress = (message: string) => console.error(`userland: ${message}`);
   const given = Deno.env.get("VMCTL_BIN");
   if (!given && await isStale()) await build({ output: DEFAULT_OUTPUT, compile: false });
-  const guest = await fetchGuest({ flavour: values.kernel, progress });
+  const guest = await fetchGuest({ flavour: kernel, progress });
   const image = await fetchUserland({ progress });
   const folder = await mkdtemp(join(tmpdir(), "vmctl-userland-"));
   try {
-    progress(`${guest.release} on ${values.cpus} vCPU(s)`);
+    progress(`${guest.release} on ${cpus} vCPU(s)`);
     const reader = new CheckReader(checks);
     const counters = join(folder, "counters.json");
     const end = await runGuest({
@@ -78,8 +92,8 @@ async function main(): Promise<number> {
       kernel: guest.kernel,
       image,
       script: scriptOf(checks),
-      cpus: Number(values.cpus),
-      memoryMib: Number(values.mem),
+      cpus,
+      memoryMib,
       folder,
       timeoutMs: TIMEOUT_MS,
       ...lockstep ? { env: COMPARING, options: comparingOptions(counters) } : {},
@@ -125,11 +139,7 @@ async function reportComparison(stderr: string, counters: string): Promise<boole
 }
 
 if (import.meta.main) {
-  try {
-    Deno.exit(await main());
-  } catch (error) {
-    if (!(error instanceof FetchError) && !(error instanceof TypeError)) throw error;
-    console.error(`userland: ${error.message}`);
-    Deno.exit(1);
-  }
+  Deno.exit(
+    await runTask({ name: "userland", usage: USAGE, parse: parseCommandLine, run: userland }),
+  );
 }
