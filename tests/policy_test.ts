@@ -17,6 +17,47 @@ async function inFolder(
   }
 }
 
+Deno.test("policy check reads files and what it was given as a descriptor, and waits for no FIFO", async () => {
+  const check = (path: string, stdin?: string) =>
+    runVmctl(["policy", "check", path], stdin === undefined ? {} : { stdin });
+  await inFolder({}, async (path) => {
+    const fifo = path("fifo");
+    assert.ok((await new Deno.Command("mkfifo", { args: [fifo] }).output()).success);
+    using _listener = Deno.listen({ transport: "unix", path: path("socket") });
+    const refused: [string, string][] = [
+      [fifo, "expected a regular file, got a FIFO"],
+      [path("socket"), "expected a regular file, got a socket"],
+      ["/dev/zero", "expected a regular file, got a character device"],
+      [path("."), "it is a folder"],
+      [path("missing"), "no such file"],
+    ];
+    for (const [file, message] of refused) {
+      const { code, stdout, stderr } = await check(file);
+      const expected = {
+        code: 1,
+        stdout: "",
+        stderr: `vmctl: ${file}: cannot read the policy: ${message}\n`,
+      };
+      assert.deepEqual({ code, stdout, stderr }, expected);
+    }
+    await Deno.writeTextFile(path("including.policy"), "@include ./fifo\n");
+    const including = await check(path("including.policy"));
+    assert.match(
+      including.stderr,
+      /:1:10: cannot read .*fifo: expected a regular file, got a FIFO/,
+    );
+    for (const file of ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"]) {
+      const { stdout, stderr } = await check(file, "read: 1\n");
+      assert.match(stdout, /: ok, 1 system calls/, stderr);
+    }
+    const long = await check("/dev/stdin", `# ${"x".repeat(1 << 20)}\n`);
+    assert.equal(
+      long.stderr,
+      "vmctl: /dev/stdin: cannot read the policy: expected at most 1048576 bytes\n",
+    );
+  });
+});
+
 Deno.test("policy check names all that is wrong, with file and line", async () => {
   const files = {
     "good.policy": "@include ./common.policy\nioctl: arg1 == FIONBIO\n",
