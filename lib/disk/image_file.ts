@@ -68,6 +68,8 @@ export class ImageFile implements Disposable {
   #unsynced = true;
   #syncing = 0;
   #syncFailure: DiskError | undefined;
+  /** Bytes that the last transfer has moved, also where it failed then. */
+  #moved = 0;
 
   /** Takes `fd` over, also when it throws. */
   constructor(fd: Fd, options: ImageFileOptions) {
@@ -125,18 +127,18 @@ export class ImageFile implements Disposable {
   /** Writes all pieces. The file grows where they reach beyond its end. */
   writeVector(vector: IoVector, offset: number): void {
     this.#unsynced = true;
-    let done = 0;
     try {
-      done = this.#transfer(pwritev, vector, offset);
+      this.#transfer(pwritev, vector, offset);
     } catch (error) {
       throw DiskError.from(error, `${this.path}: writing ${vector.lengthBytes} bytes at ${offset}`);
     } finally {
-      if (offset + done > this.#lengthBytes) this.#lengthBytes = offset + done;
+      // What a full file system took of it is in the file: those are not zeros behind its end.
+      if (this.#moved > 0) this.extend(offset + this.#moved);
     }
-    if (done < vector.lengthBytes) {
+    if (this.#moved < vector.lengthBytes) {
       throw new DiskError(
         `${this.path}: expected to write ${vector.lengthBytes} bytes at ${offset}, but the host ` +
-          `took ${done}`,
+          `took ${this.#moved}`,
         { code: "ENOSPC" },
       );
     }
@@ -276,16 +278,17 @@ export class ImageFile implements Disposable {
 
   #transfer(call: typeof preadv, vector: IoVector, offset: number): number {
     const length = vector.lengthBytes;
+    this.#moved = 0;
     if (length === 0) return 0;
-    let done = this.#call(call, vector, offset);
-    while (done > 0 && done < length) {
+    this.#moved = this.#call(call, vector, offset);
+    while (this.#moved > 0 && this.#moved < length) {
       this.#rest.clear();
-      this.#rest.pushSlice(vector, done, length - done);
-      const more = this.#call(call, this.#rest, offset + done);
+      this.#rest.pushSlice(vector, this.#moved, length - this.#moved);
+      const more = this.#call(call, this.#rest, offset + this.#moved);
       if (more === 0) break;
-      done += more;
+      this.#moved += more;
     }
-    return done;
+    return this.#moved;
   }
 
   #call(call: typeof preadv, vector: IoVector, offset: number): number {
