@@ -178,7 +178,7 @@ export class VhostUserBackend implements Disposable {
       // Who waits for an acknowledgement can be told; for all others the connection is the answer.
       const refused = error instanceof VhostUserError && error.kind === "refused";
       if (!refused || !acknowledged) throw error;
-      log.warn(`${this.#served.device.name}: ${message.name} refused: ${error.message}`);
+      this.#served.complain(`${message.name} refused: ${error.message}`);
       failed = 1;
     }
     if (!acknowledged) return;

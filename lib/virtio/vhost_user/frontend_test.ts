@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import fc from "fast-check";
-import { GIB, MIB, setLogLevel } from "../../base/mod.ts";
+import { GIB, MIB, setLogLevel, setLogSink } from "../../base/mod.ts";
 import {
   connectUnix,
   listOpenFds,
@@ -166,6 +166,36 @@ Deno.test("a broken queue is told, and a reset mends it; so is a changed configu
   await again.read(events, 0, 512);
   pair.device.configChanged?.();
   await untilTrue(() => changes > 0);
+});
+
+Deno.test("a driver that breaks queues over and over does not fill the log", async () => {
+  using reactor = new Reactor();
+  let broken = 0;
+  using pair = new Pair(reactor, { onQueueError: () => broken++ });
+  using memory = newMemory();
+  using frontend = await VhostUserFrontend.connect(pair.options);
+  const { features } = frontend;
+  const events = frontend.queueEvents(0);
+  const lines: string[] = [];
+  setLogLevel("warn");
+  setLogSink((line) => lines.push(line));
+  try {
+    for (let turn = 1; turn <= 30; turn++) {
+      const client = new BlockClient({ memory, reactor, features });
+      await frontend.activate({ features, memory, queues: [client.queue] });
+      client.driver.writeAvailable(0, 0xffff);
+      client.driver.setAvailableIndex(1);
+      signalEvent(events.kick);
+      await untilTrue(() => broken === turn);
+      await frontend.reset();
+    }
+  } finally {
+    setLogSink(undefined);
+    setLogLevel("error");
+  }
+  assert.equal(lines.filter((line) => line.includes("is broken by its driver")).length, 10);
+  assert.match(lines.at(-1)!, /no more of these are logged/);
+  assert.equal(lines.length, 11);
 });
 
 Deno.test("what a back end refuses is an error of the front end, which goes on", async () => {

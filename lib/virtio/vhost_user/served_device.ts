@@ -36,6 +36,8 @@ const TURN_CHAINS = 256;
  * then work at a time, and while the driver has more there is no need to wake anybody.
  */
 const NOTIFY_CHAINS = 8;
+/** Messages about what drivers and front ends do wrong that are logged, a connection. */
+const MAX_COMPLAINTS = 10;
 /** Watches of devices have tokens from here on; below are the queues'. */
 const FIRST_WATCH_TOKEN = 1024;
 /** Protocol features that it serves. */
@@ -68,6 +70,7 @@ export class ServedDevice implements Disposable {
   #polled = false;
   /** Whether a queue gave several chains at once the last time. */
   #isDeep = false;
+  #complaints = 0;
 
   constructor(device: VirtioDeviceBackend, epoll: Epoll) {
     this.device = device;
@@ -326,6 +329,15 @@ export class ServedDevice implements Disposable {
     }
   }
 
+  /** Logs what a driver or its front end did wrong; who goes on with it does not fill the log. */
+  complain(message: string): void {
+    this.#complaints++;
+    if (this.#complaints > MAX_COMPLAINTS) return;
+    log.warn(`${this.device.name}: ${message}`);
+    if (this.#complaints < MAX_COMPLAINTS) return;
+    log.warn(`${this.device.name}: no more of these are logged`);
+  }
+
   /** Stops everything. */
   [Symbol.dispose](): void {
     this.#deactivate();
@@ -440,7 +452,7 @@ export class ServedDevice implements Disposable {
     if (vring.faultTold) return;
     vring.faultTold = true;
     this.#status |= DeviceStatus.NeedsReset;
-    log.warn(`${this.device.name}: queue ${vring.index} is broken by its driver: ${message}`);
+    this.complain(`queue ${vring.index} is broken by its driver: ${message}`);
     if (vring.error !== undefined) signalEvent(vring.error);
   }
 
