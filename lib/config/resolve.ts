@@ -197,11 +197,14 @@ class Checker {
   }
 
   balloon(options: RunOptions): void {
-    if (options["no-balloon"] !== true || options["balloon-page-reporting"] !== true) return;
-    this.#problem(
-      "balloon-page-reporting",
-      `expected a balloon, which reports the pages, but ${this.#says("no-balloon")}`,
-    );
+    if (options["no-balloon"] !== true) return;
+    const needs = (key: keyof RunOptions, what: string) =>
+      this.#problem(key, `expected a balloon, ${what}, but ${this.#says("no-balloon")}`);
+    if (options["balloon-page-reporting"] === true) {
+      needs("balloon-page-reporting", "which reports the pages");
+    }
+    if ((options["balloon-policy"] ?? "off") !== "off") needs("balloon-policy", "which obeys it");
+    if (options["memory-cgroup"] !== undefined) needs("memory-cgroup", "which grows for it");
   }
 
   vhostUser(devices: NonNullable<RunOptions["vhost-user"]>): VhostUserConfig[] {

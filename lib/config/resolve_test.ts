@@ -117,13 +117,21 @@ Deno.test("the balloon and the source of random bytes are there unless they are 
     { policy: "available", pageReporting: true, cgroup: "/sys/fs/cgroup/vm" },
   ]);
   deepStrictEqual(
-    fromCommandLine({ kernel: "/k", "no-balloon": true }).config?.balloon,
+    fromCommandLine({ kernel: "/k", "no-balloon": true, "balloon-policy": "off" }).config?.balloon,
     undefined,
   );
   deepStrictEqual(
-    fromCommandLine({ kernel: "/k", "no-balloon": true, "balloon-page-reporting": true }).problems,
+    fromCommandLine({
+      kernel: "/k",
+      "no-balloon": true,
+      "balloon-page-reporting": true,
+      "balloon-policy": "pressure",
+      "memory-cgroup": "/g",
+    }).problems,
     [
       "--balloon-page-reporting: expected a balloon, which reports the pages, but --no-balloon is given",
+      "--balloon-policy: expected a balloon, which obeys it, but --no-balloon is given",
+      "--memory-cgroup: expected a balloon, which grows for it, but --no-balloon is given",
     ],
   );
 });
