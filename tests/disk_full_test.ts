@@ -89,6 +89,40 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name: `a disk that cannot grow for lack of room stays sound, and grows when there is some${skipped}`,
+  ignore: !HAS_QEMU_IMG,
+  fn: () => {
+    using folder = new TemporaryFolder();
+    for (let seed = 0; seed < 12; seed++) {
+      const image = folder.file("image.qcow2");
+      // Few clusters have their counts in one block.
+      const layout = "cluster_size=512,refcount_bits=64";
+      qemuImg("create", "-q", "-f", "qcow2", "-o", layout, image, String(MIB));
+      const file = new FullFile(openFile(image, OpenFlag.ReadWrite), {
+        path: image,
+        readOnly: false,
+      });
+      const random = new Random(seed);
+      {
+        using disk = new Qcow2Image(file, { sparse: true, cacheBytes: 16_384 });
+        for (let step = 0; step < 30; step++) {
+          file.random = random;
+          try {
+            disk.resize(disk.sizeBytes + random.next(200) * MIB);
+          } catch (error) {
+            assert.ok(error instanceof DiskError && error.code === "ENOSPC", String(error));
+          }
+          file.random = undefined;
+          disk.writeAt(random.next(1500) * UNIT, IoVector.of(random.bytes(random.next(90) * UNIT)));
+        }
+        disk.resize(disk.sizeBytes + 100 * MIB);
+      }
+      assert.equal(qemuCheck(image).corruptions, 0, `seed ${seed}`);
+    }
+  },
+});
+
 const canMount = HAS_QEMU_IMG && Deno.uid() === 0;
 
 Deno.test({

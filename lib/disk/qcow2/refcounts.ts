@@ -265,11 +265,17 @@ export class Refcounts {
     const total = this.#withBlocks(start, count);
     this.#checkFree(start, total);
     let next = start + count;
-    const blocks = this.#uncovered(start, total);
-    for (const index of blocks) {
-      const cluster = next++;
-      this.#checkFree(cluster, 1);
-      this.#placeBlock(index, cluster);
+    const placed: number[] = [];
+    try {
+      for (const index of this.#uncovered(start, total)) {
+        this.#checkFree(next, 1);
+        this.#placeBlock(index, next++);
+        placed.push(index);
+      }
+    } catch (error) {
+      // Nothing counts them yet.
+      for (const index of placed) this.#forgetBlock(index);
+      throw error;
     }
     for (let cluster = start; cluster < next; cluster++) this.#setUsed(cluster);
   }
@@ -319,7 +325,7 @@ export class Refcounts {
       place.setUint32(8, clusters);
       this.#file.write(new Uint8Array(place.buffer), REFCOUNT_TABLE_FIELD);
     } catch (error) {
-      this.#forgetBlocks(table, old.table.length);
+      for (let at = old.table.length; at < table.length; at++) this.#forgetBlock(at);
       old.table.set(table.subarray(0, old.table.length));
       this.#table = old.table;
       throw error;
@@ -336,15 +342,14 @@ export class Refcounts {
     }
   }
 
-  /** Forgets the blocks of entries from `from` on, which the file does not know of. */
-  #forgetBlocks(table: Float64Array, from: number): void {
-    for (let index = from; index < table.length; index++) {
-      const block = table[index]!;
-      if (block === 0) continue;
-      this.#cache.drop(block, this.#clusterBytes);
-      this.#metadata.remove(block / this.#clusterBytes);
-      this.#dirtyEntries.delete(index);
-    }
+  /** Forgets a block that the file does not know of. */
+  #forgetBlock(index: number): void {
+    const block = this.#table[index]!;
+    if (block === 0) return;
+    this.#cache.drop(block, this.#clusterBytes);
+    this.#metadata.remove(block / this.#clusterBytes);
+    this.#dirtyEntries.delete(index);
+    this.#table[index] = 0;
   }
 }
 
