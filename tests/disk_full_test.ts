@@ -90,7 +90,8 @@ Deno.test({
 });
 
 Deno.test({
-  name: `a disk that cannot grow for lack of room stays sound, and grows when there is some${skipped}`,
+  name:
+    `a disk that cannot grow for lack of room stays sound, and grows when there is some${skipped}`,
   ignore: !HAS_QEMU_IMG,
   fn: () => {
     using folder = new TemporaryFolder();
