@@ -124,6 +124,7 @@ engineTest(
 /** Reads and writes with several in flight, in rounds that it tells of. */
 const ROUNDS = `modprobe virtio_pci
 modprobe virtio_blk
+echo "packed $(cut -c 35 /sys/block/vda/device/features)"
 dd if=/bin/busybox of=/tmp/data bs=64k count=8 2>/dev/null
 echo "sum $(md5sum < /tmp/data)"
 round=0
@@ -144,59 +145,70 @@ dmesg | grep -i -e 'I/O error' -e 'needs reset'
 echo "all done"
 `;
 
-engineTest(
-  "virtio: back ends that are killed are followed by others, and a suspended VM's wait; nothing is lost",
-  async (engine) => {
-    assert(typeof guest === "object");
-    await using bench = new VmBench(engine);
-    const disk = bench.file(new Uint8Array(8 * MIB));
-    const socket = bench.path("disk.sock");
-    const serve = () => DeviceProcess.start("block", socket, ["--path", `${disk},format=raw`]);
-    const initramfs = await buildInitramfs({
-      busybox: guest.busybox,
-      script: ROUNDS,
-      entries: await moduleEntries(guest, ["virtio_pci", "virtio_blk"]),
-    });
-    let device = await serve();
-    try {
-      await using vm = await bench.start(Deno.readFileSync(guest.kernel), [
-        ...["--mem", "256", "--initrd", bench.file(initramfs), "--params", "quiet"],
-        ...["--name", "vm", "--restart-devices", "--vhost-user", `type=block,socket=${socket}`],
-      ]);
-      for (const round of [2, 4]) {
-        await vm.waitFor(`round ${round}`);
+for (const layout of ["split", "packed"]) {
+  engineTest(
+    `virtio: back ends with ${layout} queues that are killed are followed by others, and a suspended VM's wait; nothing is lost`,
+    async (engine) => {
+      assert(typeof guest === "object");
+      await using bench = new VmBench(engine);
+      const disk = bench.file(new Uint8Array(8 * MIB));
+      const socket = bench.path("disk.sock");
+      const packed = layout === "packed" ? ",packed-queue" : "";
+      const serve = () =>
+        DeviceProcess.start("block", socket, ["--path", `${disk},format=raw${packed}`]);
+      const initramfs = await buildInitramfs({
+        busybox: guest.busybox,
+        script: ROUNDS,
+        entries: await moduleEntries(guest, ["virtio_pci", "virtio_blk"]),
+      });
+      let device = await serve();
+      try {
+        await using vm = await bench.start(Deno.readFileSync(guest.kernel), [
+          ...["--mem", "256", "--initrd", bench.file(initramfs), "--params", "quiet"],
+          ...[
+            "--name",
+            "vm",
+            "--restart-devices",
+            "--vhost-user",
+            `type=block,socket=${socket}${packed}`,
+          ],
+        ]);
+        for (const round of [2, 4]) {
+          await vm.waitFor(`round ${round}`);
+          await device.end("SIGKILL");
+          device = await serve();
+        }
+        await vm.waitFor("round 6");
+        assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
+        // Suspended, the device holds nothing: it may be killed, too.
         await device.end("SIGKILL");
         device = await serve();
-      }
-      await vm.waitFor("round 6");
-      assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
-      // Suspended, the device holds nothing: it may be killed, too.
-      await device.end("SIGKILL");
-      device = await serve();
-      assert.equal(await bench.request("vm", "ResumeVm"), "Ok");
-      await vm.waitFor("round 7");
-      for (let turn = 0; turn < 5; turn++) {
-        assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
         assert.equal(await bench.request("vm", "ResumeVm"), "Ok");
+        await vm.waitFor("round 7");
+        for (let turn = 0; turn < 5; turn++) {
+          assert.equal(await bench.request("vm", "SuspendVm"), "Ok");
+          assert.equal(await bench.request("vm", "ResumeVm"), "Ok");
+        }
+        const result = await vm.end({ timeoutMs: 900_000 });
+        assert.equal(result.code, 0, result.stderr + result.stdout);
+        const [, sum] = /^sum ([0-9a-f]{32})/m.exec(result.stdout) ?? [];
+        const sums = result.stdout.match(/^[0-9a-f]{32}\b/gm);
+        assert.deepEqual(sums, Array(32).fill(sum), result.stdout + result.stderr);
+        assert.match(result.stdout, new RegExp(`packed ${packed === "" ? 0 : 1}\\s`));
+        assert.match(result.stdout, /all done/);
+        assert.doesNotMatch(result.stdout, /failed|error|needs reset/);
+        const told = result.stderr.match(
+          /block device .*disk\.sock ended \(.*\), starting it again/g,
+        );
+        assert.equal(told?.length, 3, result.stderr);
+      } finally {
+        await device.end("SIGKILL");
       }
-      const result = await vm.end({ timeoutMs: 900_000 });
-      assert.equal(result.code, 0, result.stderr + result.stdout);
-      const [, sum] = /^sum ([0-9a-f]{32})/m.exec(result.stdout) ?? [];
-      const sums = result.stdout.match(/^[0-9a-f]{32}\b/gm);
-      assert.deepEqual(sums, Array(32).fill(sum), result.stdout + result.stderr);
-      assert.match(result.stdout, /all done/);
-      assert.doesNotMatch(result.stdout, /failed|error|needs reset/);
-      const told = result.stderr.match(
-        /block device .*disk\.sock ended \(.*\), starting it again/g,
-      );
-      assert.equal(told?.length, 3, result.stderr);
-    } finally {
-      await device.end("SIGKILL");
-    }
-    await bench.checkClean();
-  },
-  { unless },
-);
+      await bench.checkClean();
+    },
+    { unless },
+  );
+}
 
 /** Unloads the driver between rounds of writing and reading, while the VM is suspended again and again. */
 const PACKED = `modprobe virtio_pci

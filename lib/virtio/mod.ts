@@ -9,6 +9,7 @@ export { type AreaPlace, DeviceMemory, MemoryArea } from "./device_memory.ts";
 export { VhostUserError, type VhostUserErrorKind, VirtioError } from "./errors.ts";
 export { DeviceStatus, DeviceType, Feature, QUEUE_FEATURES } from "./features.ts";
 export { InflightQueue, inflightQueueBytes } from "./inflight.ts";
+export { packedInflightBytes, PackedInflightQueue } from "./packed_inflight.ts";
 export { EVENT_AREA_BYTES, PACKED_BEGIN } from "./packed_ring.ts";
 export { PackedVirtqueue, type PackedVirtqueueSettings } from "./packed_virtqueue.ts";
 export { MAX_CHAIN, type QueueFault, type QueueFaultReason } from "./queue_fault.ts";

@@ -9,6 +9,7 @@ import { hex } from "../base/mod.ts";
 import type { DescriptorChain } from "./chain.ts";
 import type { DeviceMemory, MemoryArea } from "./device_memory.ts";
 import { VirtioError } from "./errors.ts";
+import type { PackedInflightQueue, RecordedDescriptor } from "./packed_inflight.ts";
 import {
   EVENT_AREA_BYTES,
   EventArea,
@@ -27,8 +28,13 @@ const TWO_32 = 2 ** 32;
 
 /** What a packed queue is made of; any size up to 32768 will do. */
 export interface PackedVirtqueueSettings extends VirtqueueSettings {
-  /** Where to go on, as {@link PackedVirtqueue.base} gave it; at the begin where absent. */
+  /**
+   * Where to go on, as {@link PackedVirtqueue.base} gave it; at the begin where absent. A predecessor that was
+   * not stopped has left that in its record.
+   */
   readonly base?: number;
+  /** Where it is recorded which chains the device holds, to survive its death. */
+  readonly inflight?: PackedInflightQueue | undefined;
 }
 
 /** A packed queue from start to stop. */
@@ -49,13 +55,21 @@ export class PackedVirtqueue extends Virtqueue {
   /** Whether it is unknown what the driver was told: a predecessor may have died before it did. */
   #neverAsked: boolean;
 
+  readonly #inflight: PackedInflightQueue | undefined;
+  /** First entries of chains that the device held when it died, oldest first. */
+  #resubmit: readonly number[] = [];
+  #resubmitted = 0;
+  /** Whether the last chain was one of those. */
+  #lastAgain = false;
+  readonly #recorded: RecordedDescriptor = { address: 0, length: 0, flags: 0, id: 0 };
+
   /**
    * A queue over a ring in `memory`.
    *
    * @throws {VirtioError} where size, addresses or base cannot be those of a queue.
    */
   constructor(memory: DeviceMemory, settings: PackedVirtqueueSettings) {
-    const { size, base = PACKED_BEGIN } = settings;
+    const { size, base = PACKED_BEGIN, inflight } = settings;
     if (!Number.isInteger(size) || size < 1 || size > MAX_PACKED_SIZE) {
       throw new VirtioError(`queue: expected a size up to ${MAX_PACKED_SIZE}, got ${size}`);
     }
@@ -66,7 +80,9 @@ export class PackedVirtqueue extends Virtqueue {
       throw new VirtioError(`queue: expected places in a ring of ${size}, got ${hex(base)}`);
     }
     this.#neverAsked = base >>> 0 !== PACKED_BEGIN;
+    this.#inflight = inflight;
     this.start(memory);
+    if (inflight !== undefined) this.#recover(inflight);
     this.arm();
   }
 
@@ -77,6 +93,12 @@ export class PackedVirtqueue extends Virtqueue {
 
   override get offered(): number {
     return this.#next.encoded * 2 + (this.#isAvailable() ? 1 : 0);
+  }
+
+  override end(): void {
+    // The chains that a broken queue held are not to come again either.
+    const holds = this.heldCount > 0 || this.#resubmitted < this.#resubmit.length;
+    if (!holds || this.fault !== undefined) this.#inflight?.end();
   }
 
   override needsNotification(): boolean {
@@ -92,14 +114,22 @@ export class PackedVirtqueue extends Virtqueue {
   }
 
   protected override take(chain: DescriptorChain): number {
+    if (this.#resubmitted < this.#resubmit.length) return this.#takeAgain(chain);
     if (!this.#isAvailable() && !this.#lookForMore()) return 0;
     const slots = this.#read(chain);
     if (slots === 0 || !this.admits(chain.head)) return 0;
     this.#next.move(slots);
+    this.#lastAgain = false;
+    this.#inflight?.take(chain.head);
     return slots;
   }
 
-  protected override putBack(_head: number, slots: number): void {
+  protected override putBack(head: number, slots: number): void {
+    if (this.#lastAgain) {
+      this.#resubmitted--;
+      return;
+    }
+    this.#inflight?.drop(head);
     this.#next.move(-slots);
   }
 
@@ -111,9 +141,11 @@ export class PackedVirtqueue extends Virtqueue {
     view.setUint16(at + ID_WORD * 2, head, true);
     const flags = (used.wrap !== 0 ? PackedFlag.Available | PackedFlag.Used : 0) |
       (writtenBytes > 0 ? DescriptorFlag.Write : 0);
+    used.move(slots);
+    this.#inflight?.answer(head, used.encoded);
     // What was written must be seen before the flags are.
     Atomics.store(words16, at / 2 + FLAGS_WORD, flags);
-    used.move(slots);
+    this.#inflight?.finish(head);
     this.#pushedSlots += slots;
   }
 
@@ -140,9 +172,54 @@ export class PackedVirtqueue extends Virtqueue {
     return true;
   }
 
+  /** Goes on with what a predecessor recorded, or begins a record. */
+  #recover(inflight: PackedInflightQueue): void {
+    const { size } = this;
+    const found = inflight.recover((encoded) => {
+      const place = new RingPlace(size);
+      return place.decode(encoded) && this.#isOffered(place);
+    });
+    if (found === undefined) {
+      inflight.begin(this.#used.encoded);
+      return;
+    }
+    this.#used.decode(found.used);
+    this.#next.decode(found.used);
+    this.#next.move(found.slots);
+    this.#resubmit = found.chains;
+    this.#neverAsked = true;
+  }
+
+  /** Takes the next one of the chains that a predecessor held. */
+  #takeAgain(chain: DescriptorChain): number {
+    const inflight = this.#inflight!;
+    const first = this.#resubmit[this.#resubmitted]!;
+    const count = inflight.count(first);
+    const recorded = this.#recorded;
+    chain.begin(0);
+    for (let left = count, entry = first; left > 0; left--) {
+      entry = inflight.read(entry, recorded);
+      const { address, length, flags, id } = recorded;
+      chain.head = id;
+      const added = (flags & DescriptorFlag.Indirect) !== 0
+        ? this.appendTable(chain, address, length, flags)
+        : this.append(chain, address, length, flags);
+      if (!added) return 0;
+    }
+    if (!this.admits(chain.head)) return 0;
+    inflight.retake(chain.head, first);
+    this.#resubmitted++;
+    this.#lastAgain = true;
+    return count;
+  }
+
   /** Whether the driver offers the next descriptor. */
   #isAvailable(): boolean {
-    const { slot, wrap } = this.#next;
+    return this.#isOffered(this.#next);
+  }
+
+  /** Whether the driver offers the descriptor at a place in its round. */
+  #isOffered({ slot, wrap }: RingPlace): boolean {
     const at = this.#ringAt / 2 + slot * WORDS + FLAGS_WORD;
     const flags = Atomics.load(this.#ring.words16, at);
     return ((flags & PackedFlag.Available) !== 0) === (wrap !== 0) &&
@@ -169,6 +246,7 @@ export class PackedVirtqueue extends Virtqueue {
       const flags = view.getUint16(at + FLAGS_WORD * 2, true);
       // That of the last one counts (2.8.6).
       chain.head = view.getUint16(at + ID_WORD * 2, true);
+      this.#inflight?.add(address, length, flags, chain.head);
       if ((flags & DescriptorFlag.Indirect) !== 0) {
         return this.appendTable(chain, address, length, flags) ? count : 0;
       }

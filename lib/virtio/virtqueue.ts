@@ -75,6 +75,9 @@ export abstract class Virtqueue {
   /** A number that is another one when the driver has offered more; for who looks for chains by itself. */
   abstract get offered(): number;
 
+  /** The queue was stopped: whoever goes on has been told its {@link base}. */
+  end(): void {}
+
   /**
    * Whether the driver wants to be notified of what was pushed since the last time that this was asked;
    * if so, the caller notifies it.

@@ -411,9 +411,6 @@ export class AttachedDevice implements AsyncDisposable {
     if (this.#deaths.length > MAX_DEATHS_PER_MINUTE) {
       this.#lose(`${reason}; it dies again and again`);
     }
-    if (mayHold && queues.isPacked) {
-      this.#lose(`${reason}; of packed queues it keeps no record, so requests would be lost`);
-    }
     if (mayHold && !dead.recordsRequests) {
       this.#lose(
         `${reason}; it kept no record of the requests that it held (the inflight feature of vhost-user), ` +

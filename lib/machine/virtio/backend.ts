@@ -139,7 +139,7 @@ export class Backend implements AsyncDisposable {
 
   /** Whether a successor can take up what this one held. */
   get recordsRequests(): boolean {
-    return (this.#frontend.protocolFeatures & ProtocolFeature.InflightShmfd) !== 0n;
+    return this.#frontend.recordsRequests;
   }
 
   /** The configuration space as it is now. */

@@ -40,7 +40,7 @@ export class DeviceQueues {
   #active: bigint | undefined;
   /**
    * Where the queues go on that stand still; undefined while they do not. A queue whose back end died before
-   * it told goes on behind what it has used.
+   * it told goes on behind what it has used, as its ring or the record of its requests says.
    */
   #halted: Map<number, number | undefined> | undefined;
 
@@ -63,11 +63,6 @@ export class DeviceQueues {
     const halted = this.#halted;
     if (halted === undefined) return false;
     return [...this.#running.keys()].every((index) => halted.get(index) !== undefined);
-  }
-
-  /** Whether they are packed ones. */
-  get isPacked(): boolean {
-    return isPacked(this.#active);
   }
 
   /** The driver starts anew. */
@@ -135,9 +130,12 @@ export class DeviceQueues {
     // A back end that died meanwhile is replaced, and its successor starts all queues.
     if (frontend.end !== undefined) return;
     const { memory } = this.#options;
+    const active = this.#active;
     await Promise.all([...halted].map(async ([index, stoppedAt]) => {
       const queue = this.#running.get(index)!;
-      const base = stoppedAt ?? memory.readU16(queue.usedRing + 2);
+      // Of a packed queue its record tells.
+      const base = stoppedAt ??
+        (isPacked(active) ? PACKED_BEGIN : memory.readU16(queue.usedRing + 2));
       await frontend.startQueue({ ...queue, base }, memory);
       // An interrupt may have been lost with the descriptor that it had before.
       signalEvent(frontend.queueEvents(index).call);

@@ -232,16 +232,11 @@ function setConfig({ device }: ServedDevice, message: Message): void {
 
 function serveInflight(served: ServedDevice, message: Message): Answer | undefined {
   const wanted = message.inflight();
+  const { device, isPacked: packed } = served;
   if (message.request === Request.SetInflightFd) {
-    served.setInflight(InflightArea.adopt(message.takeFd(), wanted));
+    served.setInflight(InflightArea.adopt(message.takeFd(), wanted, { packed }));
     return;
   }
-  // Of packed queues none is kept, which a size of 0 says.
-  if (served.isPacked) {
-    const none = { ...wanted, sizeBytes: 0, fileOffset: 0 };
-    return { payload: Payload.inflight(none, message.payload.byteLength) };
-  }
-  const { device } = served;
   if (wanted.queueCount > device.queueCount || wanted.queueSize > device.maxQueueSize) {
     throw new VhostUserError(
       "refused",
@@ -249,7 +244,7 @@ function serveInflight(served: ServedDevice, message: Message): Answer | undefin
         `got ${wanted.queueCount} of ${wanted.queueSize}`,
     );
   }
-  const area = InflightArea.create(wanted.queueCount, wanted.queueSize);
+  const area = InflightArea.create({ ...wanted, packed });
   served.setInflight(area);
   return {
     payload: Payload.inflight(area.message, message.payload.byteLength),

@@ -11,6 +11,7 @@ import {
   ftruncate,
   listOpenFds,
   memfdCreate,
+  mmap,
   pipe,
   PollEvent,
   pollFd,
@@ -23,6 +24,7 @@ import { GuestMemory } from "../../memory/mod.ts";
 import { DeviceMemory } from "../device_memory.ts";
 import { VhostUserError } from "../errors.ts";
 import { QUEUE_FEATURES } from "../features.ts";
+import { packedInflightBytes, PackedInflightQueue } from "../packed_inflight.ts";
 import { PACKED_BEGIN } from "../packed_ring.ts";
 import { BLOCK_HEADER_BYTES, MemoryBlock } from "../testing/memory_block.ts";
 import { MockDriver } from "../testing/mock_driver.ts";
@@ -315,7 +317,7 @@ Deno.test("a guest's memory may be mapped anew while its queue works, and unchan
   assert.equal(rig.device.context!.queue(0)?.fault?.reason, "buffer-outside-memory");
 });
 
-Deno.test("packed queues go on where they were, and no record of their requests is kept", () => {
+Deno.test("packed queues go on where they were, or where the record of a dead back end says", () => {
   using rig = new Rig({ packed: true }).begin();
   using memory = GuestMemory.create({ sizeBytes: MIB, backing: "mmap" });
   using file = dupFd(memory.fd);
@@ -354,8 +356,26 @@ Deno.test("packed queues go on where they were, and no record of their requests 
     assert.equal(start(num), 0n);
   }
   const wanted = { sizeBytes: 0, fileOffset: 0, queueCount: 1, queueSize: size };
-  using none = rig.ask(Request.GetInflightFd, Payload.inflight(wanted));
-  assert.equal(none!.inflight().sizeBytes, 0);
+  rig.ask(Request.GetVringBase, payloadOf(0, 0))?.[Symbol.dispose]();
+  using record = rig.ask(Request.GetInflightFd, Payload.inflight(wanted));
+  const message = record!.inflight();
+  using recordFd = record!.takeFd();
+  assert.ok(message.sizeBytes >= packedInflightBytes(size));
+  const adopt = (sizeBytes: number) => {
+    const payload = Payload.inflight({ ...message, sizeBytes });
+    return rig.acknowledge(Request.SetInflightFd, payload, [recordFd]);
+  };
+  assert.equal(adopt(packedInflightBytes(size) - 1), 1n, "it has no room for the queue");
+  assert.equal(adopt(message.sizeBytes), 0n);
+  assert.equal(start(driver.base), 0n);
+  serve();
+  using stopped = rig.ask(Request.GetVringBase, payloadOf(0, 0));
+  assert.equal(stopped!.vringState().num, driver.base);
+  // As one leaves it that held nothing when it died, with the place of the next answer in the first round.
+  using mapping = mmap(message.sizeBytes, { fd: recordFd });
+  new PackedInflightQueue(mapping.bytes, size).begin(driver.base >>> 16);
+  assert.equal(start(PACKED_BEGIN), 0n);
+  serve();
 });
 
 Deno.test("no sequence of messages, however wrong, throws anything but the protocol's error", () => {

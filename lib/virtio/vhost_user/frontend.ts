@@ -166,6 +166,11 @@ export class VhostUserFrontend implements Disposable {
     return this.#queueCount;
   }
 
+  /** Whether the back end records what it holds, so that a successor can take that up. */
+  get recordsRequests(): boolean {
+    return this.#state?.inflight !== undefined;
+  }
+
   /** Why the connection has ended, if it has. */
   get end(): VhostUserError | undefined {
     return this.#connection.end;
@@ -381,7 +386,8 @@ export class VhostUserFrontend implements Disposable {
   async #startQueue(queue: QueueSetup, memory: GuestMemory, resume: boolean): Promise<void> {
     const { index, size } = queue;
     const events = this.#live.events(index);
-    // All chains that were offered but not used come again; the record says which of them were begun.
+    // All chains that were offered but not used come again; the record says which of them were begun. Of a
+    // packed queue it also says where to go on, as its ring does not.
     const base = resume && !this.#packed
       ? memory.readU16(queue.usedRing + 2)
       : queue.base ?? (this.#packed ? PACKED_BEGIN : 0);

@@ -20,6 +20,7 @@ import { alignUp } from "../../base/mod.ts";
 import { PAGE_SIZE } from "../../memory/mod.ts";
 import { VhostUserError } from "../errors.ts";
 import { InflightQueue, inflightQueueBytes } from "../inflight.ts";
+import { packedInflightBytes, PackedInflightQueue } from "../packed_inflight.ts";
 import { isQueueSize } from "../ring.ts";
 import type { InflightMessage } from "./message.ts";
 
@@ -37,10 +38,16 @@ export class InflightArea implements Disposable {
     this.#mapping = mapping;
   }
 
-  /** Makes an empty one. */
-  static create(queueCount: number, queueSize: number): InflightArea {
+  /** Makes an empty one, of which `packed` says the layout of the queues. */
+  static create(
+    { queueCount, queueSize, packed }: {
+      readonly queueCount: number;
+      readonly queueSize: number;
+      readonly packed: boolean;
+    },
+  ): InflightArea {
     requireQueues(queueCount, queueSize);
-    const sizeBytes = alignUp(inflightQueueBytes(queueSize) * queueCount, PAGE_SIZE);
+    const sizeBytes = alignUp(queueBytes(queueSize, packed) * queueCount, PAGE_SIZE);
     using stack = new DisposableStack();
     const fd = stack.use(memfdCreate("vmctl inflight"));
     ftruncate(fd, sizeBytes);
@@ -51,18 +58,22 @@ export class InflightArea implements Disposable {
   }
 
   /**
-   * One that comes from the other end; `fd` is taken over.
+   * One that comes from the other end, for packed or split queues; `fd` is taken over.
    *
    * @throws {VhostUserError} "refused" where the file does not hold it.
    */
-  static adopt(fd: Fd, message: InflightMessage): InflightArea {
+  static adopt(
+    fd: Fd,
+    message: InflightMessage,
+    { packed }: { readonly packed: boolean },
+  ): InflightArea {
     using stack = new DisposableStack();
     stack.use(fd);
     const { sizeBytes, fileOffset, queueCount, queueSize } = message;
     requireQueues(queueCount, queueSize);
     const status = fstat(fd);
     const valid = status.kind === "file" && fileOffset % PAGE_SIZE === 0 &&
-      sizeBytes >= inflightQueueBytes(queueSize) * queueCount &&
+      sizeBytes >= queueBytes(queueSize, packed) * queueCount &&
       fileOffset + sizeBytes <= status.sizeBytes;
     if (!valid) {
       throw new VhostUserError(
@@ -82,15 +93,29 @@ export class InflightArea implements Disposable {
     return new InflightArea(fd, message, mapping);
   }
 
-  /** The record of queue `index`, where there is room for its `size`. */
+  /** The record of split queue `index`, where there is room for its `size`. */
   queue(index: number, size: number): InflightQueue | undefined {
-    const { queueCount, queueSize } = this.message;
-    if (index >= queueCount || size > queueSize) return undefined;
-    const bytes = inflightQueueBytes(queueSize);
-    return new InflightQueue(
-      this.#mapping.bytes.subarray(index * bytes, (index + 1) * bytes),
-      size,
-    );
+    const bytes = this.#bytesOf(index, { size, packed: false });
+    return bytes === undefined ? undefined : new InflightQueue(bytes, size);
+  }
+
+  /** The record of packed queue `index`, where there is room for its `size`. */
+  packedQueue(index: number, size: number): PackedInflightQueue | undefined {
+    const bytes = this.#bytesOf(index, { size, packed: true });
+    return bytes === undefined ? undefined : new PackedInflightQueue(bytes, size);
+  }
+
+  #bytesOf(
+    index: number,
+    { size, packed }: { readonly size: number; readonly packed: boolean },
+  ): Uint8Array | undefined {
+    const { queueCount, queueSize, sizeBytes } = this.message;
+    const bytes = queueBytes(queueSize, packed);
+    // It was made for queues of either layout, and may be used for the other.
+    if (index >= queueCount || size > queueSize || (index + 1) * bytes > sizeBytes) {
+      return undefined;
+    }
+    return this.#mapping.bytes.subarray(index * bytes, (index + 1) * bytes);
   }
 
   /** Forgets all that is recorded. */
@@ -103,6 +128,10 @@ export class InflightArea implements Disposable {
     this.#mapping[Symbol.dispose]();
     this.fd.close();
   }
+}
+
+function queueBytes(queueSize: number, packed: boolean): number {
+  return packed ? packedInflightBytes(queueSize) : inflightQueueBytes(queueSize);
 }
 
 function requireQueues(queueCount: number, queueSize: number): void {

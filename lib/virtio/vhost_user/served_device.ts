@@ -98,7 +98,7 @@ export class ServedDevice implements Disposable {
     return this.#status;
   }
 
-  /** Whether queues are packed ones; of those no record of requests is kept. */
+  /** Whether queues are packed ones. */
   get isPacked(): boolean {
     return (this.#features & Feature.RingPacked) !== 0n;
   }
@@ -208,7 +208,9 @@ export class ServedDevice implements Disposable {
   /** Stops a queue; the result is the index to go on from. */
   stop(index: number): number {
     const vring = this.#vring(index);
+    const { queue } = vring;
     this.#stop(vring);
+    queue?.end();
     return vring.base;
   }
 

@@ -23,7 +23,7 @@ export interface VringStart {
   readonly rings: RingAddresses;
   /** Features that the front end has chosen. */
   readonly features: bigint;
-  /** Record of what is in flight, of which a packed queue makes no use. */
+  /** Record of what is in flight. */
   readonly inflight: InflightArea | undefined;
 }
 
@@ -90,7 +90,11 @@ export class Vring implements Disposable {
         eventIdx: (features & Feature.RingEventIdx) !== 0n,
       };
       this.queue = (features & Feature.RingPacked) !== 0n
-        ? new PackedVirtqueue(memory, { ...settings, base })
+        ? new PackedVirtqueue(memory, {
+          ...settings,
+          base,
+          inflight: inflight?.packedQueue(index, size),
+        })
         : new SplitVirtqueue(memory, {
           ...settings,
           availableIndex: base,
