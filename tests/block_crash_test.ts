@@ -191,6 +191,7 @@ Deno.test({
 const PARTS = 4;
 const PAGES = 60;
 const WRITE_IN_PARTS = `
+echo packed $(cut -c 35 /sys/block/vda/device/features)
 write_part() {
   for page in $(seq 0 ${PAGES - 1}); do
     dd if=/bin/busybox of=/dev/vda bs=4k skip=$page seek=$(($1 * 512 + page)) count=1 \\
@@ -205,47 +206,50 @@ wait
 echo end $(md5sum </dev/vda)
 `;
 
-Deno.test({
-  name:
-    `a guest in QEMU does not notice that its disk's device is killed and restarted${WITHOUT_QEMU_GUEST}`,
-  ignore: WITHOUT_QEMU_GUEST !== "",
-  async fn() {
-    if (typeof QEMU_GUEST === "string") return;
-    using folder = new TemporaryFolder();
-    const path = folder.file("disk");
-    const socket = folder.file("socket");
-    const disk = new Uint8Array(8 * MIB);
-    await Deno.writeFile(path, disk);
-    const start = () =>
-      DeviceProcess.start("block", socket, ["--path", `${path},format=raw,direct`]);
-    let device = await start();
-    let restarts = 0;
-    const restart = async () => {
-      await device.end("SIGKILL");
-      device = await start();
-      restarts++;
-    };
-    try {
-      const { console, complaints } = await runQemuGuest(QEMU_GUEST, {
-        folder: folder.path,
-        sockets: [socket],
-        chardev: ",reconnect=1",
-        device: ",num-queues=2",
-        script: WRITE_IN_PARTS,
-        on: { "part 0 page 10.": restart },
-      });
-      const busybox = await readFile(QEMU_GUEST.busybox);
-      for (let part = 0; part < PARTS; part++) {
-        disk.set(busybox.subarray(0, PAGES * BLOCK_BYTES), part * 512 * BLOCK_BYTES);
+for (const layout of ["split", "packed"]) {
+  Deno.test({
+    name:
+      `a guest in QEMU does not notice that its disk's device is killed and restarted (${layout})${WITHOUT_QEMU_GUEST}`,
+    ignore: WITHOUT_QEMU_GUEST !== "",
+    async fn() {
+      if (typeof QEMU_GUEST === "string") return;
+      using folder = new TemporaryFolder();
+      const path = folder.file("disk");
+      const socket = folder.file("socket");
+      const disk = new Uint8Array(8 * MIB);
+      await Deno.writeFile(path, disk);
+      const start = () =>
+        DeviceProcess.start("block", socket, ["--path", `${path},format=raw,direct,packed-queue`]);
+      let device = await start();
+      let restarts = 0;
+      const restart = async () => {
+        await device.end("SIGKILL");
+        device = await start();
+        restarts++;
+      };
+      try {
+        const { console, complaints } = await runQemuGuest(QEMU_GUEST, {
+          folder: folder.path,
+          sockets: [socket],
+          chardev: ",reconnect=1",
+          device: `,num-queues=2,packed=${layout === "packed" ? "on" : "off"}`,
+          script: WRITE_IN_PARTS,
+          on: { "part 0 page 10.": restart },
+        });
+        const busybox = await readFile(QEMU_GUEST.busybox);
+        for (let part = 0; part < PARTS; part++) {
+          disk.set(busybox.subarray(0, PAGES * BLOCK_BYTES), part * 512 * BLOCK_BYTES);
+        }
+        assert.equal(restarts, 1);
+        assert.equal(/packed (.)/.exec(console)?.[1], layout === "packed" ? "1" : "0", console);
+        assert.equal(/end ([0-9a-f]{32})/.exec(console)?.[1], md5(disk), console + complaints);
+        assert.equal(md5(await Deno.readFile(path)), md5(disk));
+      } finally {
+        await device.end("SIGKILL");
       }
-      assert.equal(restarts, 1);
-      assert.equal(/end ([0-9a-f]{32})/.exec(console)?.[1], md5(disk), console + complaints);
-      assert.equal(md5(await Deno.readFile(path)), md5(disk));
-    } finally {
-      await device.end("SIGKILL");
-    }
-  },
-});
+    },
+  });
+}
 
 const NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"];
 const withoutNamespaces = run("unshare", ...NAMESPACE.slice(1), "true").code === 0
