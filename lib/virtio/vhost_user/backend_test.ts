@@ -353,7 +353,8 @@ Deno.test("packed queues go on where they were, or where the record of a dead ba
     using stopped = rig.ask(Request.GetVringBase, payloadOf(0, 0));
     const { num } = stopped!.vringState();
     assert.equal(num, driver.base, "both sides have gone as far");
-    assert.equal(start(num), 0n);
+    // Some front ends tell only where the driver is.
+    assert.equal(start(round % 2 === 0 ? num : num & 0xffff), 0n);
   }
   const wanted = { sizeBytes: 0, fileOffset: 0, queueCount: 1, queueSize: size };
   rig.ask(Request.GetVringBase, payloadOf(0, 0))?.[Symbol.dispose]();

@@ -163,13 +163,15 @@ export class ServedDevice implements Disposable {
     }
   }
 
-  /** Sets the index that a stopped queue goes on from. */
+  /** Sets the index that a stopped queue goes on from; of a packed one, its available and its used place. */
   setBase(index: number, base: number): void {
     const vring = this.#stopped(index);
-    if (base > 0xffff && !this.isPacked) {
+    const isShort = base <= 0xffff;
+    if (!isShort && !this.isPacked) {
       throw refused(`queue ${index}: expected an index of 16 bits, got ${base}`);
     }
-    vring.base = base;
+    // Some front ends, such as DPDK's, know one place only: nothing is held in between while a queue is stopped.
+    vring.base = isShort && this.isPacked ? (base | base << 16) >>> 0 : base;
   }
 
   /** Takes over a descriptor of a queue; a kick descriptor starts it. */
