@@ -141,6 +141,7 @@ export {
 export { lowerPriority, lowerPriorityOfLast } from "./priority.ts";
 export {
   collectGarbage,
+  collectYoungGarbage,
   getegid,
   geteuid,
   getgid,

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { collectYoungGarbage } from "../../host/mod.ts";
 import { DiskError } from "../errors.ts";
 import type { ImageFile } from "../image_file.ts";
 import type { Qcow2Header } from "./header.ts";
@@ -12,6 +13,11 @@ const SECTOR_BYTES = 512;
 const ZSTD_MAGIC = 0xfd2f_b528;
 // QEMU compresses with a window of 4 KiB.
 const WINDOW_BITS = 12;
+/**
+ * The decompressors leave several times as much garbage, outside of the heap that the collector watches: when
+ * so much is expanded it is collected.
+ */
+const COLLECT_BYTES = 2 ** 20;
 
 /** The runtime's decompressors; to load them costs 4 MiB, which most disks never need. */
 function zlib(): typeof import("node:zlib") {
@@ -42,6 +48,7 @@ export class Decompressor {
   #packed: Uint8Array<ArrayBuffer> | undefined;
   #offset = -1;
   #cluster: Uint8Array | undefined;
+  #uncollectedBytes = 0;
 
   constructor(file: ImageFile, header: Qcow2Header) {
     this.#file = file;
@@ -70,18 +77,26 @@ export class Decompressor {
       );
     }
     this.#offset = range.offset;
-    return this.#cluster = cluster;
+    this.#cluster = cluster;
+    this.#uncollectedBytes += cluster.byteLength;
+    if (this.#uncollectedBytes >= COLLECT_BYTES) {
+      this.#uncollectedBytes = 0;
+      collectYoungGarbage();
+    }
+    return cluster;
   }
 
   #decode(packed: Uint8Array<ArrayBuffer>, range: CompressedRange): Uint8Array {
     const maxOutputLength = this.#header.clusterBytes;
+    // In one piece, which needs no putting together.
+    const options = { maxOutputLength, chunkSize: maxOutputLength };
     try {
       if (this.#header.compression === "zlib") {
-        return zlib().inflateRawSync(packed, { windowBits: WINDOW_BITS, maxOutputLength });
+        return zlib().inflateRawSync(packed, { windowBits: WINDOW_BITS, ...options });
       }
       const frame = zstdFrameBytes(packed, maxOutputLength);
       if (frame === undefined) throw this.#error(range, "one Zstandard frame of a cluster");
-      return zlib().zstdDecompressSync(packed.subarray(0, frame), { maxOutputLength });
+      return zlib().zstdDecompressSync(packed.subarray(0, frame), options);
     } catch (error) {
       if (error instanceof DiskError) throw error;
       throw this.#error(range, `${this.#header.compression} data`, error);
