@@ -258,6 +258,35 @@ engineTest(
 );
 
 engineTest(
+  "what a driver has configured holds for the next back end, too, and until a reset",
+  async ({ kind: engine }) => {
+    await using rig = await FunctionRig.start(engine, { restart: true });
+    // Whether a disk's cache is written back (virtio 1.2, 5.2.4).
+    const [field, writeback] = [32, 0x2000 + 32];
+    rig.enable();
+    const driver = await rig.activate();
+    assert.equal(rig.read(writeback, 1), 1);
+    rig.write(writeback, 1, 0);
+    await rig.until("the device knows", () => rig.device?.config[field] === 0);
+    const before = rig.device;
+    rig.killBackend();
+    await rig.readSector(driver, 1);
+    assert.notEqual(rig.device, before);
+    assert.equal(rig.device?.config[field], 0);
+    assert.equal(rig.read(writeback, 1), 0);
+    await rig.reset();
+    assert.equal(rig.device?.config[field], 1);
+    assert.equal(rig.read(writeback, 1), 1);
+    const next = await rig.activate();
+    await rig.readSector(next, 1);
+    rig.killBackend();
+    await rig.readSector(next, 2);
+    assert.equal(rig.device?.config[field], 1);
+    assert.deepEqual(rig.lost, []);
+  },
+);
+
+engineTest(
   "a suspend fails where a back end dies at that moment and has no successor",
   async ({ kind: engine }) => {
     await using rig = await FunctionRig.start(engine);

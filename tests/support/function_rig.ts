@@ -40,6 +40,8 @@ export class FunctionRig implements AsyncDisposable {
   bar = 0;
   /** Of the back end that runs. */
   backend: VhostUserBackend | undefined;
+  /** The device that it serves. */
+  device: MemoryBlock | undefined;
   readonly #resources = new AsyncDisposableStack();
   readonly #data = new DataView(new ArrayBuffer(8));
   #bus: VirtioBus | undefined;
@@ -223,7 +225,7 @@ export class FunctionRig implements AsyncDisposable {
 
   #launch(reactor: Reactor): BackendLink {
     const [near, far] = socketPair("stream");
-    const device = new MemoryBlock(this.disk, { queueCount: 2 });
+    const device = this.device = new MemoryBlock(this.disk, { queueCount: 2 });
     const backend = this.backend = new VhostUserBackend(far, device);
     let open = true;
     const close = () => {

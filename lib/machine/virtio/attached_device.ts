@@ -78,6 +78,8 @@ export interface VirtioDeviceInfo {
 export class AttachedDevice implements AsyncDisposable {
   readonly #options: AttachOptions;
   readonly #configEvent: Fd;
+  /** What the driver has written to the configuration space since the last reset, in this order. */
+  readonly #written = new Map<number, Uint8Array>();
   readonly #deaths: number[] = [];
   /** Of the queues' events, while the guest has an interrupt pin for them. */
   #pinWatches: readonly Watch[] = [];
@@ -348,7 +350,8 @@ export class AttachedDevice implements AsyncDisposable {
     const queues = this.#queues;
     if (wishes.reset) {
       await queues.reset(frontend);
-      host.finishReset();
+      this.#written.clear();
+      host.finishReset(await this.#backend.readConfig());
       return;
     }
     if (wishes.halt) await queues.halt(frontend);
@@ -385,6 +388,8 @@ export class AttachedDevice implements AsyncDisposable {
   async #writeConfig({ offset, bytes }: NonNullable<Wishes["config"]>): Promise<void> {
     try {
       await this.#backend.frontend.writeConfig(offset, bytes);
+      this.#written.delete(offset);
+      this.#written.set(offset, bytes);
     } catch (error) {
       const refused = error instanceof VhostUserError &&
         (error.kind === "refused" || error.kind === "unsupported");
@@ -424,6 +429,8 @@ export class AttachedDevice implements AsyncDisposable {
       this.#lose(`${reason}; it cannot be started again: ${describeError(error)}`);
     }
     this.#restarts++;
+    // Such as a disk's cache that is to write through, before anything is written.
+    for (const [offset, bytes] of [...this.#written]) await this.#writeConfig({ offset, bytes });
     await queues.takeUp(this.#backend.frontend);
   }
 

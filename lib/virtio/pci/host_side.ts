@@ -166,11 +166,12 @@ export class VirtioPciHost {
     });
   }
 
-  /** The device is reset. */
-  finishReset(): void {
+  /** The device is reset, and has this configuration space: what its driver had written there is undone. */
+  finishReset(config: Uint8Array): void {
     const state = this.#state;
     state.lock.withLock(() => {
       state.clear();
+      state.config.set(config.subarray(0, state.config.length));
       this.#interrupts.update();
       this.#interrupts.drain();
     });

@@ -21,6 +21,8 @@ const BLK_F_SEG_MAX = 1n << 2n;
 const BLK_F_BLK_SIZE = 1n << 6n;
 const BLK_F_FLUSH = 1n << 9n;
 const BLK_F_MQ = 1n << 12n;
+/** Of the mode of the cache, which the driver can choose. */
+const WRITEBACK = 32;
 const ID = new TextEncoder().encode("memory block\0\0\0\0\0\0\0\0");
 
 /** Settings of a {@link MemoryBlock}. */
@@ -61,6 +63,7 @@ export class MemoryBlock implements VirtioDeviceBackend {
     view.setBigUint64(0, BigInt(disk.byteLength / SECTOR_BYTES), true);
     view.setUint32(12, 126, true);
     view.setUint32(20, SECTOR_BYTES, true);
+    view.setUint8(WRITEBACK, 1);
     view.setUint16(34, this.queueCount, true);
   }
 
@@ -71,6 +74,10 @@ export class MemoryBlock implements VirtioDeviceBackend {
 
   activate(context: DeviceContext): void {
     this.#context = context;
+  }
+
+  writeConfig(offset: number, bytes: Uint8Array): void {
+    if (offset === WRITEBACK) this.config[WRITEBACK] = bytes[0]! & 1;
   }
 
   process(index: number): void {
@@ -88,6 +95,7 @@ export class MemoryBlock implements VirtioDeviceBackend {
 
   reset(): void {
     this.#context = undefined;
+    this.config[WRITEBACK] = 1;
   }
 
   /** Answers a request; the result is what was written. */
