@@ -75,7 +75,7 @@ export abstract class Virtqueue {
   /** A number that is another one when the driver has offered more; for who looks for chains by itself. */
   abstract get offered(): number;
 
-  /** The queue was stopped: whoever goes on has been told its {@link base}. */
+  /** The queue was stopped, and whoever goes on knows its {@link base}. */
   end(): void {}
 
   /**

@@ -122,21 +122,22 @@ export class DeviceQueues {
     }));
   }
 
-  /** Starts again those that stand still. */
+  /** Starts again those that stand still; not at a back end that died meanwhile, but at its successor. */
   async goOn(frontend: VhostUserFrontend): Promise<void> {
     const halted = this.#halted;
-    if (halted === undefined) return;
+    if (halted === undefined || frontend.end !== undefined) return;
     this.#halted = undefined;
-    // A back end that died meanwhile is replaced, and its successor starts all queues.
-    if (frontend.end !== undefined) return;
     const { memory } = this.#options;
     const active = this.#active;
     await Promise.all([...halted].map(async ([index, stoppedAt]) => {
       const queue = this.#running.get(index)!;
-      // Of a packed queue its record tells.
+      // Of a packed queue its record tells, once it was begun.
       const base = stoppedAt ??
-        (isPacked(active) ? PACKED_BEGIN : memory.readU16(queue.usedRing + 2));
-      await frontend.startQueue({ ...queue, base }, memory);
+        (isPacked(active) ? queue.base ?? PACKED_BEGIN : memory.readU16(queue.usedRing + 2));
+      const started = { ...queue, base };
+      // A back end that dies before it begins leaves that to its successor.
+      this.#running.set(index, started);
+      await frontend.startQueue(started, memory);
       // An interrupt may have been lost with the descriptor that it had before.
       signalEvent(frontend.queueEvents(index).call);
     }));

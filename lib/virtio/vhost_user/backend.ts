@@ -170,8 +170,9 @@ export class VhostUserBackend implements Disposable {
     try {
       const answer = serveRequest(this.#served, message);
       if (answer !== undefined) {
-        const { payload, fds = [] } = answer;
+        const { payload, fds = [], sent } = answer;
         this.#channel.send(message.request, payload, { flags: MessageFlag.Reply, fds });
+        sent?.();
         return;
       }
     } catch (error) {

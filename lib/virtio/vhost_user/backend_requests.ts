@@ -22,6 +22,8 @@ import type { ServedDevice, VringFdKind } from "./served_device.ts";
 export interface Answer {
   readonly payload: Uint8Array;
   readonly fds?: readonly FdLike[];
+  /** What is to be done once it was sent. */
+  readonly sent?: () => void;
 }
 
 /**
@@ -118,7 +120,8 @@ function serveVring(served: ServedDevice, message: Message): Answer | undefined 
     }
     case Request.GetVringBase: {
       const { index } = message.vringState();
-      return { payload: Payload.vringState({ index, num: served.stop(index) }) };
+      const { base, told } = served.stop(index);
+      return { payload: Payload.vringState({ index, num: base }), sent: told };
     }
     case Request.SetVringAddr:
       served.setAddresses(message.vringAddresses());

@@ -109,6 +109,8 @@ export class VhostUserFrontend implements Disposable {
   #connected = false;
   /** Whether the device was activated with packed queues. */
   #packed = false;
+  /** Whether the back end was asked for a record of requests, and has none. */
+  #keepsNoRecord = false;
 
   private constructor(options: VhostUserFrontendOptions) {
     this.name = options.name;
@@ -166,9 +168,9 @@ export class VhostUserFrontend implements Disposable {
     return this.#queueCount;
   }
 
-  /** Whether the back end records what it holds, so that a successor can take that up. */
+  /** Whether the back end records what it holds, as far as it was asked, so that a successor can take that up. */
   get recordsRequests(): boolean {
-    return this.#state?.inflight !== undefined;
+    return this.#has(ProtocolFeature.InflightShmfd) && !this.#keepsNoRecord;
   }
 
   /** Why the connection has ended, if it has. */
@@ -376,7 +378,8 @@ export class VhostUserFrontend implements Disposable {
       using answer = await this.#connection.query(Request.GetInflightFd, { payload });
       const message = answer.inflight();
       // A back end that keeps no record says so with a size of 0.
-      if (message.sizeBytes === 0) return;
+      this.#keepsNoRecord = message.sizeBytes === 0;
+      if (this.#keepsNoRecord) return;
       this.#live.setInflight({ fd: answer.takeFd(), message });
     }
     const { fd, message } = this.#live.inflight!;
@@ -387,7 +390,7 @@ export class VhostUserFrontend implements Disposable {
     const { index, size } = queue;
     const events = this.#live.events(index);
     // All chains that were offered but not used come again; the record says which of them were begun. Of a
-    // packed queue it also says where to go on, as its ring does not.
+    // packed queue it also says where to go on, as its ring does not, unless the queue was not begun yet.
     const base = resume && !this.#packed
       ? memory.readU16(queue.usedRing + 2)
       : queue.base ?? (this.#packed ? PACKED_BEGIN : 0);

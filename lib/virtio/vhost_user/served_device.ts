@@ -207,13 +207,12 @@ export class ServedDevice implements Disposable {
     vring.pending = on && vring.queue !== undefined;
   }
 
-  /** Stops a queue; the result is the index to go on from. */
-  stop(index: number): number {
+  /** Stops a queue; the result is the index to go on from, and to be called when the front end knows it. */
+  stop(index: number): { readonly base: number; readonly told: () => void } {
     const vring = this.#vring(index);
     const { queue } = vring;
     this.#stop(vring);
-    queue?.end();
-    return vring.base;
+    return { base: vring.base, told: () => queue?.end() };
   }
 
   /** The back end's own record of what is in flight, or the one that its predecessor left. */
