@@ -21,6 +21,8 @@ import {
   PAGE_MAP,
   Rec,
   RECORD,
+  REGION_PAGES,
+  REGION_PARTS,
   RUN_LOG,
   RUN_LOG_ENTRIES,
   RUN_LOG_ENTRY,
@@ -41,6 +43,8 @@ export interface CodeRegions {
   readonly arenaEnd: number;
   /** A u16 a record of the arena: its handler, where a region stands in its place. */
   readonly ownHandlers: number;
+  /** {@link REGION_PARTS} a slot of the handler table. */
+  readonly regionParts: number;
 }
 
 /** A RAM page's code in one mode. */
@@ -114,8 +118,8 @@ export class CodeCache {
   #mapTop: number;
   /** Bytes of records whose code was changed. */
   #waste = 0;
-  /** Called with the table slot of a region whose code is gone. */
-  onDiscard: (slot: number) => void = () => {};
+  /** Called with the table slot of a region whose code in `page` is gone. */
+  onDiscard: (slot: number, page: CodePage) => void = () => {};
   readonly #byMap: (CodePage | undefined)[] = [];
   /** Invalidated pages, flushes: for statistics. */
   invalidated = 0;
@@ -251,7 +255,7 @@ export class CodeCache {
 
   #discardRegions(page: CodePage): void {
     if (page.slots.length > 0) page.churn++;
-    for (const slot of page.slots) this.onDiscard(slot);
+    for (const slot of page.slots) this.onDiscard(slot, page);
     page.slots = [];
     page.regions.clear();
     page.heat.clear();
@@ -266,6 +270,29 @@ export class CodeCache {
   keepHandler(record: number, handler: number): void {
     const { arena, ownHandlers } = this.#regions;
     this.#u16[(ownHandlers + (record - arena) / (RECORD / 2)) >>> 1] = handler;
+  }
+
+  /** Notes that part number `part` of the region in `slot` is in `page`. */
+  keepPart(slot: number, part: number, page: CodePage): void {
+    this.#u16[this.#partOf(slot) + part] = this.#numberOf(page);
+  }
+
+  /** Notes that no part of the region in `slot` is in `page` any more. */
+  dropParts(slot: number, page: CodePage): void {
+    const at = this.#partOf(slot);
+    const number = this.#numberOf(page);
+    for (let part = 0; part < REGION_PAGES; part++) {
+      if (this.#u16[at + part] === number) this.#u16[at + part] = 0;
+    }
+  }
+
+  #partOf(slot: number): number {
+    return (this.#regions.regionParts + slot * REGION_PARTS) >>> 1;
+  }
+
+  /** Number of the page map of `page`, from 1 on. */
+  #numberOf(page: CodePage): number {
+    return (page.map - this.#regions.maps) / PAGE_MAP + 1;
   }
 
   /** True where there is room for another run of records. */

@@ -7,11 +7,13 @@
 import { mmapReadWriteOver } from "../../../host/mod.ts";
 import { createGuardedMemory, type GuestMemory } from "../../../memory/mod.ts";
 import type { CodeRegions } from "./code_cache.ts";
-import { FIXED_END, PAGE_MAP, RECORD } from "./state.ts";
+import { FIXED_END, PAGE_MAP, RECORD, REGION_PARTS } from "./state.ts";
 
 /** Page maps and records kept, in bytes. */
 const MAPS_BYTES = 6144 * PAGE_MAP;
 const ARENA_BYTES = 96 << 20;
+/** Slots of the handler table: records name them in 16 bits. */
+const TABLE_SLOTS = 1 << 16;
 /** 64 KiB pages of a WebAssembly memory at most. */
 const MAX_PAGES = 65536;
 
@@ -37,11 +39,12 @@ export function cpuLayout(): CpuLayout {
   const arena = mapsEnd;
   const arenaEnd = arena + ARENA_BYTES;
   const ownHandlers = align(arenaEnd);
-  const writers = align(ownHandlers + ARENA_BYTES / (RECORD / 2));
+  const regionParts = align(ownHandlers + ARENA_BYTES / (RECORD / 2));
+  const writers = align(regionParts + TABLE_SLOTS * REGION_PARTS);
   return {
     regions: {
       ...{ codeMarks, codeIndex, codeSums, mapPages },
-      ...{ maps, mapsEnd, arena, arenaEnd, ownHandlers },
+      ...{ maps, mapsEnd, arena, arenaEnd, ownHandlers, regionParts },
     },
     writers,
     pages: align(writers + MAX_RAM_PAGES * 2) / 65536,

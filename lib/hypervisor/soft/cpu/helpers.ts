@@ -52,6 +52,7 @@ import {
   HANDLER_SLOTS,
   ITLB,
   ITLB_ENTRIES,
+  PAGE_MAP,
   Rec,
   Reg,
   regOffset,
@@ -482,11 +483,11 @@ export function buildControl(
   }
   helpers.set("findCode", findCode);
 
-  // Whether a linear address is an entry of a region: that slot and entry.
-  const entersRegion = module.func([I64, I32], [I32]);
+  // Whether the page at a linear address is the one that holds that part of a region.
+  const holdsPart = module.func([I64, I32], [I32]);
   {
-    const f = entersRegion;
-    const [linear, entered] = [f.param(0), f.param(1)];
+    const f = holdsPart;
+    const [linear, part] = [f.param(0), f.param(1)];
     const entry = f.let(
       add(i32(ITLB), and(wrap(shrU(linear, 12 - 4)), (ITLB_ENTRIES - 1) << 4)),
     );
@@ -498,14 +499,11 @@ export function buildControl(
       ),
     );
     f.if(eqz(pageMap), () => f.return(i32(0)));
-    const record = f.let(
-      load.i32(CPU, add(pageMap, shl(wrap(and(linear, 4095)), 2))),
-    );
-    f.if(eqz(record), () => f.return(i32(0)));
-    f.return(eq(load.i32(CPU, record, Rec.handler), entered));
+    const number = add(shrU(sub(pageMap, i32(parts.map.maps)), Math.log2(PAGE_MAP)), 1);
+    f.return(eq(load.i32_16u(CPU, add(i32(parts.map.regionParts), part)), number));
     f.unreachable();
   }
-  helpers.set("entersRegion", entersRegion);
+  helpers.set("holdsPart", holdsPart);
 
   const pay = (f: FuncBuilder): Local => {
     const fuel = f.let(sub(state32(S.fuel), FuelCost.jump));

@@ -206,7 +206,7 @@ const commonInstructions = new Map<number, string>(
 
 const commonHelpers = new Set([
   ...["jump", "helper:flagAuxOf", "helper:flagAuxOfStep", "helper:arithFlags", "helper:findCode"],
-  ...["helper:entersRegion", "helper:interpretAt", "helper:branchSlow"],
+  ...["helper:holdsPart", "helper:interpretAt", "helper:branchSlow"],
 ]);
 
 /** Those of them that often have an operand in memory. */

@@ -383,6 +383,15 @@ export const HANDLER_SLOTS = 8192;
 /** Parts of {@link Rec.block}: the entry's number, and which of the region's pages it lies in. */
 export const Entry = { numberMask: 0x0fff, pageShift: 12 } as const;
 
+/** Pages of a region at most. */
+export const REGION_PAGES = 16;
+
+/**
+ * Bytes that a slot of the handler table has for the pages of the region in it: for each an u16, the number
+ * of the page map, from 1 on, of the page that holds that part of its code; 0 where none does.
+ */
+export const REGION_PARTS: number = 2 * REGION_PAGES;
+
 /** Bytes of a page map: an i32 record address per byte of a page. */
 export const PAGE_MAP = 4096 * 4;
 

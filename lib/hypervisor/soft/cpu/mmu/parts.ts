@@ -47,6 +47,8 @@ export interface MemoryMap {
   /** State offset of decoded records, and that of the handlers of those that have a region in their place. */
   readonly arena: number;
   readonly ownHandlers: number;
+  /** State offset of what slots have for the pages of their regions, see CodeRegions. */
+  readonly regionParts: number;
   /** Where there are several vCPUs: the memory that they share. */
   readonly shared?: {
     /** Its 64 KiB pages. */

@@ -5,33 +5,20 @@
  * @module
  */
 
-import type { Tag } from "../../wasm/mod.ts";
 import { CodeMode } from "../state.ts";
-import { type CodeCache, type CodePage, DecodeResult } from "../code_cache.ts";
+import { type CodePage, DecodeResult } from "../code_cache.ts";
 import { Used } from "./ahead.ts";
 import type { Guards } from "./guards.ts";
 import { regionName } from "./heat.ts";
+import { type Installed, Instances, type InstancesOptions, type Live } from "./instances.ts";
 import type { Candidate, TranslationStore } from "./store.ts";
 import { isCodeThere, pageSum, type Unit, type UnitPart } from "./unit.ts";
 
 /** Slots of the table, as records name them in 16 bits; those behind the handlers are for regions. */
 const TABLE_SLOTS = 1 << 16;
 
-/** What V8 takes for a module beside what its bytes become, and for a byte of it, about. */
-const MODULE_BYTES = 12 << 10;
-const BYTES_PER_BYTE = 10;
-
 /** Bytes of code that make a region over several pages too large to be part of another. */
 const LARGE_BYTES = 1600;
-
-/**
- * About what modules in use may take, unless told otherwise. With 192 MiB, half an hour of mixed load made its
- * modules ten times over; a boot uses 15.
- */
-const CODE_LIMIT_BYTES = 256 << 20;
-
-/** Which part of that instances may take that nothing uses at present. */
-const IDLE_PART = 16;
 
 /** Units that are made ready before the guest begins at most, and bytes of their modules. */
 const PREPARED = 400;
@@ -46,16 +33,8 @@ const NEAR_BYTES = 384 << 10;
 const STEP_BYTES = 4 << 10;
 
 /** What the installer works with. */
-export interface InstallerOptions {
-  readonly cpuMemory: WebAssembly.Memory;
-  readonly ramMemory: WebAssembly.Memory;
-  readonly table: WebAssembly.Table;
-  readonly tag: Tag;
-  readonly exports: WebAssembly.Exports;
-  readonly code: CodeCache;
+export interface InstallerOptions extends InstancesOptions {
   readonly store: TranslationStore | undefined;
-  /** About how much memory modules in use may take; 256 MiB where it is absent. */
-  readonly codeLimitBytes?: number | undefined;
   /** By slot, for others: 1 where {@link Installer.isLarge}. */
   readonly large?: Uint8Array | undefined;
   /** For others: set to one of {@link Used} at the places of a file's units that have an instance. */
@@ -66,85 +45,53 @@ export interface InstallerOptions {
   readonly guards?: Guards | undefined;
 }
 
-/** A unit that has an instance. */
-interface Live {
-  readonly unit: Unit;
-  readonly instance: WebAssembly.Instance;
-  /** Its regions that are installed, by number. */
-  readonly installed: Map<number, Installed>;
-}
-
-/** A region that is installed in one page at least. */
-interface Installed {
-  readonly live: Live;
-  readonly region: number;
-  readonly slot: number;
-  /** True where no other is to have its code. */
-  readonly large: boolean;
-  pages: number;
-}
+const NO_PAGES: readonly CodePage[] = [];
 
 /** Installs for one vCPU. */
 export class Installer {
   /** Counters. */
   readonly stats = {
-    modules: 0,
-    /** Milliseconds to make modules and instances. */
-    compileMilliseconds: 0,
+    ...{ modules: 0, compileMilliseconds: 0, liveBytes: 0, droppedBytes: 0 },
     /** Regions found again in this run, and those of an earlier run. */
     regionsReused: 0,
     regionsFromDisk: 0,
-    /** Estimate of what V8 holds for modules in use. */
-    liveBytes: 0,
-    /** The same of modules that were thrown away, since the beginning. */
-    droppedBytes: 0,
   };
   readonly #options: InstallerOptions;
   readonly #i32: Int32Array;
   readonly #u16: Uint16Array;
   readonly #ram: Uint8Array;
   readonly #ram32: Uint32Array;
-  readonly #limit: number;
+  readonly #instances: Instances;
   readonly #free: number[] = [];
   #next: number;
   readonly #bySlot = new Map<number, Installed>();
-  /** Units with an instance. */
-  readonly #live = new Map<Unit, Live>();
-  /**
-   * Those of them that no code uses any more, the last ones at the end: it may come back. (References
-   * that do not keep would keep all the same, as a vCPU runs in one task of JavaScript's.)
-   */
-  readonly #idle = new Set<Live>();
-  #idleBytes = 0;
-  /**
-   * Those that code used when all was thrown away, as there was too much: what still runs takes them back
-   * without being compiled again. The others go where there is need of room.
-   */
-  readonly #aside = new Set<Live>();
-  #asideBytes = 0;
+  /** Pages that hold parts of regions, by the numbers of those parts, found before the regions were entered. */
+  readonly #holders = new WeakMap<readonly UnitPart[], Map<number, CodePage>>();
   /** How far in the file what was of use stands, in bytes. */
   #reached = 0;
+  /** Whether pages get all that is known of them, however late the last run came to it. */
+  opensAll = false;
 
   constructor(options: InstallerOptions) {
     this.#options = options;
-    this.#limit = options.codeLimitBytes ?? CODE_LIMIT_BYTES;
+    this.#instances = new Instances(options, this.stats);
     this.#i32 = new Int32Array(options.cpuMemory.buffer);
     this.#u16 = new Uint16Array(options.cpuMemory.buffer);
     this.#ram = new Uint8Array(options.ramMemory.buffer);
     this.#ram32 = new Uint32Array(options.ramMemory.buffer);
     this.#next = options.table.length;
     options.table.grow(TABLE_SLOTS - options.table.length);
-    options.code.onDiscard = (slot) => this.#discard(slot);
+    options.code.onDiscard = (slot, page) => this.#discard(slot, page);
   }
 
   /** Instances that are kept, in use or not. */
   get instances(): number {
-    return this.#live.size;
+    return this.#instances.size;
   }
 
   /** Whether modules take more than they may: all code is to be thrown away then. */
   get isFull(): boolean {
-    if (this.stats.liveBytes > this.#limit) return true;
+    if (this.#instances.isFull) return true;
     return this.#free.length === 0 && this.#next >= this.#options.table.length;
   }
 
@@ -192,12 +139,12 @@ export class Installer {
    * @param over Takes over what smaller regions may be entered at.
    */
   install(unit: Unit, pages: readonly (readonly CodePage[])[], over: boolean): void {
-    const live = this.#instantiate(unit);
+    const live = this.#instances.make(unit);
     if (live === undefined) return;
     for (const [region, { parts }] of unit.regions.entries()) {
-      for (const [i, part] of parts.entries()) {
-        const page = pages[region]?.[i];
-        if (page !== undefined) this.#enter(live, region, { part, page, over });
+      for (const number of parts.keys()) {
+        const page = pages[region]?.[number];
+        if (page !== undefined) this.#enter(live, region, { number, page, over });
       }
     }
   }
@@ -206,12 +153,12 @@ export class Installer {
   adopt(unit: Unit, over: boolean): void {
     let live: Live | undefined;
     for (const [region, { parts }] of unit.regions.entries()) {
-      for (const part of parts) {
+      for (const [number, part] of parts.entries()) {
         const page = this.#options.code.known(part.pageNumber * 4096, CodeMode.bits64);
         if (page === undefined || !isCodeThere(part, this.#ram, page.ram)) continue;
-        live ??= this.#instantiate(unit);
+        live ??= this.#instances.make(unit);
         if (live === undefined) return;
-        this.#enter(live, region, { part, page, over });
+        this.#enter(live, region, { number, page, over });
       }
     }
   }
@@ -226,17 +173,21 @@ export class Installer {
     let bytes = 0;
     for (const { unit, place } of store.first(PREPARED)) {
       if (isCalled() || (bytes += unit.bytes.length) > PREPARED_BYTES) return;
-      if (this.#instantiate(unit) === undefined) store.discard(unit);
+      if (this.#instances.make(unit) === undefined) store.discard(unit);
       else if (used !== undefined) used[place] = Used.inTurn;
     }
   }
 
   /**
-   * Brings back what is known of `page`, whose code nobody has looked at since it was changed, but for what
-   * the last run came to much later.
+   * Brings back what is known of `page`, but for what the last run came to much later unless {@link opensAll}.
    */
   open(page: CodePage): void {
     page.opened = true;
+    page.late = false;
+    if (this.opensAll) {
+      this.#bringBack(page, undefined);
+      return;
+    }
     const isThere = () => {
       page.late = true;
     };
@@ -266,20 +217,36 @@ export class Installer {
   ): void {
     const { store, used } = this.#options;
     if (store === undefined) return;
-    for (const candidate of store.candidates(page.ram / 4096, this.pageSum(page.ram), late)) {
+    let candidates: Iterable<Candidate> = store.candidates(
+      page.ram / 4096,
+      this.pageSum(page.ram),
+      late,
+    );
+    // Of all that there is, what has most is what the rest led to.
+    if (late === undefined && only === undefined) {
+      const size = ({ unit, region }: Candidate) => codeBytes(partsOf(unit, region));
+      candidates = [...candidates].sort((a, b) => size(b) - size(a));
+    }
+    for (const candidate of candidates) {
       const { unit, region, part, fromDisk, place, at } = candidate;
       if (only?.isWanted(candidate) === false) continue;
       if (!isCodeThere(part, this.#ram, page.ram)) continue;
-      const live = this.#instantiate(unit);
+      const over = only?.over === true || (unit.regions[region]?.parts.length ?? 0) > 1;
+      const number = partsOf(unit, region).indexOf(part);
+      const isInstalled = this.#instances.get(unit)?.installed.has(region) === true;
+      if (!isInstalled && !this.#findsRecord({ unit, region, part }, page, over)) {
+        this.#noteHolder(unit, region, { number, page });
+        continue;
+      }
+      const live = this.#instances.make(unit);
       if (live === undefined) {
         store.discard(unit);
         continue;
       }
       if (used !== undefined && place >= 0 && used[place] === 0) {
-        used[place] = only === undefined ? Used.inTurn : Used.early;
+        used[place] = at <= this.#reached + NEAR_BYTES ? Used.inTurn : Used.early;
       }
-      const over = only?.over === true || (unit.regions[region]?.parts.length ?? 0) > 1;
-      if (!this.#enter(live, region, { part, page, over })) continue;
+      if (!this.#enter(live, region, { number, page, over })) continue;
       candidate.use();
       if (at > this.#reached) this.#reached = Math.min(at, this.#reached + STEP_BYTES);
       // What comes again was not lost.
@@ -289,89 +256,142 @@ export class Installer {
     }
   }
 
-  #instantiate(unit: Unit): Live | undefined {
-    const known = this.#live.get(unit);
-    if (known !== undefined) return known;
-    const start = performance.now();
-    const { cpuMemory, ramMemory, table, tag, exports } = this.#options;
-    try {
-      const instance = new WebAssembly.Instance(new WebAssembly.Module(unit.bytes), {
-        e: {
-          cpu: cpuMemory,
-          ram: ramMemory,
-          table,
-          fault: tag as unknown as WebAssembly.ImportValue,
-        },
-        i: exports as unknown as WebAssembly.ModuleImports,
-      });
-      const live: Live = { unit, instance, installed: new Map() };
-      this.#live.set(unit, live);
-      this.#rest(live);
-      this.stats.modules++;
-      return live;
-    } catch (error) {
-      // Of a file that somebody made who does not know what modules look like.
-      if (error instanceof WebAssembly.CompileError || error instanceof WebAssembly.LinkError) {
-        return undefined;
-      }
-      throw error;
-    } finally {
-      this.stats.compileMilliseconds += performance.now() - start;
-    }
-  }
-
-  /** Puts region number `region` where `part` may be entered; false where nothing was to be done. */
+  /**
+   * Puts region number `region` where its part number `number` may be entered in `page`, whose code is that;
+   * false where it may not be entered there.
+   */
   #enter(
     live: Live,
     region: number,
-    at: { part: UnitPart; page: CodePage; over: boolean },
+    at: { number: number; page: CodePage; over: boolean },
   ): boolean {
-    const { part, page, over } = at;
-    const { code, table, guards, large } = this.#options;
-    const func = live.instance.exports[regionName(region)];
-    if (typeof func !== "function") return false;
+    const { number, page, over } = at;
+    const { code } = this.#options;
+    const part = partsOf(live.unit, region)[number];
+    if (part === undefined) return false;
     const records: [number, number][] = [];
     for (const { offset, block } of part.entries) {
-      const record = this.#record(page, offset);
-      if (record === 0) continue;
-      if (!page.regions.has(record) || (over && this.#yields(record, live.unit, region))) {
-        records.push([record, block]);
-      }
+      const record = this.#recordFor({ unit: live.unit, region }, { page, offset, over });
+      if (record !== 0) records.push([record, block]);
     }
-    if (records.length === 0) return false;
-    for (const { start, bytes } of part.code) code.mark(page, start, start + bytes.length - 1);
-    // Another vCPU may have written just before its writes are noticed.
-    if (this.#options.shared && !isCodeThere(part, this.#ram, page.ram)) {
-      code.invalidate(page.ram / 4096);
+    const known = live.installed.get(region);
+    if (records.length === 0) {
+      // It goes on there where it is entered elsewhere.
+      if (known !== undefined) this.#join(known, { number, part, page, enters: false });
       return false;
     }
-    let installed = live.installed.get(region);
-    if (installed === undefined) {
-      const slot = this.#free.pop() ??
-        (this.#next < table.length ? this.#next++ : undefined);
-      if (slot === undefined) return false;
-      if (guards === undefined) table.set(slot, func);
-      else guards.add(slot, func);
-      installed = { live, region, slot, large: isLarge(live.unit, region), pages: 0 };
-      this.#bySlot.set(slot, installed);
-      if (large !== undefined) large[slot] = installed.large ? 1 : 0;
-      if (live.installed.size === 0) this.#use(live);
-      live.installed.set(region, installed);
-    }
-    const { slot } = installed;
-    if (!page.slots.includes(slot)) {
-      page.slots.push(slot);
-      installed.pages++;
-    }
+    const installed = known ?? this.#claim(live, region);
+    if (installed === undefined) return false;
+    if (!this.#join(installed, { number, part, page, enters: true })) return false;
+    if (known === undefined) this.#joinOthers(installed, page);
     for (const [record, block] of records) {
       const handler = this.#i32[record >>> 2] as number;
       if (!page.regions.has(record)) {
         page.regions.set(record, handler);
         code.keepHandler(record, handler);
       }
-      this.#i32[record >>> 2] = slot | (block << 16);
+      this.#i32[record >>> 2] = installed.slot | (block << 16);
     }
     return true;
+  }
+
+  /** The record at `offset` of `page` that `region` of `unit` may stand in the place of; 0 where there is none. */
+  #recordFor(
+    { unit, region }: { unit: Unit; region: number },
+    { page, offset, over }: { page: CodePage; offset: number; over: boolean },
+  ): number {
+    const record = this.#record(page, offset);
+    if (record === 0 || !page.regions.has(record)) return record;
+    return over && this.#yields(record, unit, region) ? record : 0;
+  }
+
+  /** Whether there is any such record for `part`. */
+  #findsRecord(
+    of: { unit: Unit; region: number; part: UnitPart },
+    page: CodePage,
+    over: boolean,
+  ): boolean {
+    for (const { offset } of of.part.entries) {
+      if (this.#recordFor(of, { page, offset, over }) !== 0) return true;
+    }
+    return false;
+  }
+
+  /** Finds a slot for region number `region`. */
+  #claim(live: Live, region: number): Installed | undefined {
+    const { table, guards, large } = this.#options;
+    const func = live.instance.exports[regionName(region)];
+    if (typeof func !== "function") return undefined;
+    const slot = this.#free.pop() ?? (this.#next < table.length ? this.#next++ : undefined);
+    if (slot === undefined) return undefined;
+    if (guards === undefined) table.set(slot, func);
+    else guards.add(slot, func);
+    const installed: Installed = {
+      live,
+      region,
+      slot,
+      large: isLarge(live.unit, region),
+      ...{ entered: [], joined: NO_PAGES },
+    };
+    this.#bySlot.set(slot, installed);
+    if (large !== undefined) large[slot] = installed.large ? 1 : 0;
+    if (live.installed.size === 0) this.#instances.use(live);
+    live.installed.set(region, installed);
+    return installed;
+  }
+
+  /** Notes that `page` holds the code of a part of `installed`; false where it does not any more. */
+  #join(
+    installed: Installed,
+    at: { number: number; part: UnitPart; page: CodePage; enters: boolean },
+  ): boolean {
+    const { number, part, page, enters } = at;
+    const { code } = this.#options;
+    const { slot, entered } = installed;
+    for (const { start, bytes } of part.code) code.mark(page, start, start + bytes.length - 1);
+    // Another vCPU may have written just before its writes are noticed.
+    if (this.#options.shared && !isCodeThere(part, this.#ram, page.ram)) {
+      code.invalidate(page.ram / 4096);
+      if (entered.length === 0) this.#release(installed);
+      return false;
+    }
+    if (!page.slots.includes(slot)) page.slots.push(slot);
+    if (enters) {
+      if (!entered.includes(page)) entered.push(page);
+    } else if (!entered.includes(page) && !installed.joined.includes(page)) {
+      installed.joined = [...installed.joined, page];
+    }
+    code.keepPart(slot, number, page);
+    return true;
+  }
+
+  /** Notes that `page` holds part `number` of a region that is entered nowhere yet. */
+  #noteHolder(
+    unit: Unit,
+    region: number,
+    { number, page }: { number: number; page: CodePage },
+  ): void {
+    const parts = partsOf(unit, region);
+    if (parts.length < 2) return;
+    const holders = this.#holders.get(parts);
+    if (holders === undefined) this.#holders.set(parts, new Map([[number, page]]));
+    else holders.set(number, page);
+  }
+
+  /** Notes which pages hold the other parts of `installed`, which is entered in `page` first. */
+  #joinOthers(installed: Installed, page: CodePage): void {
+    const { code } = this.#options;
+    const parts = partsOf(installed.live.unit, installed.region);
+    const holders = this.#holders.get(parts);
+    for (const [number, part] of parts.entries()) {
+      const held = holders?.get(number);
+      const other = held !== undefined && code.pageOfMap(held.map) === held
+        ? held
+        : code.known(part.pageNumber * 4096, CodeMode.bits64);
+      if (other === undefined || other === page) continue;
+      if (!isCodeThere(part, this.#ram, other.ram)) continue;
+      this.#join(installed, { number, part, page: other, enters: false });
+    }
   }
 
   /** The record at `offset`, decoded where it is not yet; 0 where there is none to be had. */
@@ -384,63 +404,30 @@ export class Installer {
     return result === DecodeResult.Ready ? this.#i32[at] as number : 0;
   }
 
-  /** The code of a page where the region of `slot` has a part is gone. */
-  #discard(slot: number): void {
+  /** The code of `page`, where the region of `slot` has a part, is gone. */
+  #discard(slot: number, page: CodePage): void {
     const installed = this.#bySlot.get(slot);
-    if (installed === undefined || --installed.pages > 0) return;
-    const { live, region } = installed;
+    if (installed === undefined) return;
+    const { code } = this.#options;
+    const { entered } = installed;
+    code.dropParts(slot, page);
+    if (entered.includes(page)) entered.splice(entered.indexOf(page), 1);
+    installed.joined = installed.joined.filter((other) => other !== page);
+    if (entered.length === 0) this.#release(installed);
+  }
+
+  /** Gives the slot of `installed` back, as it is entered nowhere. */
+  #release({ live, region, slot, joined }: Installed): void {
+    for (const page of joined) {
+      this.#options.code.dropParts(slot, page);
+      page.slots = page.slots.filter((other) => other !== slot);
+    }
     this.#options.guards?.remove(slot);
     this.#options.table.set(slot, null);
     this.#free.push(slot);
     this.#bySlot.delete(slot);
     live.installed.delete(region);
-    if (live.installed.size === 0) {
-      this.stats.liveBytes -= costOf(live.unit);
-      this.#rest(live);
-    }
-  }
-
-  /** Notes that code uses `live`. */
-  #use(live: Live): void {
-    const bytes = costOf(live.unit);
-    this.stats.liveBytes += bytes;
-    if (this.#idle.delete(live)) this.#idleBytes -= bytes;
-    else if (this.#aside.delete(live)) this.#asideBytes -= bytes;
-    this.#makeRoom();
-  }
-
-  /** Notes that no code uses `live`, and lets go of those that nobody has used for longest. */
-  #rest(live: Live): void {
-    if (this.#options.code.isFlushing) {
-      this.#aside.add(live);
-      this.#asideBytes += costOf(live.unit);
-      this.#makeRoom();
-      return;
-    }
-    this.#idle.add(live);
-    this.#idleBytes += costOf(live.unit);
-    for (const oldest of this.#idle) {
-      if (this.#idleBytes <= this.#limit / IDLE_PART || oldest === live) break;
-      this.#idle.delete(oldest);
-      this.#idleBytes -= costOf(oldest.unit);
-      this.#drop(oldest);
-    }
-    this.#makeRoom();
-  }
-
-  /** Lets go of what was put aside, as far as all would take more than it may. */
-  #makeRoom(): void {
-    for (const oldest of this.#aside) {
-      if (this.stats.liveBytes + this.#idleBytes + this.#asideBytes <= this.#limit) break;
-      this.#aside.delete(oldest);
-      this.#asideBytes -= costOf(oldest.unit);
-      this.#drop(oldest);
-    }
-  }
-
-  #drop(live: Live): void {
-    this.#live.delete(live.unit);
-    this.stats.droppedBytes += costOf(live.unit);
+    if (live.installed.size === 0) this.#instances.rest(live);
   }
 }
 
@@ -457,9 +444,4 @@ function codeBytes(parts: readonly UnitPart[]): number {
 function isLarge(unit: Unit, region: number): boolean {
   const parts = partsOf(unit, region);
   return parts.length >= 2 && codeBytes(parts) >= LARGE_BYTES;
-}
-
-/** What V8 takes for the module of `unit`, about, in bytes. */
-export function costOf(unit: Unit): number {
-  return MODULE_BYTES + BYTES_PER_BYTE * unit.bytes.length;
 }

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { Entry } from "../state.ts";
+import { Entry, PseudoRecord, REGION_PAGES } from "../state.ts";
 import type { RegionInsn } from "./region_frame.ts";
 
 /** Limits of regions. */
@@ -18,9 +18,20 @@ interface Limits {
   readonly callees: boolean;
 }
 const NARROW: Limits = { blocks: 96, instructions: 400, entries: 24, pages: 1, callees: false };
-const WIDE: Limits = { blocks: 400, instructions: 800, entries: 160, pages: 8, callees: true };
-/** Bytes from the first page: pages' distances have 16 bits, see also PseudoRecord. */
-const MAX_DISTANCE = 1 << 27;
+const WIDE: Limits = {
+  blocks: 400,
+  instructions: 800,
+  entries: 160,
+  pages: REGION_PAGES,
+  callees: true,
+};
+/**
+ * Instructions of code that a wide region has too where another one has it: to go there and back takes longer
+ * than what so few do, as loops over pages call them for each.
+ */
+const FEW = 40;
+/** Bytes between pages of a region: a kernel's modules lie up to 1 GiB behind it. See also PseudoRecord. */
+const MAX_SPAN = 1 << 30;
 
 /** A straight piece of code in one page, but for its last instruction, which may reach into the next one. */
 export interface RegionBlock {
@@ -54,6 +65,16 @@ export function linearPage(offset: number): number {
 /** True where the instruction reaches into the page behind its own. */
 export function crosses(at: RegionInsn): boolean {
   return linearPage(at.next - 1) !== linearPage(at.offset);
+}
+
+/**
+ * Offset of where `S.ripBase` is while the region of `plan` runs: in the middle of its pages, where those are
+ * too far from each other for pseudo records that count from the first one.
+ */
+export function originOf({ pages }: RegionPlan): number {
+  const [low, high] = [Math.min(...pages), Math.max(...pages)];
+  const most = (1 << (PseudoRecord.offsetBits - 1)) / 4096 - 1;
+  return low > -most && high < most ? 0 : ((low + high) >> 1) * 4096;
 }
 
 /** {@link Rec.block} of entry `offset` of `plan`. */
@@ -126,6 +147,30 @@ function shares<T>(a: ReadonlyMap<number, T>, b: ReadonlyMap<number, T>): boolea
   return false;
 }
 
+/** The code at `start` with all in its function that it leads to; undefined where that is more than {@link FEW}. */
+function fewFrom(start: number, { read, arrived }: PlanOptions): Set<number> | undefined {
+  const found = new Set<number>();
+  const work = [start];
+  for (let from = work.pop(); from !== undefined; from = work.pop()) {
+    for (let at = from; !found.has(at);) {
+      const insn = read(at);
+      if (insn === undefined) break;
+      found.add(at);
+      if (found.size > FEW) return undefined;
+      const ends = insn.insn.words.has("end");
+      if (insn.insn.mnemonic === "call") work.push(insn.next);
+      else if (insn.insn.operands[0]?.kind === "J") {
+        const target = insn.next + insn.immLow;
+        if (goesOn(insn, target, arrived)) work.push(target);
+        if (!ends && !goesOn(insn, insn.next, arrived)) break;
+      }
+      if (ends) break;
+      at = insn.next;
+    }
+  }
+  return found;
+}
+
 /** Grows a region from the offsets `seeds` in its first page, which it may be entered at. */
 function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined {
   const limits = options.wide ? WIDE : NARROW;
@@ -135,13 +180,17 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
   const entries = new Set<number>(seeds);
   let whole = true;
   const pages = [0];
+  let [lowest, highest] = [0, 0];
   const read = (at: number): RegionInsn | undefined => {
-    if (Math.abs(at) >= MAX_DISTANCE) return undefined;
+    if (Math.abs(at) >= MAX_SPAN) return undefined;
     const page = linearPage(at);
     if (!pages.includes(page)) {
-      if (pages.length >= limits.pages) return undefined;
+      const [low, high] = [Math.min(page, lowest), Math.max(page, highest)];
+      if (pages.length >= limits.pages || (high - low + 2) * 4096 > MAX_SPAN) return undefined;
       const insn = options.read(at);
-      if (insn !== undefined) pages.push(page);
+      if (insn === undefined) return undefined;
+      pages.push(page);
+      [lowest, highest] = [low, high];
       return insn;
     }
     return options.read(at);
@@ -149,9 +198,16 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
   const work = [...seeds];
   // Functions that are called come when all of the caller is there.
   const callees: number[] = [];
+  /** What another region has and this one is to have, too. */
+  const shared = new Set<number>();
+  const taken = (at: number) => !shared.has(at) && options.taken(at);
   const lead = (at: number, list: number[]): boolean => {
     if (leaders.has(at)) return true;
-    if (options.taken(at)) return false;
+    if (taken(at)) {
+      const few = limits.callees ? fewFrom(at, options) : undefined;
+      if (few === undefined) return false;
+      for (const one of few) shared.add(one);
+    }
     if (leaders.size >= limits.blocks) {
       whole = false;
       return false;
@@ -171,7 +227,7 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
         break;
       }
       // Where another region goes on, but for what STI holds interrupts off from.
-      if (!leaders.has(at) && !held && options.taken(at)) break;
+      if (!leaders.has(at) && !held && taken(at)) break;
       const insn = read(at);
       if (insn === undefined) break;
       // No interrupt may come between STI and what follows, as one could where the region is left: HLT.
@@ -206,11 +262,10 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
     const insn = insns.get(at);
     return insn !== undefined && !crosses(insn);
   };
-  // It stands only where both are pages of the region, which need an entry each.
+  // It stands only where both are pages of the region.
   for (const [at, insn] of insns) {
     if (!crosses(insn)) continue;
-    const found = [...leaders].some((to) => linearPage(to) === linearPage(at) && enterable(to));
-    if (found && insns.has(insn.next)) leaders.add(insn.next);
+    if (insns.has(insn.next)) leaders.add(insn.next);
     else insns.delete(at);
   }
   if (!enterable(seeds[0] as number)) return undefined;
@@ -239,14 +294,9 @@ function grow(seeds: readonly number[], options: PlanOptions): Draft | undefined
     }
     blocks.push({ start, insns: list, end: at, falls });
   }
-  // Each page needs an entry, see RegionFrame.proofOf; pages where nothing was found do not count.
+  // Pages where nothing was found do not count.
   const used = pages.filter((page) => blocks.some((b) => linearPage(b.start) === page));
   const kept = [...entries].filter(enterable);
-  for (const page of used) {
-    if (kept.some((at) => linearPage(at) === page)) continue;
-    const block = blocks.find((b) => linearPage(b.start) === page && enterable(b.start));
-    if (block !== undefined) kept.push(block.start);
-  }
   const starts = new Set(blocks.map((b) => b.start));
   const heads = [...insns.values()].filter((at) => at.insn.operands[0]?.kind === "J")
     .filter((at) => at.next + at.immLow <= at.offset && starts.has(at.next + at.immLow))

@@ -55,7 +55,7 @@ import {
 import { type ControlFlow, enterBlock, labelAhead, nestBlocks } from "./control_flow.ts";
 import { isPlain, LazyFlags, mayStore, overwritesFlags } from "./lazy_flags.ts";
 import { findLoops } from "./loops.ts";
-import { crosses, entryOf, linearPage, type RegionBlock, type RegionPlan } from "./plan.ts";
+import { crosses, linearPage, originOf, type RegionBlock, type RegionPlan } from "./plan.ts";
 import { findReturns, type Returns } from "./returns.ts";
 import { ProbeCx, RegionCx } from "./region_cx.ts";
 import { type RegionFrame, registersOf, Untranslatable, usesStack } from "./region_frame.ts";
@@ -119,6 +119,7 @@ export function emitRegion(
   },
 ): void {
   const { plan, faultTag, counts } = options;
+  const origin = originOf(plan);
   const returns = findReturns(plan);
   const { loops, dispatched } = findLoops(plan, returns);
   const chosen = chooseRegisters(plan, loops);
@@ -175,13 +176,9 @@ export function emitRegion(
       f.set(known, first ? here : or(select(eq(base, ripBase), known, i32(0)), here));
       f.set(ripBase, base);
     }
-    f.store64(CPU, i32(0), ripBase, S.ripBase);
+    f.store64(CPU, i32(0), origin === 0 ? ripBase : add(ripBase, origin), S.ripBase);
   };
   const number = new Map(plan.blocks.map((b, i) => [b.start, i]));
-  const proofs = plan.pages.map((page) => {
-    const offset = plan.entries.find((at) => linearPage(at) === page) as number;
-    return { offset, entry: entryOf(plan, offset) };
-  });
   // Ways out have one place where they spill; `how` says which it was. What it does not set on all of them
   // would have to be kept while the region runs.
   f.block((leave) => {
@@ -205,6 +202,7 @@ export function emitRegion(
             carryKind,
             carryResult,
             ripBase,
+            origin,
             tlbBase,
             pages: new Map(),
             stackTag,
@@ -225,7 +223,7 @@ export function emitRegion(
             labelOf: (n) => labelAhead(n, flow, current),
             enterBlock: (n) => enterBlock(f, n, { ...flow, current, dispatch }),
             pageOf: (offset) => plan.pages.indexOf(linearPage(offset)),
-            proofOf: (n) => proofs[n] as { offset: number; entry: number },
+            firstOf: (n) => (plan.pages[n] as number) * 4096,
             read,
             written,
           };
@@ -354,8 +352,9 @@ function chooseRegisters(
 
 /** Pages of a region, at most, whose distances are chosen one by one. */
 const FEW = 4;
-/** Pages whose distances stand in an i64, see MAX_DISTANCE in plan.ts. */
+/** Pages whose distances, of 16 bits each, stand in an i64; and of regions whose pages are far from each other. */
 const PACKED = 4;
+const PACKED_FAR = 2;
 
 /** Distance (i64) of page number `n` of a region from its first page, in bytes. */
 function distance(pages: readonly number[], n: Local): Expr {
@@ -365,20 +364,25 @@ function distance(pages: readonly number[], n: Local): Expr {
       i64(0),
     );
   }
+  const count = pages.every((page) => page << 16 >> 16 === page) ? PACKED : PACKED_FAR;
+  const bits = 64 / count;
   const packed: bigint[] = [];
-  for (let i = 0; i < pages.length; i += PACKED) {
+  for (let i = 0; i < pages.length; i += count) {
     packed.push(
-      pages.slice(i, i + PACKED)
-        .reduce((all, page, k) => all | (BigInt.asUintN(16, BigInt(page)) << BigInt(16 * k)), 0n),
+      pages.slice(i, i + count)
+        .reduce(
+          (all, page, k) => all | (BigInt.asUintN(bits, BigInt(page)) << BigInt(bits * k)),
+          0n,
+        ),
     );
   }
   const chosen = packed.slice(1).reduce<Expr>(
-    (value, constant, i) => select(geU(n, i32(PACKED * (i + 1))), i64(constant), value),
+    (value, constant, i) => select(geU(n, i32(count * (i + 1))), i64(constant), value),
     i64(packed[0] ?? 0n),
   );
   // Shifts look at the low bits of their count alone.
-  const top = extU(shl(sub(i32(PACKED - 1), n), 4));
-  return shl(shrS(shl(chosen, top), 48), 12);
+  const top = extU(shl(sub(i32(count - 1), n), Math.log2(bits)));
+  return shl(shrS(shl(chosen, top), 64 - bits), 12);
 }
 
 /**

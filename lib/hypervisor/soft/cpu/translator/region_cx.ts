@@ -16,11 +16,12 @@ import {
   i32,
   type Label,
   ltS,
+  mul,
   or,
   sub,
 } from "../../wasm/mod.ts";
 import { Cx, type Runtime } from "../cx.ts";
-import { CPU, Exit, S } from "../state.ts";
+import { CPU, Exit, REGION_PARTS, S } from "../state.ts";
 import { type RegionFrame, type RegionInsn, Untranslatable } from "./region_frame.ts";
 import { RegionMemoryCx } from "./region_memory_cx.ts";
 
@@ -134,17 +135,17 @@ export class RegionCx extends RegionMemoryCx {
   }
 
   /**
-   * Goes on only where page `n` of the region lies where the region has it, else by a jump: an entry of
-   * the region is there only as long as the code is. What maps another page leaves the region.
+   * Goes on only where page `n` of the region lies where the region has it, and holds the code that it had,
+   * else by a jump. What maps another page leaves the region.
    */
   #checkPage(n: number, target: number): void {
     const f = this.f;
     const frame = this.frame;
     f.ifUnlikely(eqz(and(frame.known, 1 << n)), () => {
-      const { offset, entry } = frame.proofOf(n);
-      const proof = add(frame.ripBase, offset);
+      const page = add(frame.ripBase, frame.firstOf(n));
+      const part = add(mul(frame.self, REGION_PARTS), 2 * n);
       f.if(
-        eqz(call(this.helper("entersRegion"), proof, or(frame.self, entry << 16))),
+        eqz(call(this.helper("holdsPart"), page, part)),
         () => this.leaveFor(add(frame.ripBase, target)),
       );
       f.set(frame.known, or(frame.known, 1 << n));

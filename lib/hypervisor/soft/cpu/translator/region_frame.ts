@@ -72,6 +72,8 @@ export interface RegionFrame {
   readonly carryKind: Local;
   readonly carryResult: Local;
   readonly ripBase: Local;
+  /** How far `S.ripBase` is from there, see originOf. */
+  readonly origin: number;
   /** i32: base of the data TLB. */
   readonly tlbBase: Local;
   /** Page of the stack (i64) and its addend (i32), see CachedPage, where the region has them. */
@@ -112,8 +114,8 @@ export interface RegionFrame {
   enterBlock(n: number): void;
   /** Number of the region's page that holds offset. */
   pageOf(offset: number): number;
-  /** Offset of an entry of the region in its page `n`, and its {@link Rec.block}. */
-  proofOf(n: number): { readonly offset: number; readonly entry: number };
+  /** Offset of the first byte of the region's page `n`. */
+  firstOf(n: number): number;
   /** Notes that register `n` is used. */
   readonly read: Set<number>;
   /** Notes that register `n` is written. */

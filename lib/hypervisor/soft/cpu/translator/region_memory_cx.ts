@@ -42,7 +42,9 @@ export abstract class RegionMemoryCx extends RegionFlagsCx {
 
   protected override recordFor(address: Expr): Expr {
     const onStack = this.at.stack || (address instanceof Local && this.#stack.has(address));
-    return onStack === this.at.stack ? this.rec : i32(pseudoRecord(this.at.offset, true));
+    return onStack === this.at.stack
+      ? this.rec
+      : i32(pseudoRecord(this.at.offset - this.frame.origin, true));
   }
 
   protected override get leaves(): boolean {

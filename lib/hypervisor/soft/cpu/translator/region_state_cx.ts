@@ -39,7 +39,7 @@ export abstract class RegionStateCx extends Cx {
       size: options.at.size,
       mem: options.at.mem,
       locked: options.at.locked,
-      rec: i32(pseudoRecord(options.at.offset, options.at.stack)),
+      rec: i32(pseudoRecord(options.at.offset - options.frame.origin, options.at.stack)),
     });
     this.at = options.at;
     this.frame = options.frame;

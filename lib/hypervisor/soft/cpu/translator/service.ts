@@ -22,7 +22,7 @@ import {
   type TranslationDesk,
 } from "./desk.ts";
 import { findPage } from "./find_page.ts";
-import { costOf } from "./installer.ts";
+import { costOf } from "./instances.ts";
 import { UnitCoder } from "./store_format.ts";
 import { type MadeUnit, UnitMaker, waysOf } from "./unit_maker.ts";
 
@@ -122,6 +122,7 @@ export class TranslationService {
         arenaEnd: records.byteLength,
         // No region stands in the place of a record here.
         ownHandlers: records.byteLength,
+        regionParts: records.byteLength,
       },
       interpreter,
       decoder: new Decoder(allRows),
