@@ -25,6 +25,9 @@ const LATE = 3;
 /** The same with a small region, once the guest has booted: 8, 16, 32 and so on. */
 const isLateTime = (samples: number) => samples >= 8 && (samples & (samples - 1)) === 0;
 
+/** Samples in programs from which on a guest is past the start of its kernel. */
+const IN_PROGRAMS = 64;
+
 /** Samples that make a place worth to be translated or entered where its page is translated anyway. */
 const WARM = 1;
 
@@ -108,6 +111,8 @@ export class Translator {
   readonly #early: ({ readonly page: CodePage; readonly offset: number } & Surroundings)[] = [];
   readonly #spots = new HotSpots(HOT);
   #wideAsked = false;
+  /** Samples in programs, up to {@link IN_PROGRAMS}. */
+  #inPrograms = 0;
   /** When the last request or answer was, and how often that was too long ago. */
   #heardMs = 0;
   #silences = 0;
@@ -135,6 +140,8 @@ export class Translator {
     this.installer.sample(page, record);
     const isSmall = page.regions.has(record) && !this.installer.isLarge(record);
     const wanted = this.#spots.count(page, offset, isSmall);
+    const hasBooted = this.#hasBooted();
+    if (page.late && hasBooted) this.installer.open(page);
     if (page.late && this.#openLate(page, { offset, record, wanted }) && wanted !== undefined) {
       this.#spots.done(page, offset, wanted);
       return;
@@ -172,6 +179,18 @@ export class Translator {
     const before = this.installer.unitOf(page, record);
     this.installer.openLate(page, offset, record);
     return this.installer.unitOf(page, record) !== before;
+  }
+
+  /**
+   * Whether a guest is past its kernel's start, as far as programs are what runs: from then on the last run's
+   * order says little, and what it came to much later is of use now.
+   */
+  #hasBooted(): boolean {
+    if (this.installer.opensAll) return true;
+    if (this.#i32[S.cpl >>> 2] === 3 && ++this.#inPrograms === IN_PROGRAMS) {
+      this.installer.opensAll = true;
+    }
+    return this.installer.opensAll;
   }
 
   /** True where nobody serves, and nobody is to be waited for. */
