@@ -28,6 +28,7 @@ export const Vector = {
   PF: 14,
   MF: 16,
   AC: 17,
+  XM: 19,
 } as const;
 
 /** Error code of a page fault. */

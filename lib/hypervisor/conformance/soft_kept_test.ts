@@ -3,6 +3,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openSoft, type SoftVcpu } from "../soft/mod.ts";
+import { FAR_CALL_TESTS } from "./cases/far_calls.ts";
+import { TWO_PAGE_TESTS } from "./cases/two_pages.ts";
 import { FREE, Port } from "./layout.ts";
 import { Helper, TestMachine } from "./machine.ts";
 
@@ -90,6 +92,33 @@ Deno.test({
       const changed = run(helper, { folder: kept(), numbers: others });
       const used = changed.stats["regionsFromDisk"] ?? 0;
       assert.ok(used >= FUNCTIONS / 2 && used < (again.stats["regionsFromDisk"] ?? 0), `${used}`);
+    } finally {
+      helper.stop();
+      Deno.removeSync(folder, { recursive: true });
+    }
+  },
+});
+
+Deno.test({
+  name: "kept translations over several pages do what they did, also where the code is changed",
+  sanitizeOps: false,
+  sanitizeResources: false,
+  fn: async () => {
+    const helper = await Helper.start();
+    const folder = Deno.makeTempDirSync();
+    try {
+      for (const [i, test] of [...FAR_CALL_TESTS, ...TWO_PAGE_TESTS].entries()) {
+        const used: number[] = [];
+        for (const tier of ["translator-forced", "auto", "auto"] as const) {
+          const translations = { cacheFolder: join(folder, String(i)) };
+          const hypervisor = openSoft({ tier, translations });
+          using machine = new TestMachine({ hypervisor, helper, vcpuCount: 1 });
+          await test.run(machine);
+          used.push((machine.vcpu as SoftVcpu).stats()["regionsFromDisk"] ?? 0);
+        }
+        assert.equal(used[0], 0);
+        assert.ok((used[1] ?? 0) > 0 && (used[2] ?? 0) > 0, `${test.name}: ${used}`);
+      }
     } finally {
       helper.stop();
       Deno.removeSync(folder, { recursive: true });

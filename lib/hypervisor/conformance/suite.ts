@@ -22,6 +22,7 @@ import { SMP_TESTS } from "./cases/smp.ts";
 import { SMP_CODE_TESTS } from "./cases/smp_code.ts";
 import { SMP_MEMORY_TESTS } from "./cases/smp_memory.ts";
 import { SYSTEM_TESTS } from "./cases/system.ts";
+import { FAR_CALL_TESTS } from "./cases/far_calls.ts";
 import { TWO_PAGE_TESTS } from "./cases/two_pages.ts";
 import { missingFeature } from "./features.ts";
 import type { GuestTest } from "./guest_case.ts";
@@ -34,6 +35,7 @@ export const GUEST_TESTS: readonly GuestTest[] = [
   ...MEMORY_TESTS,
   ...MODE_TESTS,
   ...TWO_PAGE_TESTS,
+  ...FAR_CALL_TESTS,
   ...EXCEPTION_TESTS,
   ...PROTECTION_TESTS,
   ...PAGING_TESTS,
