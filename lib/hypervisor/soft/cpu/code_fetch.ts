@@ -156,7 +156,7 @@ export class CodeFetch {
     this.#cpu.set32(entry + 8, page.map);
     const global = this.#cpu.get32(S.walkFlags) & WalkFlag.global;
     this.#cpu.set32(entry + 12, global);
-    if (global === 0) this.#cpu.set32(TlbNotes.code, 1);
+    if (global === 0) noteCodeEntry(this.#cpu, index);
   }
 
   /** Runs the one instruction at `linear` (= `S.rip`) from scratch records. */
@@ -190,4 +190,12 @@ export class CodeFetch {
     const offset = record < 0 ? pseudoOffset(record) : cpu.u16[(record + Rec.off) >>> 1] as number;
     return BigInt.asUintN(64, cpu.get64(S.ripBase) + BigInt(offset));
   }
+}
+
+/** Notes that entry number `index` of the instruction TLB was filled with what a load of CR3 takes away. */
+export function noteCodeEntry(cpu: HostContext, index: number): void {
+  const count = cpu.get32(TlbNotes.code);
+  if (count > TlbNotes.mostCode) return;
+  if (count < TlbNotes.mostCode) cpu.u16[(TlbNotes.codeEntries >>> 1) + count] = index;
+  cpu.set32(TlbNotes.code, count + 1);
 }

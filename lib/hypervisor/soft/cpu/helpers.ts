@@ -40,7 +40,7 @@ import {
   wrap,
   xor,
 } from "../wasm/mod.ts";
-import type { MemoryMap, Mmu } from "./mmu/mod.ts";
+import { type MemoryMap, type Mmu, noteCodeEntry } from "./mmu/mod.ts";
 import {
   Access,
   Check,
@@ -61,7 +61,6 @@ import {
   SegAttr,
   SegField,
   segOffset,
-  TlbNotes,
   Vector,
   WalkFlag,
 } from "./state.ts";
@@ -476,7 +475,7 @@ export function buildControl(
       f.store32(CPU, entry, pageMap, 8);
       const global = f.let(and(state32(S.walkFlags), WalkFlag.global));
       f.store32(CPU, entry, global, 12);
-      f.if(eqz(global), () => f.store32(CPU, i32(0), i32(1), TlbNotes.code));
+      f.if(eqz(global), () => noteCodeEntry(f, entry));
     });
     f.return(pageMap);
     f.unreachable();

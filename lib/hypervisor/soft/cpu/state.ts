@@ -202,13 +202,16 @@ export const TlbNotes = {
   /** 1 where the user's TLB was filled, and that of the supervisor with AC set. */
   user: 0x800,
   ac: 0x804,
-  /** 1 where the instruction TLB holds a page that is not global. */
+  /** How often the instruction TLB was filled with a page that is not global; at most one more than `mostCode`. */
   code: 0x808,
   /** How often an entry was filled that a load of CR3 takes away; it stays at one more than `most`. */
   count: 0x80c,
   /** Addresses of the first `most` of those entries. */
   entries: 0x810,
   most: 400,
+  /** Numbers, an u16 each, of the first `mostCode` entries of the instruction TLB that such a page was put in. */
+  codeEntries: 0xe90,
+  mostCode: 180,
 } as const;
 
 /** What decoding goes by, in TypeScript and in generated code. All are i32. */
@@ -266,9 +269,10 @@ export const TlbField = { read: 0, write: 8, physical: 16, addend: 24 } as const
 
 /**
  * Instruction TLB: entries of 16 bytes: i64 tag (linear page | CodeMode bits), i32 page map, i32
- * WalkFlag.global or 0.
+ * WalkFlag.global or 0. As many as a kernel's code has pages: filling one takes the checksum of all code
+ * in the page, most of which no cache has, as what runs was made of it long ago.
  */
-export const ITLB_ENTRIES = 512;
+export const ITLB_ENTRIES = 4096;
 export const ITLB_ENTRY = 16;
 export const ITLB = TLB_END;
 export const ITLB_END = ITLB + ITLB_ENTRIES * ITLB_ENTRY;
@@ -292,11 +296,11 @@ export const RUN_LOG = SCRATCH_RECORDS + 8 * 32;
 export const RUN_LOG_ENTRY = 12;
 export const RUN_LOG_ENTRIES = 256;
 /** A page's bytes while it is decoded. */
-export const CODE_BYTES = 0x11_3000;
+export const CODE_BYTES = 0x12_1000;
 /** What the generated decoder goes by, see decode_tables.ts: up to FIXED_END. */
 export const DECODE_TABLES = CODE_BYTES + 4096 + 64;
 /** First byte behind the tables of fixed size, a multiple of 64 KiB. */
-export const FIXED_END = 0x12_0000;
+export const FIXED_END = 0x13_0000;
 
 /** Kinds of access that a page walk is asked for. */
 export const Access = {

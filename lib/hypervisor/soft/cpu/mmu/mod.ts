@@ -14,7 +14,7 @@ import { buildFill, buildFlush, buildProtect, buildStackPage, buildTranslate } f
 import { buildRaise, buildRamOffset, buildWalk } from "./walk.ts";
 
 export { codeMarksOf, type Imports, type MemoryMap, type Mmu, noticeCodeWrite } from "./parts.ts";
-export { enterWritable, noteEntry, protectModule } from "./tlb.ts";
+export { enterWritable, noteCodeEntry, noteEntry, protectModule } from "./tlb.ts";
 
 /** Adds the translation functions to `module`. */
 export function buildMmu(module: ModuleBuilder, imports: Imports, map: MemoryMap): Mmu {

@@ -109,6 +109,16 @@ export function noteEntry(f: FuncBuilder, entry: Expr): void {
   f.if(leU(count, i32(TlbNotes.most)), () => set32(f, TlbNotes.count, add(count, 1)));
 }
 
+/** The same of `entry` of the instruction TLB. */
+export function noteCodeEntry(f: FuncBuilder, entry: Expr): void {
+  const count = f.let(state32(TlbNotes.code));
+  f.if(ltU(count, i32(TlbNotes.mostCode)), () => {
+    const number = shrU(sub(entry, i32(ITLB)), Math.log2(ITLB_ENTRY));
+    f.store16(CPU, shl(count, 1), number, TlbNotes.codeEntries);
+  });
+  f.if(leU(count, i32(TlbNotes.mostCode)), () => set32(f, TlbNotes.code, add(count, 1)));
+}
+
 function entryOf(linear: Expr): Expr {
   return add(
     state32(S.tlbBase),
@@ -292,16 +302,28 @@ export function buildFlush(module: ModuleBuilder): void {
       local.brIf(next, left);
     });
   });
-  local.if(state32(TlbNotes.code), () => {
+  const code = local.local(I32);
+  // Another page, which is global, may be in it by now.
+  const emptyCode = () =>
+    local.if(eqz(load.i32(CPU, code, 12)), () => local.store64(CPU, code, i64(-1n)));
+  local.set(left, state32(TlbNotes.code));
+  local.if(left, () => {
     set32(local, TlbNotes.code, i32(0));
-    const code = local.local(I32, i32(ITLB));
+    local.if(gtU(left, i32(TlbNotes.mostCode)), () => {
+      local.set(code, i32(ITLB));
+      local.loop((next) => {
+        emptyCode();
+        local.set(code, add(code, ITLB_ENTRY));
+        local.brIf(next, ltU(code, i32(ITLB_END)));
+      });
+      local.return();
+    });
     local.loop((next) => {
-      local.if(
-        eqz(load.i32(CPU, code, 12)),
-        () => local.store64(CPU, code, i64(-1n)),
-      );
-      local.set(code, add(code, ITLB_ENTRY));
-      local.brIf(next, ltU(code, i32(ITLB_END)));
+      local.set(left, sub(left, 1));
+      const number = load.i32_16u(CPU, shl(left, 1), TlbNotes.codeEntries);
+      local.set(code, add(i32(ITLB), shl(number, Math.log2(ITLB_ENTRY))));
+      emptyCode();
+      local.brIf(next, left);
     });
   });
   module.exportFunc("flushLocal", local);

@@ -10,6 +10,7 @@ import { CODE, GDT, IDT, Selector, STACK, TSS } from "../../../conformance/layou
 import { GDT_SIZE_BYTES, PageTables, Pte, writeGdt } from "../../../conformance/tables.ts";
 import { SoftEvents } from "../../events.ts";
 import { SoftIrqChip } from "../../irqchip/mod.ts";
+import { noteCodeEntry } from "../code_fetch.ts";
 import type { HostContext } from "../host_context.ts";
 import { cpuLayout, createCpuMemory } from "../cpu_memory.ts";
 import { Processor } from "../processor.ts";
@@ -24,7 +25,6 @@ import {
   S,
   Seg,
   SegAttr,
-  TlbNotes,
 } from "../state.ts";
 import { setSegment } from "./access.ts";
 import { loadFlags, updateMode } from "./mode.ts";
@@ -139,11 +139,12 @@ export class TestCpu implements Disposable {
       processor.code.decode(page, physical & 0xfff);
       // Only 64-bit code is found without the run loop's help.
       const linear = rip + cpu.segBase(Seg.CS);
-      const entry = ITLB + ITLB_ENTRY * Number((linear >> 12n) % BigInt(ITLB_ENTRIES));
+      const index = Number((linear >> 12n) % BigInt(ITLB_ENTRIES));
+      const entry = ITLB + ITLB_ENTRY * index;
       cpu.set64(entry, (linear & ~0xfffn) | BigInt(cpu.get32(S.codeTag)));
       cpu.set32(entry + 8, page.map);
       cpu.set32(entry + 12, 0);
-      cpu.set32(TlbNotes.code, 1);
+      noteCodeEntry(cpu, index);
     }
     throw new Error(`the code at ${rip} was never decoded`);
   }
