@@ -66,8 +66,15 @@ function regName(n: number): string {
   return names[n] ?? `r${n}`;
 }
 
-/** Makes what the processor left comparable: clears what is not modelled or not defined. */
-function normalize(view: DataView): void {
+/** Bit of the x87 status word: an unmasked exception waits. */
+const ES = 0x80;
+
+/**
+ * Makes what the processor left comparable: clears what is not modelled or not defined.
+ *
+ * @param keepsPointers See {@link NativeRunner.keepsPointers}.
+ */
+function normalize(view: DataView, keepsPointers: boolean): void {
   const fx = Case.fx;
   // Instructions of the interpreter lie at IP; reserved bytes and the mask of MXCSR are not compared.
   view.setUint8(fx + 5, 0);
@@ -77,6 +84,11 @@ function normalize(view: DataView): void {
   // FXRSTOR makes the pointers canonical, for 48 or 57 bits as the processor has them.
   for (const at of [fx + 8, fx + 16]) {
     view.setBigInt64(at, BigInt.asIntN(48, view.getBigUint64(at, true)), true);
+  }
+  if (!keepsPointers && (view.getUint16(fx + 2, true) & ES) === 0) {
+    view.setUint16(fx + 6, 0, true);
+    view.setBigUint64(fx + 8, 0n, true);
+    view.setBigUint64(fx + 16, 0n, true);
   }
   view.setUint32(fx + 28, 0, true);
   const vector = view.getBigUint64(Case.trap, true);
@@ -97,6 +109,7 @@ function normalize(view: DataView): void {
 /** Runs `row` from random states on both sides. */
 export function testRow(row: Insn, bench: Bench, options: RowOptions = {}): RowReport {
   const { native, step, random } = bench;
+  const { keepsPointers } = native;
   const states = options.states ?? 1000;
   const perEncoding = options.perEncoding ?? 25;
   const flavor = flavorOf(row);
@@ -139,8 +152,8 @@ export function testRow(row: Insn, bench: Bench, options: RowOptions = {}): RowR
           Case.size,
         );
         const oursView = new DataView(ours.buffer, at, Case.size);
-        normalize(nativeView);
-        normalize(oursView);
+        normalize(nativeView, keepsPointers);
+        normalize(oursView, keepsPointers);
         const input = new DataView(before.buffer, at, Case.size);
         const undefinedFlags = options.undefinedFlags?.(encoding, input) ?? 0;
         const mask = BigInt(COMPARED_FLAGS & ~undefinedFlags);
