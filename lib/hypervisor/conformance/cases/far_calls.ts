@@ -6,12 +6,13 @@
  */
 
 import assert from "node:assert/strict";
-import { at, type Reg } from "../asm/mod.ts";
+import { type Assembler, at, type Reg } from "../asm/mod.ts";
 import { assertFault, installFaultHandler64, resumeAt, Vector } from "../faults.ts";
 import type { GuestTest } from "../guest_case.ts";
 import { FREE, Port } from "../layout.ts";
 import type { TestMachine } from "../machine.ts";
 import { type PageTables, result } from "../tables.ts";
+import { sum, valueOf } from "./dwords.ts";
 
 /** Where the loop is. */
 const LOW = 0x6000_0000_0000n;
@@ -55,21 +56,14 @@ function prepare(m: TestMachine, distance: number): PageTables {
   return tables;
 }
 
-/** The data at 256 times `i`. */
-function valueOf(i: number): bigint {
-  return BigInt(i) | 0x77_0000_0000n;
-}
-
-/** Sum of the dwords that are `more` bytes on, of `from` to `to`. */
-function sum(from: number, to: number, more = 0): number {
-  let all = 0n;
-  for (let i = from; i <= to; i++) all += (valueOf(i) >> BigInt(8 * more)) & 0xffff_ffffn;
-  return Number(BigInt.asUintN(32, all));
-}
-
 const REGISTERS: readonly Reg[] = ["rax", "rbx", "rcx", "rsi", "rdi", "rbp", "r8", "r15"];
 const ALL = sum(1, TURNS);
 const SHIFTED = sum(1, TURNS, 1);
+
+/** Goes through the data once, and reports the sum; RDX is {@link LOOP}. */
+function round(a: Assembler): void {
+  a.mov("rbx", DATA).mov("ecx", TURNS).xor("eax", "eax").call("rdx").out(Port.Report, "eax");
+}
 
 function casesAt(where: string, distance: number): readonly GuestTest[] {
   const page = LOW + BigInt(distance);
@@ -79,22 +73,16 @@ function casesAt(where: string, distance: number): readonly GuestTest[] {
       run(m) {
         prepare(m, distance);
         m.load(64, (a) => {
-          const round = (): void => {
-            a.mov("rbx", DATA).mov("ecx", TURNS).xor("eax", "eax").call("rdx").out(
-              Port.Report,
-              "eax",
-            );
-          };
           a.mov("rdx", LOOP).mov("rsi", page + BigInt(ADDITION));
-          round();
-          round();
+          round(a);
+          round(a);
           a.mov(at("rsi", { disp: MORE - ADDITION, size: 1 }), 1);
-          round();
+          round(a);
           // It becomes a subtraction.
           a.mov(at("rsi", { size: 1 }), 0x2b);
-          round();
+          round(a);
           a.mov(at("rsi", { size: 1 }), 0x03).mov(at("rsi", { disp: MORE - ADDITION, size: 1 }), 0);
-          round();
+          round(a);
           a.out(Port.Done, "al");
         });
         m.run();
@@ -129,15 +117,9 @@ function casesAt(where: string, distance: number): readonly GuestTest[] {
           a.mov("rdx", LOOP).mov("rsi", entry).mov("rdi", 7).mov("rbp", 8);
           a.mov("r8", 9).mov("r15", 10).mov("r9", at("rsi")).mov("r10", DATA + 0x1000n);
           // Once with all of the data there.
-          a.mov("rbx", DATA).mov("ecx", TURNS).xor("eax", "eax").call("rdx").out(
-            Port.Report,
-            "eax",
-          );
+          round(a);
           a.mov(at("rsi", { size: 8 }), 0).invlpg(at("r10"));
-          a.mov("rbx", DATA).mov("ecx", TURNS).xor("eax", "eax").call("rdx").out(
-            Port.Report,
-            "eax",
-          );
+          round(a);
           a.out(Port.Done, "al").label("resume");
           REGISTERS.forEach((name, i) => a.mov(at(result(i)), name));
           a.mov(at("rsi"), "r9").mov("r11", rip).jmp("r11");
@@ -183,15 +165,9 @@ function casesAt(where: string, distance: number): readonly GuestTest[] {
         const rip = page + BigInt(FUNCTION);
         const code = m.load(64, (a) => {
           a.mov("rdx", LOOP).mov("rsi", entry).mov("r9", at("rsi")).mov("r10", page);
-          a.mov("rbx", DATA).mov("ecx", TURNS).xor("eax", "eax").call("rdx").out(
-            Port.Report,
-            "eax",
-          );
+          round(a);
           a.mov(at("rsi", { size: 8 }), 0).invlpg(at("r10"));
-          a.mov("rbx", DATA).mov("ecx", TURNS).xor("eax", "eax").call("rdx").out(
-            Port.Report,
-            "eax",
-          );
+          round(a);
           a.out(Port.Done, "al").label("resume");
           a.mov(at(result(0)), "rax").mov(at(result(1)), "rbx").mov(at(result(2)), "rcx");
           a.mov(at("rsi"), "r9").mov("r11", rip).jmp("r11");

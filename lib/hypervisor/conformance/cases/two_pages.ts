@@ -12,6 +12,7 @@ import type { GuestTest } from "../guest_case.ts";
 import { FREE, Port } from "../layout.ts";
 import type { TestMachine } from "../machine.ts";
 import { type PageTables, result } from "../tables.ts";
+import { sum, valueOf } from "./dwords.ts";
 
 /** Where the code runs, and the page behind it. */
 const LOW = 0x6000_0000_0000n;
@@ -45,18 +46,6 @@ function prepare(m: TestMachine): PageTables {
   m.memory.writeFrom(OTHER_PAGE, secondOf(1));
   for (let i = 0; i <= TURNS; i++) m.memory.writeU64(DATA_PAGE + 0x100 * i, valueOf(i));
   return tables;
-}
-
-/** The data at 256 times `i`. */
-function valueOf(i: number): bigint {
-  return BigInt(i) | 0x77_0000_0000n;
-}
-
-/** Sum of the dwords that are `more` bytes on, of `from` to `to`. */
-function sum(from: number, to: number, more = 0): number {
-  let all = 0n;
-  for (let i = from; i <= to; i++) all += (valueOf(i) >> BigInt(8 * more)) & 0xffff_ffffn;
-  return Number(BigInt.asUintN(32, all));
 }
 
 const REGISTERS: readonly Reg[] = ["rax", "rbx", "rcx", "rsi", "rdi", "rbp", "r8", "r15"];
