@@ -68,7 +68,7 @@ Deno.test("both ends in one process: start, requests, reset, start again", async
     const config = await frontend.readConfig(0, 60);
     assert.equal(new DataView(config.buffer).getBigUint64(0, true), BigInt(MIB / 512));
     await assert.rejects(frontend.readConfig(250, 10), VhostUserError);
-    await assert.rejects(frontend.writeConfig(0, new Uint8Array(1)), { kind: "refused" });
+    await assert.rejects(frontend.writeConfig(250, new Uint8Array(10)), { kind: "refused" });
     const data = randomBytes(4096);
     for (const features of [frontend.features, frontend.features & ~Feature.RingEventIdx]) {
       const client = new BlockClient({ memory, reactor, features });
