@@ -41,6 +41,8 @@ export interface InstallerOptions extends InstancesOptions {
   readonly used?: Uint8Array | undefined;
   /** True where others may write to code at any time. */
   readonly shared: boolean;
+  /** Whether the decoded code of the page at a RAM offset is what it was decoded from. */
+  readonly isIntact: (ram: number) => boolean;
   /** Stand before regions where those are to be compared with the interpreter. */
   readonly guards?: Guards | undefined;
 }
@@ -268,7 +270,7 @@ export class Installer {
     const { number, page, over } = at;
     const { code } = this.#options;
     const part = partsOf(live.unit, region)[number];
-    if (part === undefined) return false;
+    if (part === undefined || !this.#isCurrent(page)) return false;
     const records: [number, number][] = [];
     for (const { offset, block } of part.entries) {
       const record = this.#recordFor({ unit: live.unit, region }, { page, offset, over });
@@ -340,6 +342,16 @@ export class Installer {
     return installed;
   }
 
+  /**
+   * Whether what was decoded of `page` is there still; takes it away where it is not. To mark code takes the
+   * page's sum anew, after which nobody could tell that a device had written over what was decoded before.
+   */
+  #isCurrent(page: CodePage): boolean {
+    if (this.#options.isIntact(page.ram)) return true;
+    this.#options.code.invalidate(page.ram / 4096);
+    return false;
+  }
+
   /** Notes that `page` holds the code of a part of `installed`; false where it does not any more. */
   #join(
     installed: Installed,
@@ -352,7 +364,8 @@ export class Installer {
     // Another vCPU may have written just before its writes are noticed.
     if (this.#options.shared && !isCodeThere(part, this.#ram, page.ram)) {
       code.invalidate(page.ram / 4096);
-      if (entered.length === 0) this.#release(installed);
+      // That released what was entered here alone.
+      if (entered.length === 0 && this.#bySlot.get(slot) === installed) this.#release(installed);
       return false;
     }
     if (!page.slots.includes(slot)) page.slots.push(slot);
@@ -388,7 +401,7 @@ export class Installer {
       const other = held !== undefined && code.pageOfMap(held.map) === held
         ? held
         : code.known(part.pageNumber * 4096, CodeMode.bits64);
-      if (other === undefined || other === page) continue;
+      if (other === undefined || other === page || !this.#isCurrent(other)) continue;
       if (!isCodeThere(part, this.#ram, other.ram)) continue;
       this.#join(installed, { number, part, page: other, enters: false });
     }

@@ -13,6 +13,7 @@
  * @module
  */
 
+import { REGION_PAGES } from "../state.ts";
 import {
   CodeRanges,
   sumWords,
@@ -147,8 +148,11 @@ class Reader {
     return this.#words.subarray(start, this.#at);
   }
 
-  list<T>(item: () => T): T[] {
-    return Array.from({ length: this.count() }, item);
+  /** @param most How many at most; a RangeError where there are more. */
+  list<T>(item: () => T, most = Infinity): T[] {
+    const length = this.count();
+    if (length > most) throw new RangeError("more than there may be");
+    return Array.from({ length }, item);
   }
 }
 
@@ -161,7 +165,7 @@ export function readUnit(header: UnitHeader): Unit | undefined {
   try {
     const reader = new Reader(words, body + 1 + 3 * pages.length, end);
     const regions: UnitRegion[] = reader.list(() => ({
-      parts: reader.list(() => readPart(reader, pages)),
+      parts: reader.list(() => readPart(reader, pages), REGION_PAGES),
     }));
     return { regions, bytes: reader.bytes(reader.word()) };
   } catch (error) {

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import fc from "fast-check";
 import { ModuleBuilder, Priority, readPriorities } from "../../wasm/mod.ts";
+import { REGION_PAGES } from "../state.ts";
 import { readUnit, unitHeaders, writeUnits } from "./store_format.ts";
 import { TranslationStore } from "./store.ts";
 import { CodeRanges, type Unit, UnitEntries } from "./unit.ts";
@@ -21,7 +22,7 @@ const part = fc.record({
   ).map((ranges) => CodeRanges.of(ranges)),
 });
 const unit: fc.Arbitrary<Unit> = fc.record({
-  regions: fc.array(fc.record({ parts: fc.array(part) })),
+  regions: fc.array(fc.record({ parts: fc.array(part, { maxLength: REGION_PAGES }) })),
   bytes: fc.uint8Array({ maxLength: 100 }).map((bytes) => new Uint8Array(bytes)),
 });
 
@@ -78,6 +79,18 @@ Deno.test("noise and files of another version give nothing", () => {
   }));
   const file = writeUnits([{ regions: [], bytes: new Uint8Array(8) }], VERSION);
   assert.deepEqual(read(file, "another"), []);
+});
+
+Deno.test("a region of more pages than there is room for is none", () => {
+  const [only] = unitAt(7).regions[0]?.parts ?? [];
+  assert.ok(only !== undefined);
+  const unitOf = (parts: number): Unit => ({
+    regions: [{ parts: new Array(parts).fill(only) }],
+    bytes: new Uint8Array(8),
+  });
+  const most = unitOf(REGION_PAGES);
+  assert.deepEqual(plain(read(writeUnits([most], VERSION))), plain([most]));
+  assert.deepEqual(read(writeUnits([unitOf(REGION_PAGES + 1)], VERSION)), [undefined]);
 });
 
 /** A unit of one region in one page. */

@@ -48,8 +48,6 @@ const log = new Logger("soft");
 /** What the translator works with. */
 export interface TranslatorOptions extends InstallerOptions {
   readonly interpreter: Interpreter;
-  /** Whether the decoded code of the page at a RAM offset is what it was decoded from. */
-  readonly isIntact: (ram: number) => boolean;
   /** The code page at a linear address, where the instruction TLB has it for the present mode. */
   readonly pageAt: (linear: bigint) => CodePage | undefined;
   /** Regions count instructions; while they are compared they leave where they would go on elsewhere. */

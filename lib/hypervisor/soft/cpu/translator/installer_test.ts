@@ -1,0 +1,120 @@
+import assert from "node:assert/strict";
+import { createTag, i32, ModuleBuilder, ValType } from "../../wasm/mod.ts";
+import { CodeCache } from "../code_cache.ts";
+import { cpuLayout, createCpuMemory } from "../cpu_memory.ts";
+import { createTeamMemory } from "../cpu_team.ts";
+import { Decoder } from "../decoder.ts";
+import type { EngineExports } from "../host_context.ts";
+import { interpreterFor } from "../processor.ts";
+import { CodeMode, HANDLER_SLOTS } from "../state.ts";
+import { allRows } from "../table.ts";
+import { regionName } from "./heat.ts";
+import { Installer } from "./installer.ts";
+import { CodeRanges, pageSum, type Unit, UnitEntries } from "./unit.ts";
+
+const PAGE = 4096;
+const OFFSET = 0x40;
+/** `nop; ret` */
+const CODE = Uint8Array.of(0x90, 0xc3);
+
+/** An installer over a code cache that others write to at any time. */
+class Bench {
+  readonly ram = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
+  readonly bytes = new Uint8Array(this.ram.buffer);
+  readonly code: CodeCache;
+  readonly installer: Installer;
+  readonly #cpu = createCpuMemory(cpuLayout());
+  /** What another vCPU does when code is marked next. */
+  onMark: (() => void) | undefined;
+
+  constructor() {
+    const interpreter = interpreterFor({ smp: false, holdsRam: false }, undefined);
+    const tag = createTag();
+    const table = new WebAssembly.Table({ element: "anyfunc", initial: HANDLER_SLOTS });
+    const imports: Record<string, WebAssembly.ImportValue> = {
+      ...{ cpu: this.#cpu, ram: this.ram, table, vm: createTeamMemory() },
+      fault: tag as unknown as WebAssembly.ImportValue,
+    };
+    for (const { name, kind } of WebAssembly.Module.imports(interpreter.module)) {
+      if (kind === "function") imports[name] = () => {};
+    }
+    const instance = new WebAssembly.Instance(interpreter.module, { e: imports });
+    const exports = instance.exports as unknown as EngineExports;
+    this.code = new CodeCache(this.#cpu, this.ram, {
+      regions: cpuLayout().regions,
+      interpreter,
+      decoder: new Decoder(allRows),
+      protect: (at) => exports.protectPage(at),
+      seal: (at) => {
+        exports.sealCode(at);
+        this.onMark?.();
+        this.onMark = undefined;
+      },
+    });
+    this.installer = new Installer({
+      ...{ cpuMemory: this.#cpu, ramMemory: this.ram, table, tag, exports: instance.exports },
+      ...{ code: this.code, store: undefined, shared: true },
+      isIntact: (at) => exports.codeIntact(at) !== 0,
+    });
+  }
+
+  /** A region of {@link CODE} in these pages, which it may be entered at in the first. */
+  unitIn(...pages: readonly number[]): Unit {
+    const module = new ModuleBuilder();
+    const region = module.func([ValType.I32], [ValType.I32]);
+    region.return(i32(0));
+    region.unreachable();
+    module.exportFunc(regionName(0), region);
+    const parts = pages.map((pageNumber, n) => {
+      this.bytes.set(CODE, pageNumber * PAGE + OFFSET);
+      this.code.page(pageNumber * PAGE, CodeMode.bits64);
+      return {
+        pageNumber,
+        sum: pageSum(new Uint32Array(this.ram.buffer), pageNumber * PAGE),
+        entries: UnitEntries.of(n === 0 ? [{ offset: OFFSET, block: 0 }] : []),
+        code: CodeRanges.of([{ start: OFFSET, bytes: CODE }]),
+      };
+    });
+    return { regions: [{ parts }], bytes: module.finish() };
+  }
+
+  /** The record at an offset of page `number`; 0 where there is none. */
+  recordAt(number: number, offset: number): number {
+    const { map } = this.code.page(number * PAGE, CodeMode.bits64);
+    return new Int32Array(this.#cpu.buffer)[(map >>> 2) + offset] as number;
+  }
+
+  /** Slot of the handler of the record at {@link OFFSET} of page `number`. */
+  slotAt(number: number): number {
+    return new Uint16Array(this.#cpu.buffer)[this.recordAt(number, OFFSET) >>> 1] as number;
+  }
+}
+
+Deno.test("regions have slots of their own, also where one's code is changed while it is installed again", () => {
+  const t = new Bench();
+  const [first, second, third] = [t.unitIn(1), t.unitIn(2), t.unitIn(3)];
+  t.installer.adopt(first, true);
+  assert.ok(t.slotAt(1) >= HANDLER_SLOTS);
+  t.onMark = () => t.bytes.fill(0xf4, PAGE + OFFSET, PAGE + OFFSET + 1);
+  t.installer.adopt(first, true);
+  assert.equal(t.onMark, undefined);
+  assert.equal(t.recordAt(1, OFFSET), 0);
+  t.installer.adopt(second, true);
+  t.installer.adopt(third, true);
+  assert.ok(t.slotAt(2) >= HANDLER_SLOTS && t.slotAt(3) >= HANDLER_SLOTS);
+  assert.notEqual(t.slotAt(2), t.slotAt(3));
+});
+
+Deno.test("what a device wrote over does not come back by a region over its page", () => {
+  const t = new Bench();
+  const other = t.code.page(2 * PAGE, CodeMode.bits64);
+  const BEFORE = 0x200;
+  t.bytes.set(CODE, 2 * PAGE + BEFORE);
+  t.code.decode(other, BEFORE);
+  assert.notEqual(t.recordAt(2, BEFORE), 0);
+  // With nobody told, as a device does it: other code, of which a region has what is elsewhere in the page.
+  t.bytes.fill(0xf4, 2 * PAGE + BEFORE, 2 * PAGE + BEFORE + 2);
+  t.installer.adopt(t.unitIn(1, 2), true);
+  assert.ok(t.slotAt(1) >= HANDLER_SLOTS);
+  assert.equal(t.recordAt(2, BEFORE), 0);
+});
