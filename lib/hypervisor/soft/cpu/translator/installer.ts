@@ -218,7 +218,8 @@ export class Installer {
     only?: { isWanted: (candidate: Candidate) => boolean; over: boolean },
   ): void {
     const { store, used } = this.#options;
-    if (store === undefined) return;
+    // To look for records decodes, which takes the page's sum anew.
+    if (store === undefined || !this.#isCurrent(page)) return;
     let candidates: Iterable<Candidate> = store.candidates(
       page.ram / 4096,
       this.pageSum(page.ram),
