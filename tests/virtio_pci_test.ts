@@ -287,6 +287,26 @@ engineTest(
 );
 
 engineTest(
+  "what a driver configures just when a back end dies holds for the next one",
+  async ({ kind: engine }) => {
+    await using rig = await FunctionRig.start(engine, { restart: true });
+    const [field, writeback] = [32, 0x2000 + 32];
+    rig.enable();
+    const driver = await rig.activate();
+    for (const value of [0, 1, 0]) {
+      const before = rig.device;
+      rig.killBackend();
+      rig.write(writeback, 1, value);
+      await rig.readSector(driver, 1);
+      assert.notEqual(rig.device, before);
+      await rig.until("the next one knows", () => rig.device?.config[field] === value);
+      assert.equal(rig.read(writeback, 1), value);
+    }
+    assert.deepEqual(rig.lost, []);
+  },
+);
+
+engineTest(
   "a suspend fails where a back end dies at that moment and has no successor",
   async ({ kind: engine }) => {
     await using rig = await FunctionRig.start(engine);

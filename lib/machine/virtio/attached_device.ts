@@ -80,6 +80,8 @@ export class AttachedDevice implements AsyncDisposable {
   readonly #configEvent: Fd;
   /** What the driver has written to the configuration space since the last reset, in this order. */
   readonly #written = new Map<number, Uint8Array>();
+  /** As much of that as no back end has heard of yet: its registers tell it only once. */
+  readonly #untold = new Map<number, Uint8Array>();
   readonly #deaths: number[] = [];
   /** Of the queues' events, while the guest has an interrupt pin for them. */
   #pinWatches: readonly Watch[] = [];
@@ -348,7 +350,13 @@ export class AttachedDevice implements AsyncDisposable {
   async #fulfil(host: VirtioPciHost, wishes: Wishes): Promise<void> {
     const { frontend } = this.#backend;
     const queues = this.#queues;
+    if (wishes.config !== undefined) {
+      const { offset, bytes } = wishes.config;
+      this.#untold.delete(offset);
+      this.#untold.set(offset, bytes);
+    }
     if (wishes.reset) {
+      this.#untold.clear();
       await queues.reset(frontend);
       this.#written.clear();
       host.finishReset(await this.#backend.readConfig());
@@ -368,7 +376,10 @@ export class AttachedDevice implements AsyncDisposable {
       }
     }
     if (wishes.halt) host.setHalted(true);
-    if (wishes.config !== undefined) await this.#writeConfig(wishes.config);
+    for (const [offset, bytes] of [...this.#untold]) {
+      await this.#writeConfig({ offset, bytes });
+      this.#untold.delete(offset);
+    }
   }
 
   /**
