@@ -307,6 +307,25 @@ engineTest(
 );
 
 engineTest(
+  "a packed queue that is reset just when its back end dies begins anew at the next one",
+  async ({ kind: engine }) => {
+    await using rig = await FunctionRig.start(engine, { restart: true, packed: true });
+    rig.enable();
+    await rig.activate();
+    for (let turn = 0; turn < 3; turn++) {
+      const driver = rig.startPackedQueue(1);
+      await rig.until("queue 1 runs", () => rig.bus.info()[0]!.queues.length === 2);
+      assert.deepEqual(await rig.readSector(driver, 5, 1), rig.disk.slice(2560, 3072));
+      rig.killBackend();
+      rig.write(0x16, 2, 1);
+      rig.write(0x3a, 2, 1);
+      await rig.until("queue 1 is reset", () => rig.read(0x3a, 2) === 0);
+    }
+    assert.deepEqual(rig.lost, []);
+  },
+);
+
+engineTest(
   "a suspend fails where a back end dies at that moment and has no successor",
   async ({ kind: engine }) => {
     await using rig = await FunctionRig.start(engine);

@@ -20,6 +20,7 @@ import {
 } from "../../lib/virtio/mod.ts";
 import { BlockRequest, MemoryBlock } from "../../lib/virtio/testing/memory_block.ts";
 import { MockDriver } from "../../lib/virtio/testing/mock_driver.ts";
+import { MockPackedDriver } from "../../lib/virtio/testing/mock_packed_driver.ts";
 import { VirtioBus } from "../../lib/machine/virtio/bus.ts";
 import type { BackendLink } from "../../lib/machine/virtio/device.ts";
 
@@ -44,9 +45,11 @@ export class FunctionRig implements AsyncDisposable {
   device: MemoryBlock | undefined;
   readonly #resources = new AsyncDisposableStack();
   readonly #data = new DataView(new ArrayBuffer(8));
+  readonly #packed: boolean;
   #bus: VirtioBus | undefined;
 
-  private constructor(engine: EngineKind) {
+  private constructor(engine: EngineKind, packed: boolean) {
+    this.#packed = packed;
     const resources = this.#resources;
     const hypervisor = resources.use(openHypervisor(engine));
     this.memory = resources.use(
@@ -61,15 +64,17 @@ export class FunctionRig implements AsyncDisposable {
   /** Puts a function on the bus, as device 1. */
   static async start(
     engine: EngineKind,
-    options: { restart?: boolean } = {},
+    options: { restart?: boolean; packed?: boolean } = {},
   ): Promise<FunctionRig> {
-    const rig = new FunctionRig(engine);
+    const { packed = false } = options;
+    const rig = new FunctionRig(engine, packed);
     const reactor = rig.#resources.use(new Reactor());
     const abort = new AbortController();
     const bus = new VirtioBus([{
       name: "test disk",
       deviceType: DeviceType.Block,
       queueCount: 2,
+      ...packed ? { packedQueues: "where-offered" } : {},
       launch: () => Promise.resolve(rig.#launch(reactor)),
     }], {
       reactor,
@@ -184,7 +189,20 @@ export class FunctionRig implements AsyncDisposable {
       size: SIZE,
       eventIdx: true,
     });
-    const { descriptorTable, availableRing, usedRing } = driver.addresses;
+    this.#enableQueue(index, driver);
+    return driver;
+  }
+
+  /** As {@link startQueue}, of a device whose queues are packed ones. */
+  startPackedQueue(index: number): MockPackedDriver {
+    const address = RINGS * (index + 1);
+    const driver = new MockPackedDriver(DeviceMemory.of(this.memory), { address, size: SIZE });
+    this.#enableQueue(index, driver);
+    return driver;
+  }
+
+  #enableQueue(index: number, { addresses }: MockDriver | MockPackedDriver): void {
+    const { descriptorTable, availableRing, usedRing } = addresses;
     this.write(0x16, 2, index);
     this.write(0x18, 2, SIZE);
     this.write(0x1a, 2, index + 1);
@@ -193,11 +211,14 @@ export class FunctionRig implements AsyncDisposable {
       this.write(0x24 + n * 8, 4, 0);
     });
     this.write(0x1c, 2, 1);
-    return driver;
   }
 
   /** Reads a sector by queue `index`. */
-  async readSector(driver: MockDriver, sector: number, index = 0): Promise<Uint8Array> {
+  async readSector(
+    driver: MockDriver | MockPackedDriver,
+    sector: number,
+    index = 0,
+  ): Promise<Uint8Array> {
     const at = REQUEST + index * 2 * 4096;
     this.memory.fill(at, 2 * 4096);
     this.memory.writeU32(at, BlockRequest.Read);
@@ -212,7 +233,7 @@ export class FunctionRig implements AsyncDisposable {
     if (driver.publish()) this.write(0x3000 + index * 4, 2, index);
     let used = -1;
     await this.until("an answer", () => (used = driver.takeUsed()) >= 0);
-    driver.free(head);
+    if (driver instanceof MockDriver) driver.free(head);
     if (used !== head || this.memory.readU8(at + 4096 + 512) !== 0) {
       throw new Error("expected that the request succeeds");
     }
@@ -225,7 +246,10 @@ export class FunctionRig implements AsyncDisposable {
 
   #launch(reactor: Reactor): BackendLink {
     const [near, far] = socketPair("stream");
-    const device = this.device = new MemoryBlock(this.disk, { queueCount: 2 });
+    const device = this.device = new MemoryBlock(this.disk, {
+      queueCount: 2,
+      packed: this.#packed,
+    });
     const backend = this.backend = new VhostUserBackend(far, device);
     let open = true;
     const close = () => {

@@ -101,10 +101,14 @@ export class DeviceQueues {
 
   /** The driver resets a queue. */
   async stop(frontend: VhostUserFrontend, index: number): Promise<void> {
-    if (this.#running.delete(index) && !this.#halted?.delete(index)) {
+    if (!this.#running.has(index)) return;
+    if (!this.#halted?.delete(index)) {
       await frontend.enableQueue(index, false);
       await frontend.stopQueue(index);
     }
+    // Where the back end died before that, its successor takes the queue up and stops it: the record of its
+    // requests must not be there for the one that the driver starts next.
+    this.#running.delete(index);
   }
 
   /** Lets the back end leave the guest's memory alone. */
