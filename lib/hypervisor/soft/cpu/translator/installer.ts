@@ -71,7 +71,7 @@ export class Installer {
   readonly #holders = new WeakMap<readonly UnitPart[], Map<number, CodePage>>();
   /** How far in the file what was of use stands, in bytes. */
   #reached = 0;
-  /** Whether pages get all that is known of them, however late the last run came to it. */
+  /** Whether pages are to get all that is known of them, however late the last run came to it. */
   opensAll = false;
 
   constructor(options: InstallerOptions) {
@@ -84,6 +84,14 @@ export class Installer {
     this.#next = options.table.length;
     options.table.grow(TABLE_SLOTS - options.table.length);
     options.code.onDiscard = (slot, page) => this.#discard(slot, page);
+  }
+
+  /**
+   * Whether pages get that now: a large file's would be more than there is room for, and be thrown away and
+   * brought back over and over.
+   */
+  get opensFully(): boolean {
+    return this.opensAll && this.#instances.hasPlenty;
   }
 
   /** Instances that are kept, in use or not. */
@@ -181,12 +189,12 @@ export class Installer {
   }
 
   /**
-   * Brings back what is known of `page`, but for what the last run came to much later unless {@link opensAll}.
+   * Brings back what is known of `page`, but for what the last run came to much later unless {@link opensFully}.
    */
   open(page: CodePage): void {
     page.opened = true;
     page.late = false;
-    if (this.opensAll) {
+    if (this.opensFully) {
       this.#bringBack(page, undefined);
       return;
     }

@@ -102,6 +102,11 @@ export class Instances {
     return this.#stats.liveBytes > this.#limit;
   }
 
+  /** Whether there is room for much that may turn out to be of no use. */
+  get hasPlenty(): boolean {
+    return this.#stats.liveBytes + this.#idleBytes < this.#limit / 2;
+  }
+
   /** The one of `unit`, where there is one. */
   get(unit: Unit): Live | undefined {
     return this.#live.get(unit);

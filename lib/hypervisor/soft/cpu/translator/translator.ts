@@ -138,8 +138,8 @@ export class Translator {
     this.installer.sample(page, record);
     const isSmall = page.regions.has(record) && !this.installer.isLarge(record);
     const wanted = this.#spots.count(page, offset, isSmall);
-    const hasBooted = this.#hasBooted();
-    if (page.late && hasBooted) this.installer.open(page);
+    this.#noticePrograms();
+    if (page.late && this.installer.opensFully) this.installer.open(page);
     if (page.late && this.#openLate(page, { offset, record, wanted }) && wanted !== undefined) {
       this.#spots.done(page, offset, wanted);
       return;
@@ -180,15 +180,12 @@ export class Translator {
   }
 
   /**
-   * Whether a guest is past its kernel's start, as far as programs are what runs: from then on the last run's
+   * Notices that a guest is past its kernel's start, when programs are what runs: from then on the last run's
    * order says little, and what it came to much later is of use now.
    */
-  #hasBooted(): boolean {
-    if (this.installer.opensAll) return true;
-    if (this.#i32[S.cpl >>> 2] === 3 && ++this.#inPrograms === IN_PROGRAMS) {
-      this.installer.opensAll = true;
-    }
-    return this.installer.opensAll;
+  #noticePrograms(): void {
+    if (this.installer.opensAll || this.#i32[S.cpl >>> 2] !== 3) return;
+    if (++this.#inPrograms === IN_PROGRAMS) this.installer.opensAll = true;
   }
 
   /** True where nobody serves, and nobody is to be waited for. */
