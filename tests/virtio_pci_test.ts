@@ -287,6 +287,28 @@ engineTest(
 );
 
 engineTest(
+  "a field is configured also by a longer write, and by one beside another",
+  async ({ kind: engine }) => {
+    await using rig = await FunctionRig.start(engine);
+    const [field, writeback] = [32, 0x2000 + 32];
+    const known = (value: number) =>
+      rig.until("the device knows", () => rig.device?.config[field] === value);
+    rig.enable();
+    await rig.activate();
+    rig.write(writeback, 2, 0);
+    await known(0);
+    rig.write(writeback - 4, 8, 0);
+    rig.store(rig.bar + writeback, 1, 1);
+    await known(1);
+    // Both before the device hears of either.
+    rig.write(writeback - 2, 1, 0);
+    rig.write(writeback, 1, 0);
+    await known(0);
+    assert.deepEqual(rig.lost, []);
+  },
+);
+
+engineTest(
   "what a driver configures just when a back end dies holds for the next one",
   async ({ kind: engine }) => {
     await using rig = await FunctionRig.start(engine, { restart: true });

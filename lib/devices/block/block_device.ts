@@ -91,9 +91,9 @@ export class BlockDevice implements ServableDevice {
 
   /** Only the mode of the cache can be written (virtio 1.2, 5.2.5). */
   writeConfig(offset: number, bytes: Uint8Array): void {
-    const [value] = bytes;
-    if (offset !== ConfigField.Writeback || bytes.length !== 1 || value === undefined) return;
-    if (this.#image.readOnly) return;
+    // A longer write has it somewhere: a driver's, or several of them that are told of together.
+    const value = bytes[ConfigField.Writeback - offset];
+    if (value === undefined || this.#image.readOnly) return;
     this.config[ConfigField.Writeback] = value & 1;
     this.#setWriteThrough();
   }

@@ -215,17 +215,25 @@ Deno.test("block: without a cache that the driver knows of, what is written is d
   const { Flush, ConfigWce } = BlockFeature;
   const ways = [
     // A driver that cannot flush, and one that has turned the cache off.
-    { features: 0n, writeback: undefined, durable: true },
-    { features: Flush | ConfigWce, writeback: 0, durable: true },
-    { features: Flush | ConfigWce, writeback: 1, durable: false },
-    { features: Flush, writeback: 0, durable: false },
+    { features: 0n, written: [], durable: true },
+    { features: Flush | ConfigWce, written: [0], durable: true },
+    { features: Flush | ConfigWce, written: [1], durable: false },
+    { features: Flush, written: [0], durable: false },
+    // As parts of longer writes, and none of them.
+    { features: Flush | ConfigWce, written: [0, 9, 9, 9], durable: true },
+    { features: Flush | ConfigWce, from: -2, written: [9, 9, 0, 9], durable: true },
+    { features: Flush | ConfigWce, from: -4, written: [0, 0, 0, 0], durable: false },
+    { features: Flush | ConfigWce, from: 1, written: [0, 0, 0, 0], durable: false },
   ];
-  for (const { features, writeback, durable } of ways) {
+  for (const { features, from = 0, written, durable } of ways) {
     using disk = new TestDisk("qcow2");
     const rig = new DiskRig({ path: disk.path, lock: false }, features);
-    if (writeback !== undefined) {
-      rig.device.writeConfig?.(ConfigField.Writeback, new Uint8Array([writeback]));
+    const before = rig.device.config.slice();
+    if (written.length > 0) {
+      rig.device.writeConfig?.(ConfigField.Writeback + from, new Uint8Array(written));
     }
+    before[ConfigField.Writeback] = rig.device.config[ConfigField.Writeback]!;
+    assert.deepEqual(rig.device.config, before, "all else is the device's");
     assert.equal(rig.write(0, pattern(4096, 1)), Ok);
     rig.abandon();
     // The tables that name it are in the file, or not.

@@ -77,7 +77,8 @@ export class MemoryBlock implements VirtioDeviceBackend {
   }
 
   writeConfig(offset: number, bytes: Uint8Array): void {
-    if (offset === WRITEBACK) this.config[WRITEBACK] = bytes[0]! & 1;
+    const value = bytes[WRITEBACK - offset];
+    if (value !== undefined) this.config[WRITEBACK] = value & 1;
   }
 
   process(index: number): void {
