@@ -5,9 +5,13 @@
  * @module
  */
 
+import { type CodePage, forgetRegions, newCodePage } from "./code_page.ts";
+import type { CodeRegions } from "./cpu_memory.ts";
 import type { CpuTeam } from "./cpu_team.ts";
 import type { Interpreter } from "./interpreter.ts";
 import { RecordWriter } from "./record_writer.ts";
+import { RegionNotes } from "./region_notes.ts";
+import { ScratchCode } from "./scratch_code.ts";
 import { Trait } from "./opcode.ts";
 import { type Decoder, DecodeStatus, MAX_INSTRUCTION, RUN, RUN_BYTES } from "./decoder.ts";
 import { NOT_HERE } from "./fast_decode.ts";
@@ -21,60 +25,13 @@ import {
   PAGE_MAP,
   Rec,
   RECORD,
-  REGION_PAGES,
-  REGION_PARTS,
   RUN_LOG,
   RUN_LOG_ENTRIES,
   RUN_LOG_ENTRY,
   S,
-  SCRATCH_RECORDS,
 } from "./state.ts";
 
-/** Where in the CPU memory page maps and records lie, in bytes. */
-export interface CodeRegions {
-  readonly codeMarks: number;
-  readonly codeIndex: number;
-  readonly codeSums: number;
-  /** An i32 a page map: offset of the page in RAM where generated code decodes it, else NOT_HERE. */
-  readonly mapPages: number;
-  readonly maps: number;
-  readonly mapsEnd: number;
-  readonly arena: number;
-  readonly arenaEnd: number;
-  /** A u16 a record of the arena: its handler, where a region stands in its place. */
-  readonly ownHandlers: number;
-  /** {@link REGION_PARTS} a slot of the handler table. */
-  readonly regionParts: number;
-}
-
-/** A RAM page's code in one mode. */
-export interface CodePage {
-  /** Offset of the page in RAM. */
-  readonly ram: number;
-  readonly mode: number;
-  /** Address of the page map. */
-  readonly map: number;
-  /** Pairs of record addresses: ranges of records made for the page. */
-  ranges: number[];
-  /** Samples by page offset. */
-  readonly heat: Map<number, number>;
-  /** Records whose handler is a region now, with the handler that they had. */
-  readonly regions: Map<number, number>;
-  /** Table slots of the page's regions. */
-  slots: number[];
-  /** How often translated code was thrown away here for good. */
-  churn: number;
-  /** Samples in its small regions since one was made larger. */
-  busy: number;
-  /** True where it was looked up what is known of its present code. */
-  opened: boolean;
-  /** True where some of that was left out, as the last run came to it much later. */
-  late: boolean;
-  /** True where another thread was asked to translate, and has not answered yet. */
-  asked: boolean;
-  /** Guards of instructions that reach from the page before into this one. */
-  readonly crossings: Set<number>;
-}
+export type { CodePage };
 
 /** What decoding at an address came to. */
 export enum DecodeResult {
@@ -96,7 +53,6 @@ const WASTE_BYTES = 16 << 20;
 /** Decoded code of one vCPU. */
 export class CodeCache {
   readonly #i32: Int32Array;
-  readonly #u16: Uint16Array;
   readonly #u8: Uint8Array;
   readonly #u64: BigUint64Array;
   readonly #ram: Uint8Array;
@@ -120,6 +76,10 @@ export class CodeCache {
   #waste = 0;
   /** Called with the table slot of a region whose code in `page` is gone. */
   onDiscard: (slot: number, page: CodePage) => void = () => {};
+  /** What generated code reads of regions in the place of records. */
+  readonly notes: RegionNotes;
+  /** Instructions that no page has. */
+  readonly scratch: ScratchCode;
   readonly #byMap: (CodePage | undefined)[] = [];
   /** Invalidated pages, flushes: for statistics. */
   invalidated = 0;
@@ -142,7 +102,6 @@ export class CodeCache {
     },
   ) {
     this.#i32 = new Int32Array(cpu.buffer);
-    this.#u16 = new Uint16Array(cpu.buffer);
     this.#u8 = new Uint8Array(cpu.buffer);
     this.#u64 = new BigUint64Array(cpu.buffer);
     this.#ram = new Uint8Array(ram.buffer);
@@ -150,6 +109,8 @@ export class CodeCache {
     this.#interpreter = options.interpreter;
     this.#decoder = options.decoder;
     this.#records = new RecordWriter(cpu, options);
+    this.notes = new RegionNotes(cpu, options.regions);
+    this.scratch = new ScratchCode({ ...options, records: this.#records });
     this.#protect = options.protect;
     this.#seal = options.seal;
     this.#team = options.team;
@@ -213,21 +174,7 @@ export class CodeCache {
     let page = this.#pages.get(key);
     if (page !== undefined) return page;
     if (this.#mapTop + PAGE_MAP > this.#regions.mapsEnd) this.flush();
-    page = {
-      ram,
-      mode,
-      map: this.#mapTop,
-      ranges: [],
-      heat: new Map(),
-      regions: new Map(),
-      slots: [],
-      churn: 0,
-      busy: 0,
-      opened: false,
-      late: false,
-      asked: false,
-      crossings: new Set(),
-    };
+    page = newCodePage({ ram, mode, map: this.#mapTop });
     this.#byMap[(page.map - this.#regions.maps) / PAGE_MAP] = page;
     this.#i32[this.#mapPage(page)] = NOT_HERE;
     this.#mapTop += PAGE_MAP;
@@ -256,43 +203,9 @@ export class CodeCache {
   #discardRegions(page: CodePage): void {
     if (page.slots.length > 0) page.churn++;
     for (const slot of page.slots) this.onDiscard(slot, page);
-    page.slots = [];
-    page.regions.clear();
-    page.heat.clear();
-    page.busy = 0;
-    page.opened = false;
-    page.late = false;
+    forgetRegions(page);
     // What is known of its code is looked for again first.
     this.#i32[this.#mapPage(page)] = NOT_HERE;
-  }
-
-  /** Notes the handler of `record`, which a region is to stand in the place of, for who goes around that. */
-  keepHandler(record: number, handler: number): void {
-    const { arena, ownHandlers } = this.#regions;
-    this.#u16[(ownHandlers + (record - arena) / (RECORD / 2)) >>> 1] = handler;
-  }
-
-  /** Notes that part number `part` of the region in `slot` is in `page`. */
-  keepPart(slot: number, part: number, page: CodePage): void {
-    this.#u16[this.#partOf(slot) + part] = this.#numberOf(page);
-  }
-
-  /** Notes that no part of the region in `slot` is in `page` any more. */
-  dropParts(slot: number, page: CodePage): void {
-    const at = this.#partOf(slot);
-    const number = this.#numberOf(page);
-    for (let part = 0; part < REGION_PAGES; part++) {
-      if (this.#u16[at + part] === number) this.#u16[at + part] = 0;
-    }
-  }
-
-  #partOf(slot: number): number {
-    return (this.#regions.regionParts + slot * REGION_PARTS) >>> 1;
-  }
-
-  /** Number of the page map of `page`, from 1 on. */
-  #numberOf(page: CodePage): number {
-    return (page.map - this.#regions.maps) / PAGE_MAP + 1;
   }
 
   /** True where there is room for another run of records. */
@@ -571,36 +484,5 @@ export class CodeCache {
     this.#u64[marks] = mark;
     if (before === 0n) this.#protect(ram);
     this.#seal(ram);
-  }
-
-  /**
-   * Decodes one instruction from `bytes` into the scratch records, followed by one that goes on (`goTo`)
-   * or stops behind it.
-   * @param options `offset`: page offset; `end`: valid bytes; `stop`: stop instead of going on.
-   * @returns Ready, or Crosses where more bytes are needed.
-   */
-  decodeScratch(
-    bytes: Uint8Array,
-    options: { at: number; end: number; offset: number; mode: number; stop: boolean },
-  ): DecodeResult {
-    const special = this.#interpreter.special;
-    const { offset } = options;
-    this.#decoder.open(bytes, options);
-    const status = this.#decoder.decode(options.at);
-    if (status === DecodeStatus.Truncated) return DecodeResult.Crosses;
-    if (status !== DecodeStatus.Ok) {
-      this.#records.special(SCRATCH_RECORDS, {
-        handler: status === DecodeStatus.Invalid ? special.invalid : special.tooLong,
-        offset,
-      });
-      return DecodeResult.Ready;
-    }
-    this.#records.open(options.mode, 0);
-    const record = this.#records.write(SCRATCH_RECORDS, offset);
-    this.#records.special(record, {
-      handler: options.stop ? special.stop : special.goTo,
-      offset: offset + this.#decoder.length,
-    });
-    return DecodeResult.Ready;
   }
 }

@@ -168,11 +168,11 @@ export class CodeFetch {
     const inPage = Math.min(4096 - offset, 16);
     for (let i = 0; i < inPage; i++) bytes[i] = this.#ram[page.ram + offset + i] as number;
     const options = { at: 0, end: inPage, offset, mode: page.mode, stop: how.stop };
-    if (this.#code.decodeScratch(bytes, options) === DecodeResult.Crosses) {
+    if (!this.#code.scratch.decode(bytes, options)) {
       const next = this.address(((linear & ~0xfffn) + 0x1000n) & cpu.get64(S.linearMask));
       if (next < 0) return Exit.Fault;
       for (let i = inPage; i < inPage + 16; i++) bytes[i] = this.#ram[next + i - inPage] as number;
-      this.#code.decodeScratch(bytes, { ...options, end: inPage + 16 });
+      this.#code.scratch.decode(bytes, { ...options, end: inPage + 16 });
     }
     cpu.set64(S.ripBase, cpu.get64(S.rip) - BigInt(offset));
     cpu.set32(S.pageMap, page.map);

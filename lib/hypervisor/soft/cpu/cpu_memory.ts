@@ -6,7 +6,6 @@
 
 import { mmapReadWriteOver } from "../../../host/mod.ts";
 import { createGuardedMemory, type GuestMemory } from "../../../memory/mod.ts";
-import type { CodeRegions } from "./code_cache.ts";
 import { FIXED_END, PAGE_MAP, RECORD, REGION_PARTS } from "./state.ts";
 
 /** Page maps and records kept, in bytes. */
@@ -19,6 +18,23 @@ const MAX_PAGES = 65536;
 
 /** Pages of RAM that there may be. What is kept of each takes no memory where it is not used. */
 export const MAX_RAM_PAGES = 1 << 20;
+
+/** Where in the state memory page maps and records lie, in bytes. */
+export interface CodeRegions {
+  readonly codeMarks: number;
+  readonly codeIndex: number;
+  readonly codeSums: number;
+  /** An i32 a page map: offset of the page in RAM where generated code decodes it, else NOT_HERE. */
+  readonly mapPages: number;
+  readonly maps: number;
+  readonly mapsEnd: number;
+  readonly arena: number;
+  readonly arenaEnd: number;
+  /** A u16 a record of the arena: its handler, where a region stands in its place. */
+  readonly ownHandlers: number;
+  /** {@link REGION_PARTS} a slot of the handler table. */
+  readonly regionParts: number;
+}
 
 /** State memory of a vCPU: the same for each size of RAM, so that one interpreter does for all. */
 export interface CpuLayout {

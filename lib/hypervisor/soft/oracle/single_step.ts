@@ -6,7 +6,7 @@
  */
 
 import { createTag } from "../wasm/mod.ts";
-import { CodeCache, DecodeResult } from "../cpu/code_cache.ts";
+import { CodeCache } from "../cpu/code_cache.ts";
 import { Decoder } from "../cpu/decoder.ts";
 import { type EngineExports, HostContext } from "../cpu/host_context.ts";
 import { compileInterpreter, emitInterpreter } from "../cpu/interpreter.ts";
@@ -147,14 +147,14 @@ export class InterpreterStep implements SingleStep {
   }
 
   prepare(instruction: Uint8Array): void {
-    const result = this.#code.decodeScratch(instruction, {
+    const isWhole = this.#code.scratch.decode(instruction, {
       at: 0,
       end: instruction.length,
       offset: 0,
       mode: CodeMode.bits64,
       stop: true,
     });
-    if (result !== DecodeResult.Ready) throw new Error("the decoder wants more bytes");
+    if (!isWhole) throw new Error("the decoder wants more bytes");
   }
 
   step(cases: Uint8Array, at: number): void {

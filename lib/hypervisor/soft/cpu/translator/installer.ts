@@ -299,7 +299,7 @@ export class Installer {
       const handler = this.#i32[record >>> 2] as number;
       if (!page.regions.has(record)) {
         page.regions.set(record, handler);
-        code.keepHandler(record, handler);
+        code.notes.keepHandler(record, handler);
       }
       this.#i32[record >>> 2] = installed.slot | (block << 16);
     }
@@ -383,7 +383,7 @@ export class Installer {
     } else if (!entered.includes(page) && !installed.joined.includes(page)) {
       installed.joined = [...installed.joined, page];
     }
-    code.keepPart(slot, number, page);
+    code.notes.keepPart(slot, number, page);
     return true;
   }
 
@@ -432,7 +432,7 @@ export class Installer {
     if (installed === undefined) return;
     const { code } = this.#options;
     const { entered } = installed;
-    code.dropParts(slot, page);
+    code.notes.dropParts(slot, page);
     if (entered.includes(page)) entered.splice(entered.indexOf(page), 1);
     installed.joined = installed.joined.filter((other) => other !== page);
     if (entered.length === 0) this.#release(installed);
@@ -441,7 +441,7 @@ export class Installer {
   /** Gives the slot of `installed` back, as it is entered nowhere. */
   #release({ live, region, slot, joined }: Installed): void {
     for (const page of joined) {
-      this.#options.code.dropParts(slot, page);
+      this.#options.code.notes.dropParts(slot, page);
       page.slots = page.slots.filter((other) => other !== slot);
     }
     this.#options.guards?.remove(slot);
