@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { createTag, i32, ModuleBuilder, ValType } from "../../wasm/mod.ts";
 import { CodeCache, type CodePage } from "../code_cache.ts";
 import { cpuLayout, createCpuMemory } from "../cpu_memory.ts";
@@ -10,13 +11,16 @@ import { CodeMode, HANDLER_SLOTS } from "../state.ts";
 import { allRows } from "../table.ts";
 import { regionName } from "./heat.ts";
 import { Installer } from "./installer.ts";
+import { costOf } from "./instances.ts";
 import { TranslationStore } from "./store.ts";
+import { writeUnits } from "./store_format.ts";
 import { CodeRanges, pageSum, type Unit, UnitEntries } from "./unit.ts";
 
 const PAGE = 4096;
 /** Where regions are, and where in a page that a device writes to there was code before. */
 const OFFSET = 0x40;
 const BEFORE = 0x200;
+const VERSION = "0123456789abcdef0123456789abcdef";
 /** `nop; ret` */
 const CODE = Uint8Array.of(0x90, 0xc3);
 
@@ -25,13 +29,16 @@ class Bench {
   readonly ram = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true });
   readonly bytes = new Uint8Array(this.ram.buffer);
   readonly code: CodeCache;
-  readonly store = new TranslationStore({ folder: undefined, version: "" });
+  readonly store: TranslationStore;
   readonly installer: Installer;
   readonly #cpu = createCpuMemory(cpuLayout());
   /** What another vCPU does when code is marked next. */
   onMark: (() => void) | undefined;
 
-  constructor() {
+  /** `folder`: where the store's file is; `codeLimitBytes` as for the installer. */
+  constructor(options: { readonly folder?: string; readonly codeLimitBytes?: number } = {}) {
+    const { folder, codeLimitBytes } = options;
+    this.store = new TranslationStore({ folder, version: VERSION });
     const interpreter = interpreterFor({ smp: false, holdsRam: false }, undefined);
     const tag = createTag();
     const table = new WebAssembly.Table({ element: "anyfunc", initial: HANDLER_SLOTS });
@@ -57,7 +64,7 @@ class Bench {
     });
     this.installer = new Installer({
       ...{ cpuMemory: this.#cpu, ramMemory: this.ram, table, tag, exports: instance.exports },
-      ...{ code: this.code, store: this.store, shared: true },
+      ...{ code: this.code, store: this.store, shared: true, codeLimitBytes },
       isIntact: (at) => exports.codeIntact(at) !== 0,
     });
   }
@@ -135,4 +142,35 @@ Deno.test("what a device wrote over does not come back by a region over its page
   t.installer.adopt(t.unitIn(1, 2), true);
   assert.ok(t.slotAt(1) >= HANDLER_SLOTS);
   assert.equal(t.recordAt(2, BEFORE), 0);
+});
+
+Deno.test("of what the last run came to much later, pages get all while there is plenty of room", () => {
+  const folder = Deno.makeTempDirSync();
+  try {
+    const codeLimitBytes = 4 * costOf(new Bench().unitIn(1));
+    const t = new Bench({ folder, codeLimitBytes });
+    const pages = [1, 2, 3];
+    const before = { regions: [], bytes: new Uint8Array(512 << 10) };
+    const file = writeUnits([before, ...pages.map((number) => t.unitIn(number))], VERSION);
+    Deno.writeFileSync(join(folder, `translations-${VERSION}`), file, { mode: 0o600 });
+    t.store.load();
+    /** Whether a page gets its region, or is to get it later. */
+    const opens = (number: number): boolean => {
+      const page = t.code.page(number * PAGE, CodeMode.bits64);
+      t.installer.open(page);
+      assert.equal(page.regions.size, page.late ? 0 : 1);
+      return !page.late;
+    };
+    assert.deepEqual(pages.map(opens), [false, false, false]);
+    t.installer.opensAll = true;
+    assert.deepEqual(pages.map(opens), [true, true, false], "half of the room is for others");
+    assert.equal(t.installer.opensFully, false);
+    // What is hot gets its region all the same.
+    t.installer.openLate(t.code.page(3 * PAGE, CodeMode.bits64), OFFSET, 0);
+    assert.ok(t.slotAt(3) >= HANDLER_SLOTS);
+    t.code.flush();
+    assert.deepEqual([3, 2, 1].map(opens), [true, true, false]);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
 });
