@@ -201,7 +201,7 @@ export class CodeCache {
   }
 
   #discardRegions(page: CodePage): void {
-    if (page.slots.length > 0) page.churn++;
+    if (page.slots.size > 0) page.churn++;
     for (const slot of page.slots) this.onDiscard(slot, page);
     forgetRegions(page);
     // What is known of its code is looked for again first.

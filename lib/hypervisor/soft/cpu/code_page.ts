@@ -17,8 +17,8 @@ export interface CodePage {
   readonly heat: Map<number, number>;
   /** Records whose handler is a region now, with the handler that they had. */
   readonly regions: Map<number, number>;
-  /** Table slots of the page's regions. */
-  slots: number[];
+  /** Table slots of the page's regions: a page that many others go on in may have very many. */
+  readonly slots: Set<number>;
   /** How often translated code was thrown away here for good. */
   churn: number;
   /** Samples in its small regions since one was made larger. */
@@ -40,7 +40,7 @@ export function newCodePage(of: { ram: number; mode: number; map: number }): Cod
     ranges: [],
     heat: new Map(),
     regions: new Map(),
-    slots: [],
+    slots: new Set(),
     churn: 0,
     busy: 0,
     opened: false,
@@ -52,7 +52,7 @@ export function newCodePage(of: { ram: number; mode: number; map: number }): Cod
 
 /** Forgets the regions of a page whose code is gone, and what was seen of them. */
 export function forgetRegions(page: CodePage): void {
-  page.slots = [];
+  page.slots.clear();
   page.regions.clear();
   page.heat.clear();
   page.busy = 0;

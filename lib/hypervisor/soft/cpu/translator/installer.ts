@@ -377,7 +377,7 @@ export class Installer {
       if (entered.length === 0 && this.#bySlot.get(slot) === installed) this.#release(installed);
       return false;
     }
-    if (!page.slots.includes(slot)) page.slots.push(slot);
+    page.slots.add(slot);
     if (enters) {
       if (!entered.includes(page)) entered.push(page);
     } else if (!entered.includes(page) && !installed.joined.includes(page)) {
@@ -442,7 +442,7 @@ export class Installer {
   #release({ live, region, slot, joined }: Installed): void {
     for (const page of joined) {
       this.#options.code.notes.dropParts(slot, page);
-      page.slots = page.slots.filter((other) => other !== slot);
+      page.slots.delete(slot);
     }
     this.#options.guards?.remove(slot);
     this.#options.table.set(slot, null);
