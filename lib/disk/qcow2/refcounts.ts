@@ -22,8 +22,6 @@ export interface RefcountsOptions {
   /** File offsets of the refcount blocks; 0 where there is none. */
   readonly table: Float64Array;
   readonly metadata: MetadataMap;
-  /** Brings all metadata to the file. */
-  readonly commit: () => void;
   /** Reports damage of the image. */
   readonly corrupt: (message: string) => never;
 }
@@ -60,10 +58,11 @@ export class Refcounts {
     const sliceBytes = Math.min(this.#clusterBytes, MAX_SLICE_BYTES);
     this.#perSlice = sliceBytes * 8 / this.#bits;
     this.#perBlock = this.#clusterBytes * 8 / this.#bits;
-    this.#cache = new TableCache(file, {
+    const cache: TableCache = this.#cache = new TableCache(file, {
       sliceBytes,
       capacity: CACHED_SLICES,
-      makeClean: options.commit,
+      // Counts alone: new blocks may be none that the file's table has room for yet.
+      makeClean: () => cache.writeDirty(),
     });
   }
 
@@ -170,7 +169,7 @@ export class Refcounts {
         if (this.#table[index] === 0) this.#placeBlock(index, block);
         else this.release(block);
       }
-      this.#setUsed(cluster);
+      this.#set(cluster, 1);
     }
     this.#hint = 0;
   }
@@ -205,7 +204,12 @@ export class Refcounts {
   #createBlock(index: number, cluster: number): void {
     this.#checkFree(cluster, 1);
     this.#placeBlock(index, cluster);
-    this.#setUsed(cluster);
+    try {
+      this.#set(cluster, 1);
+    } catch (error) {
+      this.#forgetBlock(index);
+      throw error;
+    }
   }
 
   #placeBlock(index: number, cluster: number): void {
@@ -216,10 +220,11 @@ export class Refcounts {
     this.#cache.drop(cluster * this.#clusterBytes, this.#clusterBytes);
   }
 
-  #setUsed(cluster: number): void {
+  /** Sets the count of a cluster that a block covers. */
+  #set(cluster: number, count: number): void {
     const block = this.#table[Math.floor(cluster / this.#perBlock)]!;
     const slice = this.#slice(block, cluster);
-    writeCount(slice, cluster % this.#perSlice, this.#bits, 1);
+    writeCount(slice, cluster % this.#perSlice, this.#bits, count);
     this.#cache.markDirty(slice);
   }
 
@@ -264,20 +269,35 @@ export class Refcounts {
   #takeRun(start: number, count: number): void {
     const total = this.#withBlocks(start, count);
     this.#checkFree(start, total);
-    let next = start + count;
     const placed: number[] = [];
+    let counted = start;
     try {
+      let next = start + count;
       for (const index of this.#uncovered(start, total)) {
         this.#checkFree(next, 1);
         this.#placeBlock(index, next++);
         placed.push(index);
       }
+      for (; counted < next; counted++) this.#set(counted, 1);
     } catch (error) {
-      // Nothing counts them yet.
+      // What stands in the new blocks goes with them.
       for (const index of placed) this.#forgetBlock(index);
+      this.#giveBack(start, counted);
       throw error;
     }
-    for (let cluster = start; cluster < next; cluster++) this.#setUsed(cluster);
+  }
+
+  /** Gives clusters of a run back that was taken in part, as far as a block counts them. */
+  #giveBack(start: number, end: number): void {
+    for (let cluster = start; cluster < end; cluster++) {
+      if ((this.#table[Math.floor(cluster / this.#perBlock)] ?? 0) === 0) continue;
+      try {
+        this.#set(cluster, 0);
+      } catch (error) {
+        // Its count is not in memory any more, and cannot be read: it stays counted, which does no harm.
+        if (!(error instanceof DiskError)) throw error;
+      }
+    }
   }
 
   /**

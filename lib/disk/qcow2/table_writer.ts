@@ -71,7 +71,6 @@ export class TableWriter implements MapWriter {
       header,
       table: refcountTable,
       metadata,
-      commit: () => this.writeTables(),
       corrupt: (message) => this.corrupt(message),
     });
     this.#clearAutoclear();
