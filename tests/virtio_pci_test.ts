@@ -4,6 +4,7 @@ import { setLogLevel } from "../lib/base/mod.ts";
 import { DeviceStatus, Feature } from "../lib/virtio/mod.ts";
 import { engineTest } from "./support/engines.ts";
 import type { MockDriver } from "../lib/virtio/testing/mock_driver.ts";
+import type { MockPackedDriver } from "../lib/virtio/testing/mock_packed_driver.ts";
 import { FunctionRig } from "./support/function_rig.ts";
 
 // What guests do wrong is also logged.
@@ -346,6 +347,89 @@ engineTest(
     assert.deepEqual(rig.lost, []);
   },
 );
+
+/** Reads sectors by queue 1, and expects that nothing comes but the answers. */
+async function expectAnswers(
+  rig: FunctionRig,
+  driver: MockDriver | MockPackedDriver,
+): Promise<void> {
+  for (let sector = 0; sector < 30; sector++) {
+    const expected = rig.disk.slice(sector * 512, (sector + 1) * 512);
+    assert.deepEqual(await rig.readSector(driver, sector, 1), expected);
+  }
+  assert.equal(driver.takeUsed(), -1, "nothing else was answered");
+}
+
+for (const packed of [false, true]) {
+  const kind = packed ? "packed" : "split";
+
+  engineTest(
+    `what a device held of a ${kind} queue does not come again once the driver has reset the queue`,
+    async ({ kind: engine }) => {
+      const stuckSector = 99;
+      const [HALTED, MASTER] = [0x02, 0x06];
+      const start = (rig: FunctionRig, index: number) =>
+        packed ? rig.startPackedQueue(index) : rig.startQueue(index);
+      const resetQueue = async (rig: FunctionRig, index = 1) => {
+        rig.write(0x16, 2, index);
+        rig.write(0x3a, 2, 1);
+        await rig.until("the queue is reset", () => rig.read(0x3a, 2) === 0);
+      };
+      const ways: Record<string, (rig: FunctionRig) => Promise<void>> = {
+        "while the back end lives": resetQueue,
+        "while it stands still": async (rig) => {
+          rig.config(0x04, 2, HALTED);
+          await rig.until("it stands still", () => rig.bus.info()[0]!.halted);
+          await resetQueue(rig);
+          rig.config(0x04, 2, MASTER);
+        },
+        "just when it dies": async (rig) => {
+          rig.killBackend();
+          await resetQueue(rig);
+        },
+        "when it dies while it is to stand still": async (rig) => {
+          rig.killBackend();
+          rig.config(0x04, 2, HALTED);
+          await resetQueue(rig);
+          rig.config(0x04, 2, MASTER);
+        },
+        "when it dies while it stands still": async (rig) => {
+          rig.config(0x04, 2, HALTED);
+          await rig.until("it stands still", () => rig.bus.info()[0]!.halted);
+          rig.killBackend();
+          await resetQueue(rig);
+          rig.config(0x04, 2, MASTER);
+        },
+      };
+      for (const [way, reset] of Object.entries(ways)) {
+        let stuck = 0;
+        const device = { packed, stuckSector, onStuck: () => stuck++ };
+        await using rig = await FunctionRig.start(engine, { restart: true, ...device });
+        rig.enable();
+        await rig.activate();
+        await resetQueue(rig, 0);
+        const [other, driver] = [start(rig, 0), start(rig, 1)];
+        await rig.until("queue 1 runs", () => rig.bus.info()[0]!.queues.length === 2);
+        for (let n = 0; n < 7; n++) await rig.readSector(driver, n, 1);
+        for (let n = 0; n < 3; n++) rig.askForSector(driver, stuckSector, 1);
+        await rig.until("they are held", () => stuck === 3);
+        await reset(rig);
+        stuck = 0;
+        await expectAnswers(rig, start(rig, 1));
+        assert.equal(stuck, 0, way);
+        // What is held of another queue comes again, and that alone.
+        rig.askForSector(other, stuckSector, 0);
+        await rig.until("it is held", () => stuck === 1);
+        await resetQueue(rig);
+        rig.killBackend();
+        await rig.until("it is held again", () => stuck === 2);
+        await expectAnswers(rig, start(rig, 1));
+        assert.equal(stuck, 2, way);
+        assert.deepEqual(rig.lost, []);
+      }
+    },
+  );
+}
 
 engineTest(
   "a suspend fails where a back end dies at that moment and has no successor",

@@ -18,7 +18,11 @@ import {
   VhostUserBackend,
   VirtioPciFunction,
 } from "../../lib/virtio/mod.ts";
-import { BlockRequest, MemoryBlock } from "../../lib/virtio/testing/memory_block.ts";
+import {
+  BlockRequest,
+  MemoryBlock,
+  type MemoryBlockOptions,
+} from "../../lib/virtio/testing/memory_block.ts";
 import { MockDriver } from "../../lib/virtio/testing/mock_driver.ts";
 import { MockPackedDriver } from "../../lib/virtio/testing/mock_packed_driver.ts";
 import { VirtioBus } from "../../lib/machine/virtio/bus.ts";
@@ -45,11 +49,11 @@ export class FunctionRig implements AsyncDisposable {
   device: MemoryBlock | undefined;
   readonly #resources = new AsyncDisposableStack();
   readonly #data = new DataView(new ArrayBuffer(8));
-  readonly #packed: boolean;
+  readonly #device: MemoryBlockOptions;
   #bus: VirtioBus | undefined;
 
-  private constructor(engine: EngineKind, packed: boolean) {
-    this.#packed = packed;
+  private constructor(engine: EngineKind, device: MemoryBlockOptions) {
+    this.#device = { ...device, queueCount: 2 };
     const resources = this.#resources;
     const hypervisor = resources.use(openHypervisor(engine));
     this.memory = resources.use(
@@ -64,22 +68,22 @@ export class FunctionRig implements AsyncDisposable {
   /** Puts a function on the bus, as device 1. */
   static async start(
     engine: EngineKind,
-    options: { restart?: boolean; packed?: boolean } = {},
+    options: { restart?: boolean } & Omit<MemoryBlockOptions, "queueCount"> = {},
   ): Promise<FunctionRig> {
-    const { packed = false } = options;
-    const rig = new FunctionRig(engine, packed);
+    const { restart = false, ...ofDevice } = options;
+    const rig = new FunctionRig(engine, ofDevice);
     const reactor = rig.#resources.use(new Reactor());
     const abort = new AbortController();
     const bus = new VirtioBus([{
       name: "test disk",
       deviceType: DeviceType.Block,
       queueCount: 2,
-      ...packed ? { packedQueues: "where-offered" } : {},
+      ...ofDevice.packed === true ? { packedQueues: "where-offered" } : {},
       launch: () => Promise.resolve(rig.#launch(reactor)),
     }], {
       reactor,
       signal: abort.signal,
-      restart: options.restart ?? false,
+      restart,
       onLost: (why) => rig.lost.push(why),
     });
     rig.#bus = rig.#resources.use(bus);
@@ -219,6 +223,19 @@ export class FunctionRig implements AsyncDisposable {
     sector: number,
     index = 0,
   ): Promise<Uint8Array> {
+    const head = this.askForSector(driver, sector, index);
+    const at = REQUEST + index * 2 * 4096;
+    let used = -1;
+    await this.until("an answer", () => (used = driver.takeUsed()) >= 0);
+    if (driver instanceof MockDriver) driver.free(head);
+    if (used !== head || this.memory.readU8(at + 4096 + 512) !== 0) {
+      throw new Error("expected that the request succeeds");
+    }
+    return this.memory.read(at + 4096, 512);
+  }
+
+  /** Asks for a sector by queue `index`, and waits for nothing; the result is the head of its chain. */
+  askForSector(driver: MockDriver | MockPackedDriver, sector: number, index = 0): number {
     const at = REQUEST + index * 2 * 4096;
     this.memory.fill(at, 2 * 4096);
     this.memory.writeU32(at, BlockRequest.Read);
@@ -231,13 +248,7 @@ export class FunctionRig implements AsyncDisposable {
       { address: at + 4096 + 512, length: 1, writable: true },
     ]);
     if (driver.publish()) this.write(0x3000 + index * 4, 2, index);
-    let used = -1;
-    await this.until("an answer", () => (used = driver.takeUsed()) >= 0);
-    if (driver instanceof MockDriver) driver.free(head);
-    if (used !== head || this.memory.readU8(at + 4096 + 512) !== 0) {
-      throw new Error("expected that the request succeeds");
-    }
-    return this.memory.read(at + 4096, 512);
+    return head;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -246,10 +257,7 @@ export class FunctionRig implements AsyncDisposable {
 
   #launch(reactor: Reactor): BackendLink {
     const [near, far] = socketPair("stream");
-    const device = this.device = new MemoryBlock(this.disk, {
-      queueCount: 2,
-      packed: this.#packed,
-    });
+    const device = this.device = new MemoryBlock(this.disk, this.#device);
     const backend = this.backend = new VhostUserBackend(far, device);
     let open = true;
     const close = () => {

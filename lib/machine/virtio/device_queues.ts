@@ -106,8 +106,9 @@ export class DeviceQueues {
       await frontend.enableQueue(index, false);
       await frontend.stopQueue(index);
     }
-    // Where the back end died before that, its successor takes the queue up and stops it: the record of its
-    // requests must not be there for the one that the driver starts next.
+    // Where the back end died before that, its successor takes the queue up and stops it. What is not answered
+    // by now must not come again from the one that the driver starts next.
+    frontend.forgetRequests(index);
     this.#running.delete(index);
   }
 

@@ -256,6 +256,16 @@ export class VhostUserFrontend implements Disposable {
     return answer.vringState().num;
   }
 
+  /**
+   * Lets no back end take up again what one held of queue `index`, which is stopped, or not started since a
+   * death: its driver has taken it back.
+   *
+   * @throws {HostError} where the record cannot be written to.
+   */
+  forgetRequests(index: number): void {
+    this.#live.clearRecord(index, { packed: this.#packed });
+  }
+
   /** Enables or disables queue `index`, where the back end knows of that. */
   async enableQueue(index: number, on: boolean): Promise<void> {
     if ((this.#features & PROTOCOL_FEATURES) === 0n) return;

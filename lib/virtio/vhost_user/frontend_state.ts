@@ -5,6 +5,7 @@
  */
 
 import { eventfd, type Fd } from "../../host/mod.ts";
+import { clearRecord } from "./inflight_area.ts";
 import type { InflightMessage } from "./message.ts";
 
 /** The descriptors of one queue. They stay the same when the device is reset or its back end restarted. */
@@ -63,6 +64,16 @@ export class FrontendState implements Disposable {
   setInflight(record: InflightRecord | undefined): void {
     if (this.#inflight?.fd !== record?.fd) this.#inflight?.fd.close();
     this.#inflight = record;
+  }
+
+  /**
+   * Forgets what is recorded of queue `index`, which is stopped: its driver has taken all of it back.
+   *
+   * @throws {HostError} where the record cannot be written to.
+   */
+  clearRecord(index: number, layout: { readonly packed: boolean }): void {
+    if (this.#inflight === undefined) return;
+    clearRecord(this.#inflight.fd, this.#inflight.message, { index, ...layout });
   }
 
   [Symbol.dispose](): void {

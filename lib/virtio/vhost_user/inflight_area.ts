@@ -8,12 +8,14 @@
 import {
   addSeals,
   Fd,
+  type FdLike,
   fstat,
   ftruncate,
   HostError,
   type Mapping,
   memfdCreate,
   mmap,
+  pwrite,
   Seal,
 } from "../../host/mod.ts";
 import { alignUp } from "../../base/mod.ts";
@@ -21,8 +23,12 @@ import { PAGE_SIZE } from "../../memory/mod.ts";
 import { VhostUserError } from "../errors.ts";
 import { InflightQueue, inflightQueueBytes } from "../inflight.ts";
 import { packedInflightBytes, PackedInflightQueue } from "../packed_inflight.ts";
+import { PACKED_BEGIN } from "../packed_ring.ts";
 import { isQueueSize } from "../ring.ts";
 import type { InflightMessage } from "./message.ts";
+
+/** Of the features at the begin of each queue's record. */
+const FEATURES_BYTES = 8;
 
 /** Records of some queues of one size. */
 export class InflightArea implements Disposable {
@@ -128,6 +134,29 @@ export class InflightArea implements Disposable {
     this.#mapping[Symbol.dispose]();
     this.fd.close();
   }
+}
+
+/**
+ * Makes queue `index` one of whose requests nothing is recorded, where nobody uses it. Whose file it is may be
+ * another's: it is written to, and not mapped, as it may become shorter at any time.
+ *
+ * @throws {HostError} where it cannot be written to.
+ */
+export function clearRecord(
+  fd: FdLike,
+  message: InflightMessage,
+  { index, packed }: { readonly index: number; readonly packed: boolean },
+): void {
+  const { sizeBytes, fileOffset, queueCount, queueSize } = message;
+  if (!isQueueSize(queueSize) || index >= queueCount) return;
+  const length = queueBytes(queueSize, packed);
+  // In a layout that is not the protocol's, it is not known where it is.
+  if ((index + 1) * length > sizeBytes) return;
+  const bytes = new Uint8Array(length);
+  if (packed) new PackedInflightQueue(bytes, queueSize).begin(PACKED_BEGIN & 0xffff);
+  else new InflightQueue(bytes, queueSize).recover(0);
+  // The features before it are the back end's.
+  pwrite(fd, bytes.subarray(FEATURES_BYTES), fileOffset + index * length + FEATURES_BYTES);
 }
 
 function queueBytes(queueSize: number, packed: boolean): number {
