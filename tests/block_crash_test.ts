@@ -142,6 +142,29 @@ for (const [format, options] of KINDS) {
   });
 }
 
+/** What a test of a guest in QEMU has. */
+interface GuestTest {
+  readonly guest: Exclude<typeof QEMU_GUEST, string>;
+  readonly folder: TemporaryFolder;
+  /** Of the disk, which is not there yet. */
+  readonly path: string;
+  /** Of the device. */
+  readonly socket: string;
+}
+
+function guestTest(name: string, fn: (test: GuestTest) => Promise<void>): void {
+  Deno.test({
+    name: `${name}${WITHOUT_QEMU_GUEST}`,
+    ignore: WITHOUT_QEMU_GUEST !== "",
+    async fn() {
+      if (typeof QEMU_GUEST === "string") return;
+      using folder = new TemporaryFolder();
+      const [path, socket] = [folder.file("disk"), folder.file("socket")];
+      await fn({ guest: QEMU_GUEST, folder, path, socket });
+    },
+  });
+}
+
 const WRITE_AND_SYNC = `
 for i in $(seq 0 500); do
   dd if=/bin/busybox of=/dev/vda bs=4k skip=$i seek=$((i * 37 % 2000)) count=1 conv=fsync 2>/dev/null
@@ -149,17 +172,12 @@ for i in $(seq 0 500); do
 done
 `;
 
-Deno.test({
-  name: `a VM that is killed with its disk loses nothing that was synced${WITHOUT_QEMU_GUEST}`,
-  ignore: WITHOUT_QEMU_GUEST !== "",
-  async fn() {
-    if (typeof QEMU_GUEST === "string") return;
-    using folder = new TemporaryFolder();
-    const path = folder.file("disk");
-    const socket = folder.file("socket");
+guestTest(
+  "a VM that is killed with its disk loses nothing that was synced",
+  async ({ guest, folder, path, socket }) => {
     qemuImg("create", "-f", "qcow2", path, "8M");
     await using device = await DeviceProcess.start("block", socket, ["--path", path]);
-    const { console } = await runQemuGuest(QEMU_GUEST, {
+    const { console } = await runQemuGuest(guest, {
       folder: folder.path,
       sockets: [socket],
       script: WRITE_AND_SYNC,
@@ -174,7 +192,7 @@ Deno.test({
     const synced = [...console.matchAll(/synced (\d+)\./g)].map((match) => Number(match[1]));
     assert.ok(synced.length > 60, console);
     assert.equal(qemuCheck(path).corruptions, 0);
-    const busybox = await readFile(QEMU_GUEST.busybox);
+    const busybox = await readFile(guest.busybox);
     using image = openDisk(path, { readOnly: true });
     const content = readAll(image);
     for (const index of synced) {
@@ -186,7 +204,7 @@ Deno.test({
       );
     }
   },
-});
+);
 
 const PARTS = 4;
 const PAGES = 60;
@@ -207,15 +225,9 @@ echo end $(md5sum </dev/vda)
 `;
 
 for (const layout of ["split", "packed"]) {
-  Deno.test({
-    name:
-      `a guest in QEMU does not notice that its disk's device is killed and restarted (${layout})${WITHOUT_QEMU_GUEST}`,
-    ignore: WITHOUT_QEMU_GUEST !== "",
-    async fn() {
-      if (typeof QEMU_GUEST === "string") return;
-      using folder = new TemporaryFolder();
-      const path = folder.file("disk");
-      const socket = folder.file("socket");
+  guestTest(
+    `a guest in QEMU does not notice that its disk's device is killed and restarted (${layout})`,
+    async ({ guest, folder, path, socket }) => {
       const disk = new Uint8Array(8 * MIB);
       await Deno.writeFile(path, disk);
       const start = () =>
@@ -228,7 +240,7 @@ for (const layout of ["split", "packed"]) {
         restarts++;
       };
       try {
-        const { console, complaints } = await runQemuGuest(QEMU_GUEST, {
+        const { console, complaints } = await runQemuGuest(guest, {
           folder: folder.path,
           sockets: [socket],
           chardev: ",reconnect=1",
@@ -236,7 +248,7 @@ for (const layout of ["split", "packed"]) {
           script: WRITE_IN_PARTS,
           on: { "part 0 page 10.": restart },
         });
-        const busybox = await readFile(QEMU_GUEST.busybox);
+        const busybox = await readFile(guest.busybox);
         for (let part = 0; part < PARTS; part++) {
           disk.set(busybox.subarray(0, PAGES * BLOCK_BYTES), part * 512 * BLOCK_BYTES);
         }
@@ -248,7 +260,7 @@ for (const layout of ["split", "packed"]) {
         await device.end("SIGKILL");
       }
     },
-  });
+  );
 }
 
 const NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"];

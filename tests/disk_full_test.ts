@@ -22,9 +22,19 @@ const MIB = 2 ** 20;
 const UNIT = 512;
 const skipped = HAS_QEMU_IMG ? "" : " (skipped: no qemu-img)";
 
+function isFull(error: unknown): boolean {
+  return error instanceof DiskError && error.code === "ENOSPC";
+}
+
 /** An image's file whose host has no room now and then. */
 class FullFile extends ImageFile {
   random: Random | undefined;
+
+  /** Over a new image at `path`. */
+  static create(path: string, options: string, sizeBytes: number): FullFile {
+    qemuImg("create", "-q", "-f", "qcow2", "-o", options, path, String(sizeBytes));
+    return new FullFile(openFile(path, OpenFlag.ReadWrite), { path, readOnly: false });
+  }
 
   override writeVector(vector: IoVector, offset: number): void {
     if (this.random?.next(4) === 0) {
@@ -51,13 +61,7 @@ Deno.test({
       const image = folder.file("image.qcow2");
       const layout = ["cluster_size=512,refcount_bits=64", "cluster_size=4096", "compat=0.10"];
       const size = 2 * MIB;
-      qemuImg(
-        ...["create", "-q", "-f", "qcow2", "-o", layout[seed % 3]!, image, String(size)],
-      );
-      const file = new FullFile(openFile(image, OpenFlag.ReadWrite), {
-        path: image,
-        readOnly: false,
-      });
+      const file = FullFile.create(image, layout[seed % 3]!, size);
       const random = new Random(seed);
       const model = new Uint8Array(size);
       {
@@ -73,7 +77,7 @@ Deno.test({
             else disk.writeAt(offset, IoVector.of(bytes));
             if (step % 7 !== 0) model.set(step % 5 === 0 ? new Uint8Array(length) : bytes, offset);
           } catch (error) {
-            assert.ok(error instanceof DiskError && error.code === "ENOSPC", String(error));
+            assert.ok(isFull(error), String(error));
             // Old or new bytes: ask which.
             file.random = undefined;
             disk.readAt(offset, IoVector.of(model.subarray(offset, offset + length)));
@@ -98,12 +102,7 @@ Deno.test({
     for (let seed = 0; seed < 12; seed++) {
       const image = folder.file("image.qcow2");
       // Few clusters have their counts in one block.
-      const layout = "cluster_size=512,refcount_bits=64";
-      qemuImg("create", "-q", "-f", "qcow2", "-o", layout, image, String(MIB));
-      const file = new FullFile(openFile(image, OpenFlag.ReadWrite), {
-        path: image,
-        readOnly: false,
-      });
+      const file = FullFile.create(image, "cluster_size=512,refcount_bits=64", MIB);
       const random = new Random(seed);
       {
         using disk = new Qcow2Image(file, { sparse: true, cacheBytes: 16_384 });
@@ -112,7 +111,7 @@ Deno.test({
           try {
             disk.resize(disk.sizeBytes + random.next(200) * MIB);
           } catch (error) {
-            assert.ok(error instanceof DiskError && error.code === "ENOSPC", String(error));
+            assert.ok(isFull(error), String(error));
           }
           file.random = undefined;
           disk.writeAt(random.next(1500) * UNIT, IoVector.of(random.bytes(random.next(90) * UNIT)));
@@ -126,63 +125,66 @@ Deno.test({
 
 const canMount = HAS_QEMU_IMG && Deno.uid() === 0;
 
-Deno.test({
-  name: `a full file system ends in ENOSPC and in a sound image${
-    canMount ? "" : " (skipped: needs root)"
-  }`,
-  ignore: !canMount,
-  fn: () => {
-    using folder = new TemporaryFolder();
-    const mount = folder.file("small");
-    Deno.mkdirSync(mount);
-    const mounted = run("mount", "-t", "tmpfs", "-o", "size=4m", "none", mount);
-    if (mounted.code !== 0) return;
-    try {
-      const image = `${mount}/image.qcow2`;
-      qemuImg("create", "-q", "-f", "qcow2", image, "64M");
-      Deno.writeFileSync(`${mount}/ballast`, new Uint8Array(MIB));
-      const bytes = new Uint8Array(65536).fill(1);
-      let written = 0;
-      {
-        using disk = openDisk(image);
-        const fill = () => {
-          for (; written < 1024; written++) {
-            disk.writeAt(written * 65536, IoVector.of(bytes));
-          }
-        };
-        assert.throws(fill, (error) => error instanceof DiskError && error.code === "ENOSPC");
-        assert.ok(written > 20 && written < 64, String(written));
-        Deno.removeSync(`${mount}/ballast`);
-        disk.writeAt(written++ * 65536, IoVector.of(bytes));
-        assert.throws(fill, /ENOSPC|space/);
-        disk.discard(0, 65536 * 4);
-        disk.flush();
-        disk.writeAt(written++ * 65536, IoVector.of(bytes));
+/** A test of a file system that has room for `size`. */
+function smallHostTest(
+  name: string,
+  { size, fn }: { readonly size: string; readonly fn: (mount: string) => void },
+): void {
+  Deno.test({
+    name: `${name}${canMount ? "" : " (skipped: needs root)"}`,
+    ignore: !canMount,
+    fn: () => {
+      using folder = new TemporaryFolder();
+      const mount = folder.file("small");
+      Deno.mkdirSync(mount);
+      const mounted = run("mount", "-t", "tmpfs", "-o", `size=${size}`, "none", mount);
+      if (mounted.code !== 0) return;
+      try {
+        fn(mount);
+      } finally {
+        run("umount", mount);
       }
-      assertClean(image);
-      using disk = openDisk(image, { readOnly: true });
-      const all = readAll(disk).subarray(65536 * 4, written * 65536);
-      assert.ok(all.every((byte) => byte === 1));
-    } finally {
-      run("umount", mount);
+    },
+  });
+}
+
+smallHostTest("a full file system ends in ENOSPC and in a sound image", {
+  size: "4m",
+  fn: (mount) => {
+    const image = `${mount}/image.qcow2`;
+    qemuImg("create", "-q", "-f", "qcow2", image, "64M");
+    Deno.writeFileSync(`${mount}/ballast`, new Uint8Array(MIB));
+    const bytes = new Uint8Array(65536).fill(1);
+    let written = 0;
+    {
+      using disk = openDisk(image);
+      const fill = () => {
+        for (; written < 1024; written++) {
+          disk.writeAt(written * 65536, IoVector.of(bytes));
+        }
+      };
+      assert.throws(fill, isFull);
+      assert.ok(written > 20 && written < 64, String(written));
+      Deno.removeSync(`${mount}/ballast`);
+      disk.writeAt(written++ * 65536, IoVector.of(bytes));
+      assert.throws(fill, /ENOSPC|space/);
+      disk.discard(0, 65536 * 4);
+      disk.flush();
+      disk.writeAt(written++ * 65536, IoVector.of(bytes));
     }
+    assertClean(image);
+    using disk = openDisk(image, { readOnly: true });
+    const all = readAll(disk).subarray(65536 * 4, written * 65536);
+    assert.ok(all.every((byte) => byte === 1));
   },
 });
 
-Deno.test({
-  name: `what a full file system took of a write that failed does not get into tables${
-    canMount ? "" : " (skipped: needs root)"
-  }`,
-  ignore: !canMount,
-  fn: () => {
-    using folder = new TemporaryFolder();
-    const mount = folder.file("small");
-    Deno.mkdirSync(mount);
-    const mounted = run("mount", "-t", "tmpfs", "-o", "size=1000k", "none", mount);
-    if (mounted.code !== 0) return;
-    try {
+smallHostTest(
+  "what a full file system took of a write that failed does not get into tables",
+  {
+    size: "1000k",
+    fn: (mount) => {
       const image = `${mount}/image.qcow2`;
-      const isFull = (error: unknown) => error instanceof DiskError && error.code === "ENOSPC";
       // The file system's last page begins elsewhere in the last write each time.
       for (let sectors = 33; sectors < 63; sectors++) {
         qemuImg("create", "-q", "-f", "qcow2", "-o", "cluster_size=512", image, "16M");
@@ -213,8 +215,6 @@ Deno.test({
         const kept = readAll(disk).subarray(4 * piece.length, written);
         assert.ok(kept.every((byte) => byte === 0xa5));
       }
-    } finally {
-      run("umount", mount);
-    }
+    },
   },
-});
+);
