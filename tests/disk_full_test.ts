@@ -33,6 +33,10 @@ class FullFile extends ImageFile {
   /** Over a new image at `path`. */
   static create(path: string, options: string, sizeBytes: number): FullFile {
     qemuImg("create", "-q", "-f", "qcow2", "-o", options, path, String(sizeBytes));
+    return FullFile.open(path);
+  }
+
+  static open(path: string): FullFile {
     return new FullFile(openFile(path, OpenFlag.ReadWrite), { path, readOnly: false });
   }
 
@@ -120,6 +124,69 @@ Deno.test({
       }
       assert.equal(qemuCheck(image).corruptions, 0, `seed ${seed}`);
     }
+  },
+});
+
+Deno.test({
+  name:
+    `a disk whose process was killed on a host without room has it all when there is some${skipped}`,
+  ignore: !HAS_QEMU_IMG,
+  fn: () => {
+    using folder = new TemporaryFolder();
+    let refused = 0;
+    for (let seed = 0; seed < 20; seed++) {
+      const image = folder.file("image.qcow2");
+      const layout = "cluster_size=512,refcount_bits=64";
+      const file = FullFile.create(image, layout, 2 * MIB);
+      const options = { sparse: true, cacheBytes: 16_384, recovery: new Uint8Array(16_400) };
+      const killed = new Qcow2Image(file, options);
+      const random = new Random(seed);
+      const model = new Uint8Array(2 * MIB);
+      for (let step = 0; step < 20; step++) {
+        const bytes = random.bytes(UNIT * (1 + random.next(60)));
+        const offset = random.next((model.length - bytes.length) / UNIT) * UNIT;
+        killed.writeAt(offset, IoVector.of(bytes));
+        model.set(bytes, offset);
+      }
+      killed.abandon();
+      // The next one is killed as well.
+      for (let turn = 0; turn < 2; turn++) {
+        const full = FullFile.open(image);
+        full.random = random;
+        const disk = new Qcow2Image(full, options);
+        const uses = [
+          () => disk.readAt(0, IoVector.of(new Uint8Array(UNIT))),
+          () => disk.locate(0, UNIT),
+          () => disk.writeAt(0, IoVector.of(model.slice(0, UNIT))),
+          () => disk.beginWrite(0, UNIT),
+          () => disk.flush(),
+          () => disk.beginFlush(),
+          () => disk.resize(3 * MIB),
+        ];
+        const before = refused;
+        for (const use of uses) {
+          try {
+            use();
+            break;
+          } catch (error) {
+            assert.ok(isFull(error), String(error));
+            refused++;
+          }
+        }
+        full.random = undefined;
+        if (refused - before < uses.length && turn === 0) {
+          assert.equal(firstDifference(readAll(disk).subarray(0, model.length), model), undefined);
+        }
+        disk.abandon();
+      }
+      {
+        using disk = new Qcow2Image(FullFile.open(image), options);
+        const content = readAll(disk).subarray(0, model.length);
+        assert.equal(firstDifference(content, model), undefined, `seed ${seed}`);
+      }
+      assert.equal(qemuCheck(image).corruptions, 0, `seed ${seed}`);
+    }
+    assert.ok(refused > 20, String(refused));
   },
 });
 
@@ -215,6 +282,47 @@ smallHostTest(
         const kept = readAll(disk).subarray(4 * piece.length, written);
         assert.ok(kept.every((byte) => byte === 0xa5));
       }
+    },
+  },
+);
+
+smallHostTest(
+  "a disk whose process was killed opens on a full file system, and fails reads until there is room",
+  {
+    size: "4m",
+    fn: (mount) => {
+      const image = `${mount}/image.qcow2`;
+      qemuImg(
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-o",
+        "cluster_size=4096,refcount_bits=64",
+        image,
+        "64M",
+      );
+      const recovery = new Uint8Array(MIB);
+      const bytes = new Uint8Array(4096).fill(1);
+      const count = 600;
+      {
+        const disk = openDisk(image, { recovery });
+        // More clusters than one block counts.
+        for (let at = 0; at < count; at++) disk.writeAt(at * 4096, IoVector.of(bytes));
+        if (!(disk instanceof Qcow2Image)) assert.fail();
+        disk.abandon();
+      }
+      using ballast = Deno.openSync(`${mount}/ballast`, { write: true, create: true });
+      assert.throws(() => {
+        while (ballast.writeSync(bytes) > 0);
+      });
+      using disk = openDisk(image, { recovery });
+      const read = () => disk.readAt(0, IoVector.of(new Uint8Array(512)));
+      assert.throws(read, isFull);
+      assert.throws(() => disk.flush(), isFull);
+      Deno.removeSync(`${mount}/ballast`);
+      ballast.close();
+      assert.ok(readAll(disk).subarray(0, count * 4096).every((byte) => byte === 1));
     },
   },
 );

@@ -43,7 +43,8 @@ export interface Qcow2ImageOptions {
   readonly cacheBytes?: number;
   /**
    * Memory that outlives the process, zeros at first: what it holds after the process that wrote to the
-   * image died is applied, so that no write that was done is lost.
+   * image died is applied, so that no write that was done is lost. Where the host has no room for that, all
+   * that is asked of the disk fails with ENOSPC until it has.
    */
   readonly recovery?: Uint8Array | undefined;
 }
@@ -73,6 +74,8 @@ export class Qcow2Image implements DiskImage {
   readonly #clusterBytes: number;
   #sizeBytes: number;
   #open = true;
+  /** Whether the recovery log is still to be applied. */
+  #behind = false;
 
   /**
    * Takes `file` and the backing image over, also when it throws.
@@ -117,7 +120,13 @@ export class Qcow2Image implements DiskImage {
           clusters: new ClusterWriter(file, { ...parts, isBacked, disk: this }),
           pending: new PendingWrites(file, parts),
         };
-        tables.recover();
+        this.#behind = true;
+        try {
+          this.#catchUp();
+        } catch (error) {
+          // Whoever uses the disk meanwhile is told so, and goes on once the host has room again.
+          if (!isLackOfRoom(error)) throw error;
+        }
       }
     } catch (error) {
       this.#release();
@@ -131,6 +140,7 @@ export class Qcow2Image implements DiskImage {
 
   readAt(offset: number, vector: IoVector): void {
     checkRange(this, offset, vector.lengthBytes);
+    this.#catchUp();
     this.#reader.read(offset, vector);
   }
 
@@ -142,8 +152,11 @@ export class Qcow2Image implements DiskImage {
   /**
    * Where in the file the range lies in one piece; undefined where it is left to the backing file, -1 for
    * everything else.
+   *
+   * @throws {DiskError} where the image cannot be read.
    */
   locate(offset: number, lengthBytes: number): number | undefined {
+    this.#catchUp();
     return this.#reader.locate(offset, lengthBytes);
   }
 
@@ -164,12 +177,14 @@ export class Qcow2Image implements DiskImage {
   }
 
   flush(): void {
+    this.#catchUp();
     this.#writing?.tables.flush();
   }
 
   /** Begins a flush, which making the file durable ends; false where there is nothing to do. */
   beginFlush(): boolean {
     if (this.#writing === undefined) return false;
+    this.#catchUp();
     this.#writing.tables.prepareFlush();
     return this.#file.beginSync();
   }
@@ -259,7 +274,15 @@ export class Qcow2Image implements DiskImage {
     }
   }
 
+  /** Applies the recovery log, where that is still to be done. */
+  #catchUp(): void {
+    if (!this.#behind) return;
+    this.#writing!.tables.recover();
+    this.#behind = false;
+  }
+
   #writable(): Writable {
+    this.#catchUp();
     if (this.#writing !== undefined) return this.#writing;
     throw new DiskError(`${this.path}: it is opened read-only`, { code: "EROFS" });
   }
@@ -268,4 +291,9 @@ export class Qcow2Image implements DiskImage {
     if (this.#writing !== undefined) return this.#writing.tables.corrupt(message);
     throw damage(this.path, message);
   }
+}
+
+/** Whether the host's lack of room is why something failed, which may pass. */
+function isLackOfRoom(error: unknown): boolean {
+  return error instanceof DiskError && (error.code === "ENOSPC" || error.code === "EDQUOT");
 }

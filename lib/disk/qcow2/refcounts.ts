@@ -164,14 +164,23 @@ export class Refcounts {
       const index = Math.floor(cluster / this.#perBlock);
       if (index >= this.#table.length) this.#growTable(index);
       if ((this.#table[index] ?? 0) === 0) {
-        const block = this.allocate(1);
-        // Its own range may be the one that lacked a block.
-        if (this.#table[index] === 0) this.#placeBlock(index, block);
-        else this.release(block);
+        this.#addBlock(index);
       }
       this.#set(cluster, 1);
     }
     this.#hint = 0;
+  }
+
+  #addBlock(index: number): void {
+    const block = this.allocate(1);
+    try {
+      // Its own range may be the one that lacked a block.
+      if (this.#table[index] === 0) return this.#placeBlock(index, block);
+    } catch (error) {
+      this.release(block);
+      throw error;
+    }
+    this.release(block);
   }
 
   /** Brings counts, then references to new blocks to the file. */

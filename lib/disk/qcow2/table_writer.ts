@@ -166,7 +166,10 @@ export class TableWriter implements MapWriter {
     this.#log?.clear();
   }
 
-  /** Applies the log of a process that died. What it had begun to free may stay counted. */
+  /**
+   * Applies the log of a process that died. What it had begun to free may stay counted. Where it fails it can
+   * be done again.
+   */
   recover(): void {
     const entries = this.#log?.entries ?? [];
     if (entries.length === 0) return;
