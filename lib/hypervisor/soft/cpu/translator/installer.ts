@@ -143,20 +143,38 @@ export class Installer {
   }
 
   /**
-   * Installs all of a new unit.
+   * Installs all of a new unit, made of what was decoded of `pages`.
    *
    * @param pages The pages of each region's parts.
    * @param over Takes over what smaller regions may be entered at.
+   * @returns false where that was written over meanwhile, so that it may be made of what is not there: then
+   *   the unit is of no use to anyone.
    */
-  install(unit: Unit, pages: readonly (readonly CodePage[])[], over: boolean): void {
-    const live = this.#instances.make(unit);
-    if (live === undefined) return;
+  install(unit: Unit, pages: readonly (readonly CodePage[])[], over: boolean): boolean {
     for (const [region, { parts }] of unit.regions.entries()) {
-      for (const number of parts.keys()) {
+      for (const [number, part] of parts.entries()) {
         const page = pages[region]?.[number];
-        if (page !== undefined) this.#enter(live, region, { number, page, over });
+        if (page === undefined || !this.#isMadeOf(part, page)) return false;
       }
     }
+    const live = this.#instances.make(unit);
+    if (live === undefined) return true;
+    for (const [region, { parts }] of unit.regions.entries()) {
+      for (const [number, part] of parts.entries()) {
+        const page = pages[region]?.[number];
+        if (page === undefined || !isCodeThere(part, this.#ram, page.ram)) continue;
+        this.#enter(live, region, { number, page, over });
+      }
+    }
+    return true;
+  }
+
+  /**
+   * Whether what was decoded of `page`, and the bytes that `part` has, are what is there still. Records that
+   * were read before a write and bytes that were read behind it do not belong together.
+   */
+  #isMadeOf(part: UnitPart, page: CodePage): boolean {
+    return this.#options.isIntact(page.ram) && isCodeThere(part, this.#ram, page.ram);
   }
 
   /** Installs what of a unit made elsewhere fits the code that is there now; `over` as for {@link install}. */

@@ -75,7 +75,7 @@ class Bench {
     const region = module.func([ValType.I32], [ValType.I32]);
     region.return(i32(0));
     region.unreachable();
-    module.exportFunc(regionName(0), region);
+    for (const number of [0, 1]) module.exportFunc(regionName(number), region);
     const parts = pages.map((pageNumber, n) => {
       this.bytes.set(CODE, pageNumber * PAGE + OFFSET);
       this.code.page(pageNumber * PAGE, CodeMode.bits64);
@@ -114,6 +114,32 @@ Deno.test("regions have slots of their own, also where one's code is changed whi
   t.installer.adopt(third, true);
   assert.ok(t.slotAt(2) >= HANDLER_SLOTS && t.slotAt(3) >= HANDLER_SLOTS);
   assert.notEqual(t.slotAt(2), t.slotAt(3));
+});
+
+Deno.test("what was written over while it was translated is not installed, nor what is behind it in the unit", () => {
+  const t = new Bench();
+  const page = t.code.page(PAGE, CodeMode.bits64);
+  const old = t.unitIn(1);
+  t.code.decode(page, OFFSET);
+  // Its instructions were read before, its bytes behind that.
+  t.bytes.set([0xf8, 0xc3], PAGE + OFFSET);
+  const mixed = {
+    bytes: old.bytes,
+    regions: [0, 1].map(() => ({
+      parts: (old.regions[0]?.parts ?? []).map((part) => ({
+        ...part,
+        code: CodeRanges.of([{ start: OFFSET, bytes: Uint8Array.of(0xf8, 0xc3) }]),
+      })),
+    })),
+  };
+  const pages = mixed.regions.map(() => [page]);
+  const isOfUse = t.installer.install(mixed, pages, true);
+  assert.deepEqual([page.regions.size, isOfUse], [0, false]);
+  // Once it is decoded anew they belong together.
+  t.code.invalidate(1);
+  t.code.decode(page, OFFSET);
+  assert.equal(t.installer.install(mixed, pages, true), true);
+  assert.ok(t.slotAt(1) >= HANDLER_SLOTS);
 });
 
 /** Decodes code in page 2, which a device then writes over with nobody told. */

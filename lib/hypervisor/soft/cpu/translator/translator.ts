@@ -340,10 +340,7 @@ export class Translator {
       this.stats.regions += unit.regions.length;
       this.stats.instructions += made.instructions;
       this.stats.bytes += unit.bytes.length;
-      this.installer.install(unit, pages, how.wide);
-      // What was decoded may have been changed by others just now: then it is of no use to anyone.
-      const intact = pages.flat().every((page) => this.#options.isIntact(page.ram));
-      if (intact) this.#options.store?.add(unit);
+      if (this.installer.install(unit, pages, how.wide)) this.#options.store?.add(unit);
     }
     this.stats.milliseconds += performance.now() - start;
     return made !== undefined;
