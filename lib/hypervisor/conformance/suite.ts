@@ -21,6 +21,7 @@ import { SELF_MODIFYING_TESTS } from "./cases/self_modifying.ts";
 import { SMP_TESTS } from "./cases/smp.ts";
 import { SMP_CODE_TESTS } from "./cases/smp_code.ts";
 import { SMP_MEMORY_TESTS } from "./cases/smp_memory.ts";
+import { SMP_REWRITE_TESTS } from "./cases/smp_rewrites.ts";
 import { SYSTEM_TESTS } from "./cases/system.ts";
 import { CODE_PAGE_TESTS } from "./cases/code_pages.ts";
 import { FAR_CALL_TESTS } from "./cases/far_calls.ts";
@@ -50,6 +51,7 @@ export const GUEST_TESTS: readonly GuestTest[] = [
   ...SMP_TESTS,
   ...SMP_MEMORY_TESTS,
   ...SMP_CODE_TESTS,
+  ...SMP_REWRITE_TESTS,
 ];
 
 /** Guests that must come somewhere within milliseconds, which tiers for tests need to translate. */
