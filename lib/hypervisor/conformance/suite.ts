@@ -22,6 +22,7 @@ import { SMP_TESTS } from "./cases/smp.ts";
 import { SMP_CODE_TESTS } from "./cases/smp_code.ts";
 import { SMP_MEMORY_TESTS } from "./cases/smp_memory.ts";
 import { SMP_REWRITE_TESTS } from "./cases/smp_rewrites.ts";
+import { STRAIGHT_CODE_TESTS } from "./cases/straight_code.ts";
 import { SYSTEM_TESTS } from "./cases/system.ts";
 import { CODE_PAGE_TESTS } from "./cases/code_pages.ts";
 import { FAR_CALL_TESTS } from "./cases/far_calls.ts";
@@ -38,6 +39,7 @@ export const GUEST_TESTS: readonly GuestTest[] = [
   ...MODE_TESTS,
   ...TWO_PAGE_TESTS,
   ...FAR_CALL_TESTS,
+  ...STRAIGHT_CODE_TESTS,
   ...CODE_PAGE_TESTS,
   ...EXCEPTION_TESTS,
   ...PROTECTION_TESTS,

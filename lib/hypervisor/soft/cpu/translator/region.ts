@@ -196,6 +196,7 @@ export function emitRegion(
           let current = 0;
           const frame: RegionFrame = {
             gpr,
+            copies: new Map(),
             flagResult,
             flagAux,
             flagKind,
@@ -318,35 +319,35 @@ export function emitRegion(
   });
 }
 
-/** Uses of a register for each instruction from which on it is kept in a local. */
+/** Uses of a register for each instruction of a loop from which on it is kept in a local. */
 const OFTEN = 0.1;
-/** How much more the uses in a loop count than those around it, and in how many loops at most. */
-const LOOP_WEIGHT = 8;
-const MOST_DEPTH = 3;
 
 /**
- * Chooses the registers that a region keeps in locals: the others would cost more where it is entered and
- * left than where they are used, and would be kept in memory by compilers anyway.
+ * Chooses the registers that a region keeps in locals: those of loops that call nothing. The others cost more
+ * where blocks meet, as compilers run out of registers of their own and move them about, than where they are
+ * used: once in a block they are read from the state, and written there.
  */
 function chooseRegisters(
   plan: RegionPlan,
   loops: ReadonlyMap<number, { readonly first: number; readonly last: number }>,
 ): Set<number> {
-  const uses = new Array<number>(16).fill(0);
-  let all = 0;
-  for (const [i, block] of plan.blocks.entries()) {
-    let depth = 0;
-    for (const { first, last } of loops.values()) if (first <= i && i <= last) depth++;
-    const weight = LOOP_WEIGHT ** Math.min(depth, MOST_DEPTH);
-    for (const at of block.insns) {
-      all += weight;
-      for (const n of registersOf(at)) uses[n] = (uses[n] ?? 0) + weight;
-    }
-  }
   const chosen = new Set<number>([Reg.rsp]);
-  uses.forEach((count, n) => {
-    if (count >= OFTEN * all) chosen.add(n);
-  });
+  for (const { first, last } of loops.values()) {
+    const uses = new Array<number>(16).fill(0);
+    let all = 0;
+    let calls = false;
+    for (const { insns } of plan.blocks.slice(first, last + 1)) {
+      all += insns.length;
+      for (const at of insns) {
+        if (/^(call|ret)$/.test(at.insn.mnemonic)) calls = true;
+        for (const n of registersOf(at)) uses[n] = (uses[n] ?? 0) + 1;
+      }
+    }
+    if (calls) continue;
+    uses.forEach((count, n) => {
+      if (count >= OFTEN * all) chosen.add(n);
+    });
+  }
   return chosen;
 }
 
@@ -441,7 +442,8 @@ function emitBlock(
 ): void {
   const { block, following, frame, counts } = options;
   frame.pages.clear();
-  // What a block knows of flags and pages ends with it, and so do its locals.
+  frame.copies.clear();
+  // What a block knows of registers, flags and pages ends with it, and so do its locals.
   const locals = f.scope(() => {
     let last = undefined as RegionCx | undefined;
     for (const [i, at] of block.insns.entries()) {

@@ -58,12 +58,20 @@ export interface NearPage {
   readonly writable: boolean;
   /** The registers of the address, -1 for none. */
   readonly registers: readonly number[];
+  /**
+   * Displacements that are known to be in the page wherever the block goes on, and so are those between
+   * them; none where `from` is `to`.
+   */
+  from: number;
+  to: number;
 }
 
 /** The region around an instruction. */
 export interface RegionFrame {
   /** The general registers; undefined for one that stays in the state, see chooseRegisters. */
   readonly gpr: readonly (Local | undefined)[];
+  /** What those that stay there are known to be in the block being written, by number. */
+  readonly copies: Map<number, Local>;
   readonly flagResult: Local;
   readonly flagAux: Local;
   /** i32. */

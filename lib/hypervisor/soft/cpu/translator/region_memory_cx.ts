@@ -11,8 +11,11 @@ import {
   eqz,
   type Expr,
   i32,
+  i64,
   load,
   Local,
+  ltU,
+  ne,
   or,
   shrS,
   sub,
@@ -20,7 +23,8 @@ import {
 } from "../../wasm/mod.ts";
 import type { CachedPage } from "../cx.ts";
 import { CPU, pseudoRecord, S, TlbField } from "../state.ts";
-import { gprOf } from "./region_frame.ts";
+import { isPlain } from "./lazy_flags.ts";
+import { gprOf, type NearPage } from "./region_frame.ts";
 import { RegionFlagsCx } from "./region_flags_cx.ts";
 
 /** Farthest displacement from one before that is likely in the same page. */
@@ -35,6 +39,8 @@ export abstract class RegionMemoryCx extends RegionFlagsCx {
   #ea: Local | undefined;
   /** Addresses on the stack. */
   readonly #stack = new Set<Local>();
+  /** The page of the operand's last access, where the block keeps it. */
+  #accessed: CachedPage | undefined;
   /** What an instruction still does behind its last store. */
   #commit: (() => void) | undefined;
   /** True where the region is to be left behind the instruction when a store changed code. */
@@ -61,6 +67,9 @@ export abstract class RegionMemoryCx extends RegionFlagsCx {
   protected override leaveUnlessIn(page: CachedPage, address: Local, size: number): boolean {
     const { f } = this;
     if (!this.leaves) return false;
+    const near = this.#nearOf(page);
+    const { disp } = this.at;
+    if (near !== undefined && near.from <= disp && disp + size <= near.to) return true;
     const missing = () => eqz(this.isIn(page, address, size));
     f.ifUnlikely(missing(), () => {
       if (page.find === undefined) this.#leave();
@@ -69,7 +78,26 @@ export abstract class RegionMemoryCx extends RegionFlagsCx {
         f.ifUnlikely(missing(), () => this.#leave());
       }
     });
+    // What has an end in between may go on without this.
+    if (near !== undefined && f.depth === this.depth && isPlain(this.at)) {
+      const isFirst = near.from === near.to;
+      near.from = isFirst ? disp : Math.min(near.from, disp);
+      near.to = isFirst ? disp + size : Math.max(near.to, disp + size);
+    }
     return true;
+  }
+
+  /** What is known of `page`, where it is that of the operand and the block keeps it. */
+  #nearOf(page: CachedPage): NearPage | undefined {
+    const near = this.frame.pages.get(this.#key);
+    return this.#accessed === page && near?.page.tag === page.tag ? near : undefined;
+  }
+
+  /** Of what is known to be in a page, another address is in it where it is not too far from its beginning. */
+  protected override isIn(page: CachedPage, address: Local, size: number): Expr {
+    const near = this.#nearOf(page);
+    if (!isKnown(near)) return super.isIn(page, address, size);
+    return ltU(sub(address, page.tag), i64(BigInt(4097 - size)));
   }
 
   override mayFault(call: () => void): void {
@@ -169,6 +197,12 @@ export abstract class RegionMemoryCx extends RegionFlagsCx {
     };
   }
 
+  /** What addresses with the operand's registers have in common. */
+  get #key(): string {
+    const { base, index, scale } = this.at;
+    return `${base} ${index} ${scale}`;
+  }
+
   /**
    * The page of an access near one before with the same registers: what the TLB held then is held
    * against it, as nothing takes a page away within a region.
@@ -177,12 +211,17 @@ export abstract class RegionMemoryCx extends RegionFlagsCx {
     const at = this.at;
     if (address !== this.#ea || at.wide !== undefined) return super.cachedPage(address, access);
     const { pages } = this.frame;
-    const key = `${at.base} ${at.index} ${at.scale}`;
-    const near = pages.get(key);
+    const near = pages.get(this.#key);
     const isNear = near !== undefined && Math.abs(near.disp - at.disp) <= NEAR;
-    if (isNear && (access === "read" || near.writable)) return near.page;
+    if (isNear && (access === "read" || near.writable)) {
+      this.#accessed = near.page;
+      return near.page;
+    }
     // For a write after a read, the same entry again: another page may be in it by now.
     const entry = isNear ? near.page.entry : undefined;
+    if (entry !== undefined && isKnown(near) && this.leaves && this.f.depth === this.depth) {
+      return this.#writable(near, entry);
+    }
     const page = entry === undefined ? super.cachedPage(address, access) : {
       tag: load.i64(CPU, entry, TlbField.write),
       addend: load.i32(CPU, entry, TlbField.addend),
@@ -192,13 +231,31 @@ export abstract class RegionMemoryCx extends RegionFlagsCx {
     };
     if (this.f.depth !== this.depth) return page;
     const kept = { ...page, tag: this.f.let(page.tag), addend: this.f.let(page.addend) };
-    pages.set(key, {
+    pages.set(this.#key, {
       page: { ...kept, own: false },
       disp: at.disp,
       // Where others may decode code in the page meanwhile, each store asks.
       writable: access === "write" && !this.runtime.smp,
       registers: [gprOf(at.base), gprOf(at.index)],
+      from: at.disp,
+      to: at.disp,
     });
+    this.#accessed = kept;
     return kept;
   }
+
+  /** `near`, of which `entry` was read: goes on where it may be written. */
+  #writable(near: NearPage, entry: Local): CachedPage {
+    this.f.ifUnlikely(ne(load.i64(CPU, entry, TlbField.write), near.page.tag), () => this.#leave());
+    if (!this.runtime.smp && isPlain(this.at)) {
+      this.frame.pages.set(this.#key, { ...near, writable: true });
+    }
+    this.#accessed = near.page;
+    return near.page;
+  }
+}
+
+/** Whether something is known to be in the page of `near`. */
+function isKnown(near: NearPage | undefined): near is NearPage {
+  return near !== undefined && near.from < near.to;
 }

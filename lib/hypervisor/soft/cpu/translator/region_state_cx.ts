@@ -108,9 +108,33 @@ export abstract class RegionStateCx extends Cx {
 
   #gpr(n: number): Expr {
     const local = this.frame.gpr[n];
-    if (local === undefined) return super.reg(n, 8);
+    if (local === undefined) return this.#copy(n);
     this.frame.read.add(n);
     return local;
+  }
+
+  /** Register `n` where it stays in the state: compilers load again what was just stored there. */
+  #copy(n: number): Expr {
+    const { copies } = this.frame;
+    if (!isPlain(this.at)) return super.reg(n, 8);
+    const known = copies.get(n);
+    if (known !== undefined || this.f.depth !== this.depth) return known ?? super.reg(n, 8);
+    const copy = this.f.let(super.reg(n, 8));
+    copies.set(n, copy);
+    return copy;
+  }
+
+  /** Sets register `n` where it stays in the state. */
+  #setCopy(n: number, value: Expr): void {
+    const { copies } = this.frame;
+    if (isPlain(this.at) && this.f.depth === this.depth) {
+      const copy = this.f.let(value);
+      copies.set(n, copy);
+      super.setReg(n, copy, 8);
+    } else {
+      copies.delete(n);
+      super.setReg(n, value, 8);
+    }
   }
 
   override reg(n: number, size: number): Expr {
@@ -129,13 +153,13 @@ export abstract class RegionStateCx extends Cx {
     const { size } = how;
     const whole = () => {
       if (size >= 4) return zeroExtend(value, size);
-      const before = local ?? super.reg(n, 8);
+      const before = local ?? this.#copy(n);
       if (how.high) return or(and(before, ~0xff00n), shl(and(value, 0xff), 8));
       const mask = size === 1 ? 0xffn : 0xffffn;
       return or(and(before, ~mask), and(value, mask));
     };
     // All of it in memory, too: processors wait where a load needs more than the store before it wrote.
-    if (local === undefined) super.setReg(n, whole(), 8);
+    if (local === undefined) this.#setCopy(n, whole());
     else {
       this.frame.written.add(n);
       this.frame.read.add(n);
