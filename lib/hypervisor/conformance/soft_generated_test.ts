@@ -15,7 +15,7 @@ function instruction(draw: Draw): number[] {
   const modrm = (high: number) => 0xc0 | (high << 3) | reg();
   // Prefixes of 16, 32 and 64 bits.
   const wide = draw.of([[0x66], [], [0x48]]);
-  switch (draw.below(12)) {
+  switch (draw.below(13)) {
     case 0:
     case 1:
     case 2:
@@ -38,6 +38,8 @@ function instruction(draw: Draw): number[] {
       return draw.below(2) === 0
         ? [...wide, 0x0f, 0xaf, modrm(reg())]
         : [...wide, 0x0f, 0xa3, modrm(reg())];
+    case 11:
+      return [...wide, 0x0f, 0xc8 + reg()];
     default: {
       // A branch over another instruction; at times the flags are looked at as a whole (PUSHF and POP,
       // LAHF), or set so (SAHF, CMC, CLC, STC).

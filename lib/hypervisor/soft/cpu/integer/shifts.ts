@@ -252,14 +252,14 @@ for (const [name, s, opcode, digit] of bits) {
   );
 }
 
-rows.push(insn("bswap", "0f c8+r sz", "Zy", (c) => {
-  const f = c.f;
-  const a = f.let(c.get(0));
-  const swapped = call(c.helper("bswap64"), a);
-  if (c.size === 8) c.set(0, swapped);
+rows.push(insn("bswap", "0f c8+r sz", "Zv", (c) => {
   // A 16-bit BSWAP is undefined; processors clear the low half.
-  else if (c.size === 2) f.storeSized(2, 0, c.slot(0), i64(0));
-  else c.set(0, shrU(swapped, 32));
+  if (c.size === 2) {
+    c.set(0, i64(0));
+    return;
+  }
+  const swapped = call(c.helper("bswap64"), c.f.let(c.get(0)));
+  c.set(0, c.size === 8 ? swapped : shrU(swapped, 32));
 }));
 
 /** Rows of shifts, rotates and bit operations. */
