@@ -157,8 +157,10 @@ export class Refcounts {
 
   /** Counts clusters of the file that a log says are in use, and that may not be counted yet. */
   claim(clusters: Iterable<number>): void {
-    // New blocks go behind the file's end, where none of those clusters is.
-    this.#hint = Math.ceil(this.#file.lengthBytes / this.#clusterBytes);
+    // New blocks go behind the last of those clusters, and not behind the file's end, where a device has no room.
+    let end = 0;
+    for (const cluster of clusters) end = Math.max(end, cluster + 1);
+    this.#hint = end;
     for (const cluster of clusters) {
       if (this.get(cluster) > 0) continue;
       const index = Math.floor(cluster / this.#perBlock);

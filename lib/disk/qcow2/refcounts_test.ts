@@ -21,6 +21,8 @@ class FailingFile extends ImageFile {
   left: number | undefined;
   /** Where it cannot be written. */
   badOffset: number | undefined;
+  /** Where it ends, if it cannot become longer. */
+  endOffset = Infinity;
 
   constructor() {
     super(memfdCreate("image"), { path: "memory", readOnly: false });
@@ -32,12 +34,13 @@ class FailingFile extends ImageFile {
   }
 
   override writeVector(vector: IoVector, offset: number): void {
-    if (offset === this.badOffset) this.left = 0;
+    if (offset === this.badOffset || offset + vector.lengthBytes > this.endOffset) this.left = 0;
     this.#access("ENOSPC");
     super.writeVector(vector, offset);
   }
 
   override reserve(offset: number, length: number): void {
+    if (offset + length > this.endOffset) this.left = 0;
     this.#access("ENOSPC");
     super.reserve(offset, length);
   }
@@ -171,4 +174,20 @@ Deno.test("a table that cannot become longer while no more counts have room in m
   refcounts.writeBack();
   assert(rig.tables().length > before.length);
   soundly();
+});
+
+Deno.test("clusters of a log are counted also where the file cannot become longer, such as a device", () => {
+  using rig = new Rig(PER_BLOCK - 20);
+  const { file, refcounts } = rig;
+  const before = rig.counted();
+  file.setLength(4 * PER_BLOCK * CLUSTER_BYTES);
+  file.endOffset = file.lengthBytes;
+  // Some lack a block, and the last one is not the last to come.
+  const clusters = [PER_BLOCK - 3, 2 * PER_BLOCK + 7, PER_BLOCK, 2 * PER_BLOCK - 1];
+  // The second time finds all of them counted.
+  for (let turn = 0; turn < 2; turn++) refcounts.claim(new Set(clusters));
+  refcounts.writeBack();
+  const expected = new Set([...before, ...rig.tables(), ...clusters]);
+  assert.deepEqual([...expected.symmetricDifference(new Set(rig.counted()))], []);
+  assert(rig.tables().every((cluster) => !clusters.includes(cluster)));
 });
