@@ -154,7 +154,10 @@ export class Installer {
     for (const [region, { parts }] of unit.regions.entries()) {
       for (const [number, part] of parts.entries()) {
         const page = pages[region]?.[number];
-        if (page === undefined || !this.#isMadeOf(part, page)) return false;
+        if (page !== undefined && this.#isMadeOf(part, page)) continue;
+        // A device's writes tell nobody: what was decoded before them is not to run on.
+        for (const made of new Set(pages.flat())) this.#isCurrent(made);
+        return false;
       }
     }
     const live = this.#instances.make(unit);

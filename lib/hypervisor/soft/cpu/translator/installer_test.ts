@@ -135,8 +135,8 @@ Deno.test("what was written over while it was translated is not installed, nor w
   const pages = mixed.regions.map(() => [page]);
   const isOfUse = t.installer.install(mixed, pages, true);
   assert.deepEqual([page.regions.size, isOfUse], [0, false]);
-  // Once it is decoded anew they belong together.
-  t.code.invalidate(1);
+  // Nor is what was decoded before to run on. Once it is decoded anew they belong together.
+  assert.equal(t.code.invalidated, 1);
   t.code.decode(page, OFFSET);
   assert.equal(t.installer.install(mixed, pages, true), true);
   assert.ok(t.slotAt(1) >= HANDLER_SLOTS);
