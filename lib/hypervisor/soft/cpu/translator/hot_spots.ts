@@ -20,12 +20,6 @@ const BUSY = 50;
 /** Samples of all before which that does not count: what a boot is busy with, it is through with soon. */
 export const SETTLED: number = 1 << 15;
 
-/**
- * So many times sooner a place is hot once a guest has booted: what it does for each of many requests runs in many
- * places, none of which is seen often.
- */
-const SOONER = 2;
-
 /** Times that translated code of a page may be lost before more heat is asked for. */
 const FEW_CHANGES = 2;
 
@@ -69,9 +63,7 @@ export class HotSpots {
     this.#all++;
     if (this.isSettled && isSmall && count < enough) page.busy++;
     if (count === enough || (count < enough && page.busy >= BUSY << changes)) return WIDE;
-    const hot = this.#hot << changes;
-    const isHot = count === hot || (this.isSettled && count === hot / SOONER);
-    return isHot ? NARROW : undefined;
+    return count === this.#hot << changes ? NARROW : undefined;
   }
 
   /** Notes that `wanted` at `offset` of `page` was seen to: each place is wanted once. */

@@ -38,18 +38,8 @@ Deno.test("a place is wanted when it is hot, and wide when it is very hot", () =
 });
 
 Deno.test("where code changes often, more heat is asked for", () => {
-  const of = { places: [16], samples: 1000, isSmall: false };
-  const found = sample(new HotSpots(HOT), pageOf(4), of);
+  const found = sample(settled(), pageOf(4), { places: [16], samples: 1000, isSmall: false });
   assert.deepEqual(found, [[32, false], [400, true]]);
-});
-
-Deno.test("a place is hot sooner once the guest has booted, also where it was seen before", () => {
-  const of = { places: [16], samples: 20, isSmall: false };
-  assert.deepEqual(sample(settled(), pageOf(), of)[0], [4, false]);
-  assert.deepEqual(sample(settled(), pageOf(4), of)[0], [16, false]);
-  const page = pageOf();
-  page.heat.set(16, 5);
-  assert.deepEqual(sample(settled(), page, of), [[3, false]]);
 });
 
 Deno.test("small regions of a page are wanted wide together, each place once", () => {
