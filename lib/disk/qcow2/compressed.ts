@@ -4,22 +4,20 @@
  * @module
  */
 
-import { collectYoungGarbage, releaseFreeMemory } from "../../host/mod.ts";
+import { collectYoungGarbage } from "../../host/mod.ts";
 import { DiskError } from "../errors.ts";
 import type { ImageFile } from "../image_file.ts";
 import type { Qcow2Header } from "./header.ts";
-import { Inflater } from "./inflater.ts";
 
 const SECTOR_BYTES = 512;
 const ZSTD_MAGIC = 0xfd2f_b528;
+// QEMU compresses with a window of 4 KiB.
+const WINDOW_BITS = 12;
 /**
- * The decompressors leave garbage outside of the heap that the collector watches, at most as much as they
- * expand and so much more for each cluster: when there is so much it is collected.
+ * The decompressors leave several times as much garbage, outside of the heap that the collector watches: when
+ * so much is expanded it is collected.
  */
 const COLLECT_BYTES = 2 ** 20;
-const CLUSTER_GARBAGE_BYTES = 8192;
-/** After so many times what optimizing them took is given back, too, which is most of what they take. */
-const COLLECTIONS_PER_RELEASE = 4;
 
 /** The runtime's decompressors; to load them costs 4 MiB, which most disks never need. */
 function zlib(): typeof import("node:zlib") {
@@ -50,9 +48,7 @@ export class Decompressor {
   #packed: Uint8Array<ArrayBuffer> | undefined;
   #offset = -1;
   #cluster: Uint8Array | undefined;
-  #inflater: Inflater | undefined;
   #uncollectedBytes = 0;
-  #collections = 0;
 
   constructor(file: ImageFile, header: Qcow2Header) {
     this.#file = file;
@@ -73,8 +69,6 @@ export class Decompressor {
     // At most two clusters, by the width of the length's field.
     const packed = this.#packed ??= new Uint8Array(2 * this.#header.clusterBytes);
     const count = this.#file.read(packed.subarray(0, range.lengthBytes), range.offset);
-    // The last cluster's buffer may be overwritten, also where this one is damaged.
-    this.#cluster = undefined;
     const cluster = this.#decode(packed.subarray(0, count), range);
     if (cluster.byteLength !== this.#header.clusterBytes) {
       throw this.#error(
@@ -84,28 +78,24 @@ export class Decompressor {
     }
     this.#offset = range.offset;
     this.#cluster = cluster;
-    this.#tidyUp(cluster.byteLength);
+    this.#uncollectedBytes += cluster.byteLength;
+    if (this.#uncollectedBytes >= COLLECT_BYTES) {
+      this.#uncollectedBytes = 0;
+      collectYoungGarbage();
+    }
     return cluster;
-  }
-
-  #tidyUp(expandedBytes: number): void {
-    this.#uncollectedBytes += expandedBytes + CLUSTER_GARBAGE_BYTES;
-    if (this.#uncollectedBytes < COLLECT_BYTES) return;
-    this.#uncollectedBytes = 0;
-    collectYoungGarbage();
-    if (++this.#collections % COLLECTIONS_PER_RELEASE === 0) releaseFreeMemory();
   }
 
   #decode(packed: Uint8Array<ArrayBuffer>, range: CompressedRange): Uint8Array {
     const maxOutputLength = this.#header.clusterBytes;
+    // In one piece, which needs no putting together.
+    const options = { maxOutputLength, chunkSize: maxOutputLength };
     try {
       if (this.#header.compression === "zlib") {
-        return (this.#inflater ??= new Inflater(maxOutputLength)).inflate(packed);
+        return zlib().inflateRawSync(packed, { windowBits: WINDOW_BITS, ...options });
       }
       const frame = zstdFrameBytes(packed, maxOutputLength);
       if (frame === undefined) throw this.#error(range, "one Zstandard frame of a cluster");
-      // In one piece, which needs no putting together.
-      const options = { maxOutputLength, chunkSize: maxOutputLength };
       return zlib().zstdDecompressSync(packed.subarray(0, frame), options);
     } catch (error) {
       if (error instanceof DiskError) throw error;
