@@ -16,6 +16,8 @@ const libc = bindLibc({
   epoll_create1: { parameters: ["i32"], result: "i32" },
   epoll_ctl: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
   epoll_wait: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32" },
+  // Safe: one struct pollfd and one struct timespec, which live as long as the Epoll; no signal mask.
+  ppoll: { parameters: ["buffer", "usize", "buffer", "pointer"], result: "i32" },
 });
 const libcAsync = bindLibc({
   epoll_wait: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32", nonblocking: true },
@@ -40,6 +42,9 @@ export class Epoll implements Disposable {
   readonly #fd: Fd;
   readonly #events: DataView<ArrayBuffer>;
   readonly #change = new DataView(new ArrayBuffer(EVENT_BYTES));
+  /** struct pollfd of its own descriptor, and struct timespec. */
+  readonly #self = new DataView(new ArrayBuffer(8));
+  readonly #time = new Int32Array(new ArrayBuffer(16));
 
   /**
    * @param maxEvents how many events one wait gives at most
@@ -82,6 +87,21 @@ export class Epoll implements Disposable {
     const errno = lastErrno();
     if (!isToRepeat(errno)) throw new HostError("epoll_wait", errno);
     return 0;
+  }
+
+  /**
+   * Sleeps until there is an event, which the next {@link wait} gives, or for `timeoutMs` (up to 2^31
+   * seconds), also for less than one, which {@link wait} would round.
+   */
+  sleep(timeoutMs: number): void {
+    this.#self.setInt32(0, this.#fd.raw, true);
+    this.#self.setInt16(4, PollEvent.In, true);
+    const seconds = Math.trunc(timeoutMs / 1000);
+    this.#time[0] = seconds;
+    this.#time[2] = Math.min(Math.ceil((timeoutMs - seconds * 1000) * 1e6), 999_999_999);
+    if (libc().ppoll(this.#self, 1n, this.#time, null) >= 0) return;
+    const errno = lastErrno();
+    if (!isToRepeat(errno)) throw new HostError("ppoll", errno);
   }
 
   /**

@@ -52,6 +52,22 @@ Deno.test("epoll gives tokens and events", () => {
   assert.equal(epoll.token(0), 9);
 });
 
+Deno.test("an epoll set sleeps for parts of a millisecond, and until there is an event", () => {
+  using epoll = new Epoll(2);
+  using timer = timerfd();
+  epoll.add(timer, PollEvent.In, 7);
+  for (const timeoutMs of [0, 0.01, 0.25, 0.999, 1.5]) {
+    const start = monotonicNs();
+    epoll.sleep(timeoutMs);
+    assert.ok(monotonicNs() - start >= timeoutMs * 1e6, `${timeoutMs} ms`);
+    assert.equal(epoll.wait(0), 0);
+  }
+  setTimer(timer, { ns: 100_000 });
+  epoll.sleep(3_600_000.5);
+  assert.equal(epoll.wait(0), 1);
+  assert.equal(epoll.token(0), 7);
+});
+
 Deno.test("timers fire after their time and periodically", () => {
   using timer = timerfd();
   const start = monotonicNs();

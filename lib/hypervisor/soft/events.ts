@@ -239,7 +239,7 @@ export class SoftEvents implements Disposable {
     if (Atomics.compareExchange(words, SLEEPER, 0, options.id + 1) !== 0) return false;
     // Who fills the mailbox after this look sees the sleeper and wakes it.
     const mail = Atomics.load(options.words, options.index) !== 0;
-    this.#epoll.wait(mail ? 0 : options.timeoutMs);
+    if (!mail) this.#epoll.sleep(options.timeoutMs);
     this.#pumpLock.lock();
     try {
       takeEvent(this.#wake);

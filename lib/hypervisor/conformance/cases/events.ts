@@ -198,6 +198,45 @@ export const EVENT_TESTS: readonly GuestTest[] = [
     },
   },
   {
+    name: "an irqfd wakes HLT also where a timer is due within the millisecond",
+    run(m) {
+      using kick = eventfd(0, { nonblock: true });
+      using call = eventfd(0, { nonblock: true });
+      m.vm.setGsiRoutes(FREE_GSI, [{ type: "msi", address: 0xfee0_0000n, data: VECTOR }]);
+      m.vm.registerIrqfd(call.raw, FREE_GSI);
+      m.vm.registerIoeventfd({ space: "mmio", address: MMIO, length: 4 }, kick.raw);
+      const delaysUs = Array.from({ length: 100 }, () => 450);
+      const [answers, times, firsts] = [result(0), result(1), result(2)];
+      installFaultHandler64(m);
+      countVector(m, VECTOR, answers, 0xe000);
+      // Of two interrupts that wait it is the first.
+      countVector(m, VECTOR + 0x10, times, 0xf000);
+      m.load(64, (a) => {
+        maskPics(a);
+        setLapicReg(a, Lapic.Spurious, 0x1ff);
+        setLapicReg(a, Lapic.TimerDivide, 0xb);
+        setLapicReg(a, Lapic.LvtTimer, VECTOR + 0x10);
+        a.mov("ebx", 0).mov("ebp", 0);
+        a.label("next").add("rbx", 1);
+        setLapicReg(a, Lapic.TimerInitial, 990_000);
+        a.mov("ecx", MMIO).mov(at("rcx"), "eax");
+        a.label("sleep").op("cli").cmp(at(answers), "rbx").jcc("ae", "awake");
+        a.op("sti").op("hlt").jmp("sleep").label("awake");
+        setLapicReg(a, Lapic.TimerInitial, 0);
+        a.mov("rax", at(times)).cmp("rax", "rbp").mov("rbp", "rax").jcc("ne", "late");
+        a.add(at(firsts, { size: 8 }), 1).label("late");
+        a.cmp("ebx", delaysUs.length).jcc("b", "next").out(Port.Done, "al");
+      });
+      m.tell({ do: "answer", kick: kick.raw, call: call.raw, delaysUs });
+      m.startLong();
+      m.run();
+      assert.equal(m.result(0), BigInt(delaysUs.length));
+      const [late, first] = [m.result(1), m.result(2)];
+      assert.ok(first > 0n, `the timer was first ${late} times, the device ${first}`);
+      m.vm.unregisterIrqfd(call.raw, FREE_GSI);
+    },
+  },
+  {
     name: "an irqfd of a level interrupt signals its end",
     notEmulated: "its local APIC notes no interrupt as in service",
     run(m) {

@@ -182,8 +182,8 @@ export class Incoming {
   #awaitMail(timeoutMs: number): void {
     const words = this.#mailbox;
     const index = S.mailbox >>> 2;
-    if (this.#events.hasIrqfds && timeoutMs >= 1) {
-      const options = { id: this.#cpu.id, timeoutMs: Math.floor(timeoutMs), words, index };
+    if (this.#events.hasIrqfds) {
+      const options = { id: this.#cpu.id, timeoutMs, words, index };
       if (this.#events.sleep(this.#chip, options)) return;
     }
     Atomics.wait(words, index, 0, timeoutMs);
