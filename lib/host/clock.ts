@@ -11,6 +11,10 @@ const libc = bindLibc({
   clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
   // Safe: takes nothing.
   sched_yield: { parameters: [], result: "i32" },
+  // Safe: the buffer is as long as struct rusage.
+  getrusage: { parameters: ["i32", "buffer"], result: "i32" },
+  // Safe: PR_SET_TIMERSLACK takes a number.
+  prctl: { parameters: ["i32", "usize"], result: "i32" },
 });
 
 const timespec = new Uint32Array(new ArrayBuffer(16));
@@ -45,6 +49,24 @@ export function realtimeNs(): number {
 /** Nanoseconds of processor time of the calling thread. */
 export function threadCpuNs(): number {
   return clockNs(3);
+}
+
+const RUSAGE_THREAD = 1;
+const rusage = new Int32Array(new ArrayBuffer(144));
+/** The lower half of ru_nivcsw in struct rusage, in words. */
+const INVOLUNTARY_SWITCHES = 136 / 4;
+
+/** How often another thread took the processor from the calling one; its lower 32 bits. Nothing is allocated. */
+export function threadPreemptions(): number {
+  libc().getrusage(RUSAGE_THREAD, rusage);
+  return rusage[INVOLUNTARY_SWITCHES] ?? 0;
+}
+
+const PR_SET_TIMERSLACK = 29;
+
+/** Has the calling thread's sleeps end when their time is up, and not up to 50 us later to save interrupts. */
+export function sleepExactly(): void {
+  libc().prctl(PR_SET_TIMERSLACK, 1n);
 }
 
 /** Lets other threads run that wait for a processor, where there are any. */

@@ -135,7 +135,9 @@ export {
   monotonicMicros32,
   monotonicNs,
   realtimeNs,
+  sleepExactly,
   threadCpuNs,
+  threadPreemptions,
   yieldThread,
 } from "./clock.ts";
 export { lowerPriority, lowerPriorityOfLast } from "./priority.ts";

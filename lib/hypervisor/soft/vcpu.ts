@@ -14,6 +14,7 @@ import {
   type VcpuExit,
   type VcpuIo,
 } from "../types.ts";
+import { sleepExactly } from "../../host/mod.ts";
 import type { RamMap } from "./cpu/code_fetch.ts";
 import { Processor, RunResult } from "./cpu/processor.ts";
 import { S, Seg, SegAttr, SegField, segOffset } from "./cpu/state.ts";
@@ -85,6 +86,8 @@ export class SoftVcpu implements Vcpu {
   constructor(options: SoftVcpuOptions) {
     const { map } = options;
     this.id = options.id;
+    // The guest's timers are as exact as the sleep of HLT.
+    sleepExactly();
     const { folder, version, limitBytes } = storeOptions(
       options.translations,
       { several: options.team !== undefined, ramBytes: map.lowBytes + map.highBytes },
