@@ -6,43 +6,53 @@
  * @module
  */
 
-import { microsBetween } from "./clock.ts";
+import { microsBetween, threadPreemptions } from "./clock.ts";
 
-/** How long it does not look any more after it has looked in vain. */
-const VAIN_REST_US = 10_000;
-/** Between two looks for longer, somebody else had the processor: it is wanted. */
+/**
+ * What looks in vain may take of the thread's time, and of the time that it looked with success; and how many of
+ * them may follow each other whatever was before.
+ */
+const VAIN_SHARE = 1 / 100;
+const VAIN_SHARE_OF_GOOD = 1 / 4;
+const VAIN_WINDOWS = 16;
+/** Between two looks for longer, somebody else may have had the processor: the host below, or another thread. */
 const AWAY_US = 50;
 /**
- * How long it does not look then: it would come late, and nobody wakes up who looks. Each time twice as long,
- * until many looks in a row went well.
+ * How many times as long as another thread had the processor it is not looked then: that thread may want more
+ * of it, and who looks is not woken up, so that it would come late. Twice as many each time, half as many
+ * whenever many looks went well.
  */
-const AWAY_REST_US = 100_000;
+const AWAY_REST = 4;
+const MAX_AWAY_REST = 64;
 const MAX_AWAY_REST_US = 1_600_000;
-const GOOD_LOOKS = 256;
+const GOOD_LOOKS = 16;
 
 /** Decides whether to look, and for how long. Times are in microseconds, for `microsBetween`: it is asked very often. */
 export class BusyPoll {
   readonly #windowUs: number;
-  /** Whether the last work came soon enough for looking to be worth it. */
-  #worthIt = false;
+  readonly #preemptions: () => number;
+  /** Whether the last wait ended within the window: else looking is not worth it. */
+  #isSoon = false;
+  /** What looks in vain may take now. */
+  #creditUs: number;
   #beginUs = 0;
   #lastUs = 0;
+  #lastPreemptions = 0;
   #restBeginUs = 0;
   #restUs = 0;
-  readonly #leastAwayRestUs: number;
-  #awayRestUs: number;
-  /** Whether this wait began with a look, and how many of those since the last bad one found work. */
+  #awayRest = AWAY_REST;
+  /** Whether this wait began with a look, and is not yet over. */
   #looks = false;
   #goodLooks = 0;
 
   /**
    * @param windowUs how long to look at most, in microseconds; 0 is never
-   * @param awayRestUs how long not to look when somebody else had the processor, the first time
+   * @param preemptions how often another thread took the processor from this one
    */
-  constructor(windowUs: number, awayRestUs: number = AWAY_REST_US) {
+  constructor(windowUs: number, preemptions: () => number = threadPreemptions) {
     this.#windowUs = windowUs;
-    this.#leastAwayRestUs = awayRestUs;
-    this.#awayRestUs = awayRestUs;
+    this.#creditUs = VAIN_WINDOWS * windowUs;
+    this.#preemptions = preemptions;
   }
 
   /** Whether it is ever looked. */
@@ -52,30 +62,44 @@ export class BusyPoll {
 
   /** There is nothing to do any more. @returns whether to look for work */
   begin(nowUs: number): boolean {
+    this.#earn(microsBetween(this.#beginUs, nowUs) * VAIN_SHARE);
     this.#beginUs = nowUs;
     this.#lastUs = nowUs;
-    this.#looks = this.#worthIt && microsBetween(this.#restBeginUs, nowUs) >= this.#restUs;
+    this.#looks = this.#isSoon && this.#creditUs >= this.#windowUs &&
+      microsBetween(this.#restBeginUs, nowUs) >= this.#restUs;
+    if (this.#looks) this.#lastPreemptions = this.#preemptions();
     return this.#looks;
   }
 
   /** Told after each look that found nothing. @returns whether to look once more */
   goesOn(nowUs: number): boolean {
-    const isAway = microsBetween(this.#lastUs, nowUs) > AWAY_US;
+    const awayUs = microsBetween(this.#lastUs, nowUs);
     this.#lastUs = nowUs;
-    if (!isAway && microsBetween(this.#beginUs, nowUs) < this.#windowUs) return true;
-    this.#looks = false;
-    this.#restBeginUs = nowUs;
-    this.#restUs = isAway ? this.#awayRestUs : VAIN_REST_US;
-    if (isAway) {
-      this.#awayRestUs = Math.min(2 * this.#awayRestUs, MAX_AWAY_REST_US);
-      this.#goodLooks = 0;
+    if (awayUs > AWAY_US && this.#preemptions() !== this.#lastPreemptions) {
+      this.#restBeginUs = nowUs;
+      this.#restUs = Math.min(awayUs * this.#awayRest, MAX_AWAY_REST_US);
+      this.#awayRest = Math.min(2 * this.#awayRest, MAX_AWAY_REST);
+      this.#looks = false;
+    } else if (microsBetween(this.#beginUs, nowUs) >= this.#windowUs) {
+      this.#creditUs -= this.#windowUs;
+      this.#looks = false;
     }
-    return false;
+    return this.#looks;
   }
 
   /** There is work again, or the time is up. */
   end(nowUs: number): void {
-    this.#worthIt = microsBetween(this.#beginUs, nowUs) < this.#windowUs;
-    if (this.#looks && ++this.#goodLooks === GOOD_LOOKS) this.#awayRestUs = this.#leastAwayRestUs;
+    const waitedUs = microsBetween(this.#beginUs, nowUs);
+    this.#isSoon = waitedUs < this.#windowUs;
+    if (!this.#looks) return;
+    this.#looks = false;
+    this.#earn(waitedUs * VAIN_SHARE_OF_GOOD);
+    if (++this.#goodLooks % GOOD_LOOKS === 0) {
+      this.#awayRest = Math.max(this.#awayRest >> 1, AWAY_REST);
+    }
+  }
+
+  #earn(creditUs: number): void {
+    this.#creditUs = Math.min(this.#creditUs + creditUs, VAIN_WINDOWS * this.#windowUs);
   }
 }

@@ -17,13 +17,7 @@ const LOOKS = 8;
 const SPIN_NS = 30_000;
 
 /** How long it is awaited in all, where nobody else wants the processor; KVM waits as long (halt_poll_ns). */
-const WINDOW_US = 200;
-
-/**
- * How long it is not where somebody else had it, the first time. That is short: a guest that loads a device
- * needs the processor most of the time, so that others, of the lowest priority too, come in between now and then.
- */
-const AWAY_REST_US = 10_000;
+const WINDOW_US = 300;
 
 /** Divides the fuel that is left into slices for a while, and has HLT sleep a little later. */
 export class KickWatch {
@@ -31,13 +25,23 @@ export class KickWatch {
   #held = 0;
   /** Whether a device was kicked since the last sleep. */
   #kicked = false;
+  /**
+   * Whether an answer is to be expected: behind a kick, and on as long as answers come soon. A device with much
+   * to do looks for it by itself, and is not kicked any more.
+   */
+  #expected = false;
   /** When HLT began, 0 where it has not. */
   #haltedNs = 0;
   /** Whether the last answer came soon. */
   #soon = true;
   /** For answers that take longer than that. */
-  readonly #poll = new BusyPoll(WINDOW_US, AWAY_REST_US);
+  readonly #poll: BusyPoll;
   #polling: "not yet" | "polling" | "over" = "not yet";
+
+  /** @param preemptions For tests, see {@link BusyPoll}. */
+  constructor(preemptions?: () => number) {
+    this.#poll = new BusyPoll(WINDOW_US, preemptions);
+  }
 
   /**
    * A device was kicked.
@@ -47,6 +51,7 @@ export class KickWatch {
    */
   begin(fuel: number): number {
     this.#kicked = true;
+    this.#expected = true;
     const all = fuel + this.#held;
     this.#looks = LOOKS;
     const slice = Math.min(SLICE, all);
@@ -75,14 +80,14 @@ export class KickWatch {
 
   /** Whether HLT is to look again instead of sleeping. */
   spins(nowNs: number): boolean {
-    if (!this.#kicked) return false;
+    if (!this.#expected) return false;
     if (this.#haltedNs === 0) this.#haltedNs = nowNs;
-    return this.#soon && nowNs - this.#haltedNs < SPIN_NS;
+    return this.#kicked && this.#soon && nowNs - this.#haltedNs < SPIN_NS;
   }
 
   /** Whether HLT is to look again all the same, and let nobody else have the processor: asked when it does not spin. */
   polls(nowNs: number): boolean {
-    if (!this.#kicked || this.#polling === "over") return false;
+    if (!this.#expected || this.#polling === "over") return false;
     const nowUs = nowNs / 1000 | 0;
     const goesOn = this.#polling === "polling" ? this.#poll.goesOn(nowUs) : this.#poll.begin(nowUs);
     this.#polling = goesOn ? "polling" : "over";
@@ -91,11 +96,13 @@ export class KickWatch {
 
   /** HLT is over. Where the answer came too late to be worth it, the next ones are not waited for so. */
   woken(nowNs: number): void {
-    if (!this.#kicked) return;
+    if (!this.#expected) return;
+    const waitedNs = this.#haltedNs === 0 ? 0 : nowNs - this.#haltedNs;
     if (this.#polling !== "not yet") this.#poll.end(nowNs / 1000 | 0);
     this.#polling = "not yet";
-    this.#soon = this.#haltedNs === 0 || nowNs - this.#haltedNs < 2 * SPIN_NS;
+    if (this.#kicked) this.#soon = waitedNs < 2 * SPIN_NS;
     this.#kicked = false;
+    this.#expected = waitedNs < WINDOW_US * 1000;
     this.#haltedNs = 0;
   }
 }
