@@ -22,10 +22,10 @@ const AWAY_US = 50;
  * of it, and who looks is not woken up, so that it would come late. Twice as many each time, half as many
  * whenever many looks went well.
  */
-const AWAY_REST = 4;
-const MAX_AWAY_REST = 64;
+const AWAY_REST = 8;
+const MAX_AWAY_REST = 256;
 const MAX_AWAY_REST_US = 1_600_000;
-const GOOD_LOOKS = 16;
+const GOOD_LOOKS = 64;
 
 /** Decides whether to look, and for how long. Times are in microseconds, for `microsBetween`: it is asked very often. */
 export class BusyPoll {
