@@ -47,6 +47,8 @@ export class SoftEvents implements Disposable {
   readonly #pumpLock: SharedLock;
   readonly #epoll: Epoll;
   readonly #wake: Fd | number;
+  /** How many signals of irqfds were seen to here. */
+  taken = 0;
 
   private constructor(handle: {
     buffer: SharedArrayBuffer;
@@ -261,6 +263,7 @@ export class SoftEvents implements Disposable {
       const w = IRQFDS + token * IRQFD_WORDS;
       const fd = words[w] as number;
       if (fd < 0 || takeEvent(fd) === 0) continue;
+      this.taken++;
       const gsi = words[w + 1] as number;
       chip.setIrqLine(gsi, true);
       // Without resampling an irqfd is an edge.

@@ -148,6 +148,7 @@ export class Incoming {
     const chip = this.#chip;
     const id = this.#cpu.id;
     const enabled = (this.#cpu.get32(S.flagOther) & Flag.IF) !== 0;
+    const taken = this.#events.taken;
     for (;;) {
       const before = Atomics.and(words, at, ~(Mailbox.interrupt | Mailbox.code));
       if ((before & Mailbox.leave) !== 0 || io.stopRequested) {
@@ -160,7 +161,7 @@ export class Incoming {
       this.runTimers();
       if (chip.hasEvents(id) || (enabled && chip.pendingVector(id) >= 0)) {
         Atomics.or(words, at, Mailbox.interrupt);
-        this.#kickWatch.woken(chip.clock.nowNs());
+        this.#kickWatch.woken(chip.clock.nowNs(), this.#events.taken !== taken);
         return false;
       }
       if (Atomics.load(words, at) !== 0) continue;

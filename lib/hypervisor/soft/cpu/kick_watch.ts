@@ -26,8 +26,8 @@ export class KickWatch {
   /** Whether a device was kicked since the last sleep. */
   #kicked = false;
   /**
-   * Whether an answer is to be expected: behind a kick, and on as long as answers come soon. A device with much
-   * to do looks for it by itself, and is not kicked any more.
+   * Whether an answer is to be expected: behind a kick or an answer, and on as long as they come soon. A device
+   * with much to do looks for it by itself, and is not kicked any more.
    */
   #expected = false;
   /** When HLT began, 0 where it has not. */
@@ -80,7 +80,6 @@ export class KickWatch {
 
   /** Whether HLT is to look again instead of sleeping. */
   spins(nowNs: number): boolean {
-    if (!this.#expected) return false;
     if (this.#haltedNs === 0) this.#haltedNs = nowNs;
     return this.#kicked && this.#soon && nowNs - this.#haltedNs < SPIN_NS;
   }
@@ -94,15 +93,18 @@ export class KickWatch {
     return goesOn;
   }
 
-  /** HLT is over. Where the answer came too late to be worth it, the next ones are not waited for so. */
-  woken(nowNs: number): void {
-    if (!this.#expected) return;
+  /**
+   * HLT is over. Where the answer came too late to be worth it, the next ones are not waited for so.
+   *
+   * @param answered Whether a device signalled meanwhile.
+   */
+  woken(nowNs: number, answered: boolean): void {
     const waitedNs = this.#haltedNs === 0 ? 0 : nowNs - this.#haltedNs;
     if (this.#polling !== "not yet") this.#poll.end(nowNs / 1000 | 0);
     this.#polling = "not yet";
     if (this.#kicked) this.#soon = waitedNs < 2 * SPIN_NS;
     this.#kicked = false;
-    this.#expected = waitedNs < WINDOW_US * 1000;
+    this.#expected = waitedNs < WINDOW_US * 1000 && (answered || this.#expected);
     this.#haltedNs = 0;
   }
 }
