@@ -15,6 +15,8 @@ import type { MetadataMap } from "./metadata_map.ts";
 import { MAX_SLICE_BYTES, type Slice, TableCache } from "./table_cache.ts";
 
 const CACHED_SLICES = 1024;
+/** Entries of the table that are written together: a disk writes a sector wholly or not at all. */
+const SECTOR_ENTRIES = 512 / 8;
 
 /** What {@link Refcounts} works with. */
 export interface RefcountsOptions {
@@ -160,9 +162,10 @@ export class Refcounts {
     // New blocks go behind the last of those clusters, and not behind the file's end, where a device has no room.
     let end = 0;
     for (const cluster of clusters) end = Math.max(end, cluster + 1);
-    this.#hint = end;
     for (const cluster of clusters) {
       if (this.get(cluster) > 0) continue;
+      // Also after the table has moved: what is free before the end may be one of them.
+      this.#hint = end;
       const index = Math.floor(cluster / this.#perBlock);
       if (index >= this.#table.length) this.#growTable(index);
       if ((this.#table[index] ?? 0) === 0) {
@@ -185,16 +188,22 @@ export class Refcounts {
     this.release(block);
   }
 
-  /** Brings counts, then references to new blocks to the file. */
+  /**
+   * Brings counts, then references to new blocks to the file: sectors of the table, the last one first. A
+   * block may be counted by one that comes with it, which is for clusters at least as far behind.
+   */
   writeBack(): void {
     this.#cache.writeDirty();
-    if (this.#dirtyEntries.size === 0) return;
-    this.#file.sync();
-    const entry = new DataView(new ArrayBuffer(8));
-    for (const index of this.#dirtyEntries) {
-      entry.setBigUint64(0, BigInt(this.#table[index]!));
-      this.#file.write(new Uint8Array(entry.buffer), this.#tableOffset + index * 8);
-      this.#dirtyEntries.delete(index);
+    const sectors = new Set([...this.#dirtyEntries].map((at) => Math.floor(at / SECTOR_ENTRIES)));
+    const bytes = new DataView(new ArrayBuffer(SECTOR_ENTRIES * 8));
+    for (const sector of [...sectors].sort((a, b) => b - a)) {
+      this.#file.sync();
+      const first = sector * SECTOR_ENTRIES;
+      for (let at = 0; at < SECTOR_ENTRIES; at++) {
+        bytes.setBigUint64(at * 8, BigInt(this.#table[first + at]!));
+      }
+      this.#file.write(new Uint8Array(bytes.buffer), this.#tableOffset + first * 8);
+      for (let at = 0; at < SECTOR_ENTRIES; at++) this.#dirtyEntries.delete(first + at);
     }
   }
 
@@ -276,12 +285,21 @@ export class Refcounts {
     }
   }
 
-  /** Takes clusters that {@link #freeRun} found, and makes blocks behind them; the table reaches there. */
-  #takeRun(start: number, count: number): void {
+  /**
+   * Takes clusters that {@link #freeRun} found, and makes blocks behind them; the table reaches there.
+   *
+   * @returns what undoes it, as long as the file's table names none of those blocks
+   */
+  #takeRun(start: number, count: number): () => void {
     const total = this.#withBlocks(start, count);
     this.#checkFree(start, total);
     const placed: number[] = [];
     let counted = start;
+    const undo = () => {
+      // What stands in the new blocks goes with them.
+      for (const index of placed) this.#forgetBlock(index);
+      this.#giveBack(start, counted);
+    };
     try {
       let next = start + count;
       for (const index of this.#uncovered(start, total)) {
@@ -291,11 +309,10 @@ export class Refcounts {
       }
       for (; counted < next; counted++) this.#set(counted, 1);
     } catch (error) {
-      // What stands in the new blocks goes with them.
-      for (const index of placed) this.#forgetBlock(index);
-      this.#giveBack(start, counted);
+      undo();
       throw error;
     }
+    return undo;
   }
 
   /** Gives clusters of a run back that was taken in part, as far as a block counts them. */
@@ -312,40 +329,18 @@ export class Refcounts {
   }
 
   /**
-   * Moves the table to a longer one that has an entry `index`. It goes where the old one has no entries
-   * any more, so that all clusters there are free.
+   * Moves the table to a longer one that has an entry `index`. It goes where enough clusters are free, also
+   * inside of the image: a device has no room behind its end.
    */
   #growTable(index: number): void {
-    const perCluster = this.#clusterBytes / 8;
-    const start = Math.max(
-      this.#table.length * this.#perBlock,
-      Math.ceil(this.#file.lengthBytes / this.#clusterBytes),
-    );
-    let clusters = Math.ceil(this.#tableClusters * 1.5);
-    // Room for what is asked for, for the table itself and for the blocks that this takes.
-    for (let total = clusters;;) {
-      const last = Math.max(index, Math.floor((start + total) / this.#perBlock)) + 1;
-      clusters = Math.max(clusters, Math.ceil(last / perCluster));
-      const blocks = Math.ceil((clusters + total) / this.#perBlock) + 1;
-      if (clusters + blocks <= total) break;
-      total = clusters + blocks;
-      if (clusters * this.#clusterBytes > MAX_REFCOUNT_TABLE_BYTES) break;
-    }
-    if (clusters * this.#clusterBytes > MAX_REFCOUNT_TABLE_BYTES) {
-      throw new DiskError(
-        `${this.#file.path}: expected a refcount table of at most ${MAX_REFCOUNT_TABLE_BYTES} ` +
-          `bytes, got ${
-            clusters * this.#clusterBytes
-          }; its clusters are too small for so much data`,
-        { code: "EFBIG" },
-      );
-    }
-    const table = new Float64Array(clusters * perCluster);
+    const { start, clusters } = this.#placeForTable(index);
+    const table = new Float64Array(clusters * this.#clusterBytes / 8);
     table.set(this.#table);
     const old = { offset: this.#tableOffset, clusters: this.#tableClusters, table: this.#table };
     this.#table = table;
+    let undo: (() => void) | undefined;
     try {
-      this.#takeRun(start, clusters);
+      undo = this.#takeRun(start, clusters);
       this.#cache.writeDirty();
       const bytes = new DataView(new ArrayBuffer(table.length * 8));
       table.forEach((offset, at) => bytes.setBigUint64(at * 8, BigInt(offset)));
@@ -356,8 +351,7 @@ export class Refcounts {
       place.setUint32(8, clusters);
       this.#file.write(new Uint8Array(place.buffer), REFCOUNT_TABLE_FIELD);
     } catch (error) {
-      for (let at = old.table.length; at < table.length; at++) this.#forgetBlock(at);
-      old.table.set(table.subarray(0, old.table.length));
+      undo?.();
       this.#table = old.table;
       throw error;
     }
@@ -370,6 +364,30 @@ export class Refcounts {
     for (let at = first; at < first + old.clusters; at++) {
       this.#metadata.remove(at);
       this.release(at);
+    }
+  }
+
+  /** Where a longer table goes that has an entry `index` and those for itself and its blocks. */
+  #placeForTable(index: number): { readonly start: number; readonly clusters: number } {
+    const perCluster = this.#clusterBytes / 8;
+    const most = Math.floor(MAX_REFCOUNT_TABLE_BYTES / this.#clusterBytes);
+    let clusters = Math.min(most, Math.ceil(this.#tableClusters * 1.5));
+    for (let start = this.#hint;;) {
+      start = this.#freeRun(start, clusters);
+      const end = start + this.#withBlocks(start, clusters);
+      const entries = Math.max(index, Math.floor((end - 1) / this.#perBlock)) + 1;
+      const needed = Math.ceil(entries / perCluster);
+      if (needed <= clusters) return { start, clusters };
+      if (needed > most) {
+        throw new DiskError(
+          `${this.#file.path}: expected a refcount table of at most ${MAX_REFCOUNT_TABLE_BYTES} ` +
+            `bytes, got ${
+              needed * this.#clusterBytes
+            }; its clusters are too small for so much data`,
+          { code: "EFBIG" },
+        );
+      }
+      clusters = needed;
     }
   }
 
