@@ -60,12 +60,17 @@ export class BusyPoll {
     return this.#windowUs > 0;
   }
 
-  /** There is nothing to do any more. @returns whether to look for work */
-  begin(nowUs: number): boolean {
+  /**
+   * There is nothing to do any more.
+   *
+   * @param mayLook false where looking would do harm for other reasons
+   * @returns whether to look for work
+   */
+  begin(nowUs: number, mayLook = true): boolean {
     this.#earn(microsBetween(this.#beginUs, nowUs) * VAIN_SHARE);
     this.#beginUs = nowUs;
     this.#lastUs = nowUs;
-    this.#looks = this.#isSoon && this.#creditUs >= this.#windowUs &&
+    this.#looks = mayLook && this.#isSoon && this.#creditUs >= this.#windowUs &&
       microsBetween(this.#restBeginUs, nowUs) >= this.#restUs;
     if (this.#looks) this.#lastPreemptions = this.#preemptions();
     return this.#looks;

@@ -158,6 +158,27 @@ Deno.test("busy poll: it rests longer each time that it had to share, until it d
   assert.equal(rest(3_000), 8);
 });
 
+Deno.test("busy poll: a wait in which it may not be looked is no success of looking", () => {
+  let asked = 0;
+  const poll = new BusyPoll(WINDOW_US, () => asked++);
+  let [now, vain] = [0, 0];
+  poll.begin(now, false);
+  poll.end(now += 50);
+  for (let turn = 0; turn < 1000; turn++) {
+    if (poll.begin(now)) {
+      for (vain++; poll.goesOn(now); now += STEP_US);
+    }
+    poll.end(now += 1);
+    // As soon as can be, so that the next look is tried, and slept through.
+    for (let wait = 0; wait < 2; wait++) {
+      assert.equal(poll.begin(now, false), false);
+      poll.end(now += WINDOW_US - 1);
+    }
+  }
+  assert.equal(asked, vain, "nothing is asked where it is not looked");
+  assert.ok(vain * WINDOW_US <= now / 100 + 17 * WINDOW_US, `${vain} looks in vain of ${now} us`);
+});
+
 Deno.test("busy poll: without a window it is never looked", () => {
   const poll = pollOf(0);
   assert.equal(poll.enabled, false);

@@ -132,7 +132,7 @@ export class VhostUserBackend implements Disposable {
     this.#quickTurns = 0;
     let count = 0;
     let found = false;
-    if (poll.begin(monotonicMicros32()) && !served.isDeep) {
+    if (poll.begin(monotonicMicros32(), !served.isDeep)) {
       served.setPolled(true);
       do {
         found = served.look(LOOKS);

@@ -16,8 +16,11 @@ const LOOKS = 8;
 /** How long an answer is awaited without sleep, at most, where others may have the processor meanwhile. */
 const SPIN_NS = 30_000;
 
-/** How long it is awaited in all, where nobody else wants the processor; KVM waits as long (halt_poll_ns). */
+/** How long it is awaited in all, where nobody else wants the processor; KVM waits for 200 us (halt_poll_ns). */
 const WINDOW_US = 300;
+
+/** How often HLT may end without an answer until none is expected any more: by timers, or other vCPUs. */
+const UNANSWERED = 8;
 
 /** Divides the fuel that is left into slices for a while, and has HLT sleep a little later. */
 export class KickWatch {
@@ -26,10 +29,11 @@ export class KickWatch {
   /** Whether a device was kicked since the last sleep. */
   #kicked = false;
   /**
-   * Whether an answer is to be expected: behind a kick or an answer, and on as long as they come soon. A device
-   * with much to do looks for it by itself, and is not kicked any more.
+   * For how many sleeps an answer is still to be expected: behind a kick or an answer, and on as long as they end
+   * soon. A device with much to do looks for it by itself, and is not kicked any more; a guest whose timers come
+   * as soon may have nothing to do with it any more.
    */
-  #expected = false;
+  #expected = 0;
   /** When HLT began, 0 where it has not. */
   #haltedNs = 0;
   /** Whether the last answer came soon. */
@@ -51,7 +55,7 @@ export class KickWatch {
    */
   begin(fuel: number): number {
     this.#kicked = true;
-    this.#expected = true;
+    this.#expected = UNANSWERED;
     const all = fuel + this.#held;
     this.#looks = LOOKS;
     const slice = Math.min(SLICE, all);
@@ -86,7 +90,7 @@ export class KickWatch {
 
   /** Whether HLT is to look again all the same, and let nobody else have the processor: asked when it does not spin. */
   polls(nowNs: number): boolean {
-    if (!this.#expected || this.#polling === "over") return false;
+    if (this.#expected === 0 || this.#polling === "over") return false;
     const nowUs = nowNs / 1000 | 0;
     const goesOn = this.#polling === "polling" ? this.#poll.goesOn(nowUs) : this.#poll.begin(nowUs);
     this.#polling = goesOn ? "polling" : "over";
@@ -104,7 +108,9 @@ export class KickWatch {
     this.#polling = "not yet";
     if (this.#kicked) this.#soon = waitedNs < 2 * SPIN_NS;
     this.#kicked = false;
-    this.#expected = waitedNs < WINDOW_US * 1000 && (answered || this.#expected);
+    if (waitedNs >= WINDOW_US * 1000) this.#expected = 0;
+    else if (answered) this.#expected = UNANSWERED;
+    else if (this.#expected > 0) this.#expected--;
     this.#haltedNs = 0;
   }
 }

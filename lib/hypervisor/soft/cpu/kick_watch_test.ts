@@ -110,6 +110,24 @@ Deno.test("HLT awaits an answer without sleep where the last one came within 300
   assert.equal(looked(110), 110);
 });
 
+Deno.test("HLT sleeps between timers that come soon when no device answers any more", () => {
+  const watch = new KickWatch(() => preemptions);
+  let now = 1_000_000;
+  const looked = (answered: boolean) => {
+    now += 10_000;
+    const how = { from: now, answer: now + 150_000, stepNs: 1000, answered };
+    const { lookedNs, now: later } = halt(watch, how);
+    now = later;
+    return lookedNs > 0;
+  };
+  watch.begin(1000);
+  looked(true);
+  const turns = Array.from({ length: 100 }, (_, turn) => looked(turn % 8 === 0));
+  assert.ok(turns.every((is) => is), "an answer now and then");
+  const idle = Array.from({ length: 100 }, () => looked(false));
+  assert.ok(idle.slice(8).every((is) => !is), "timers alone");
+});
+
 Deno.test("HLT looks within bounds, whatever answers do, and never without a device in use", () => {
   const wait = fc.record({
     kicked: fc.boolean(),
@@ -127,23 +145,24 @@ Deno.test("HLT looks within bounds, whatever answers do, and never without a dev
       const stepNs = step * 1000;
       let now = startUs * 1000;
       let [vainNs, goodNs, spins] = [0, 0, 0];
-      let expected = false;
+      let expected = 0;
       const begin = now;
       for (const { kicked, answered, after, before, away } of waits) {
         now += before * 1000;
         if (kicked) watch.begin(1000);
-        expected ||= kicked;
+        if (kicked) expected = 8;
         const answer = now + after * 1000;
         const awayAt = away === undefined ? {} : { awayAt: now + away * 1000 };
         const how = { from: now, answer, stepNs, answered, ...awayAt };
         const { lookedNs, now: later } = halt(watch, how);
-        if (!expected) assert.equal(lookedNs, 0);
+        if (expected === 0) assert.equal(lookedNs, 0);
         const isVain = lookedNs > 0 && lookedNs < after * 1000;
         if (!isVain) goodNs += lookedNs;
         if (away === undefined) assert.ok(lookedNs <= 330_000 + 2 * stepNs, `${lookedNs} ns`);
         if (away === undefined && isVain) vainNs += lookedNs;
         if (kicked) spins++;
-        expected = later - now < 300_000 && (answered || expected);
+        if (later - now >= 300_000) expected = 0;
+        else expected = answered ? 8 : Math.max(expected - 1, 0);
         now = later;
       }
       // Beside the 30 us behind each kick.
