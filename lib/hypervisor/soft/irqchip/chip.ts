@@ -318,12 +318,15 @@ export class SoftIrqChip {
     if (kind === PORT_PIC) {
       this.#pic.write(port, value & 0xff);
     } else {
+      const before = this.#pit.deadlineNs;
       if (kind === PORT_PIT) this.#pit.write(port, value & 0xff, now);
       else this.#pit.writePortB(value & 0xff, now);
       const deadline = this.#pit.deadlineNs;
       if (deadline < (this.#numbers[NEXT_DEADLINE >> 1] as number)) {
         this.#numbers[NEXT_DEADLINE >> 1] = deadline;
       }
+      // CPU 0 may sleep until what was next for it before, while another one writes.
+      if (deadline < before && this.cpuCount > 1) this.#wake(0);
     }
     this.#lock.unlock();
   }

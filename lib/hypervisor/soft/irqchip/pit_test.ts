@@ -73,6 +73,20 @@ Deno.test("the one-shot counter interrupts once and goes on counting", () => {
   assert.equal(count(t, 0), 0x1_0000 - 10);
 });
 
+Deno.test("CPU 0, which has its timer run, hears of an earlier edge: another CPU may have set it", () => {
+  const t = new TestChip(2);
+  t.initPics();
+  t.woken();
+  program(t, 0, { mode: 0, count: 1000 });
+  assert.equal(t.woken(), true);
+  assert.equal(t.woken(1), false);
+  program(t, 2, { mode: 0, count: 10 });
+  assert.equal(t.woken(), false);
+  t.advance(500 * TICK);
+  program(t, 0, { mode: 0, count: 100 });
+  assert.equal(t.woken(), true);
+});
+
 Deno.test("counters read as their modes say", () => {
   const t = new TestChip();
   program(t, 1, { mode: 2, count: 100 });
