@@ -5,7 +5,10 @@ import { strict as assert } from "node:assert";
 import { DiskError, openDisk } from "../lib/disk/mod.ts";
 import { ImageFile } from "../lib/disk/image_file.ts";
 import { Qcow2Image } from "../lib/disk/qcow2/qcow2_image.ts";
-import { IoVector, openFile, OpenFlag } from "../lib/host/mod.ts";
+import { IoVector, mmap, openFile, OpenFlag } from "../lib/host/mod.ts";
+import { BLOCK_DEVICE } from "../lib/devices/block/mod.ts";
+import { setLogSink } from "../lib/base/mod.ts";
+import { openDevice } from "./support/disk_rig.ts";
 import {
   assertClean,
   firstDifference,
@@ -317,12 +320,53 @@ smallHostTest(
         while (ballast.writeSync(bytes) > 0);
       });
       using disk = openDisk(image, { recovery });
+      assert.match(
+        String(disk.trouble),
+        /image\.qcow2: .*ENOSPC.* changes of 600 clusters .* up to about 16 KiB .* fails$/,
+      );
       const read = () => disk.readAt(0, IoVector.of(new Uint8Array(512)));
       assert.throws(read, isFull);
       assert.throws(() => disk.flush(), isFull);
       Deno.removeSync(`${mount}/ballast`);
       ballast.close();
       assert.ok(readAll(disk).subarray(0, count * 4096).every((byte) => byte === 1));
+      assert.equal(disk.trouble, undefined);
     },
   },
 );
+
+smallHostTest("a disk that is served from a full file system says so once, before any request", {
+  size: "4m",
+  fn: (mount) => {
+    const image = `${mount}/image.qcow2`;
+    const options = "cluster_size=4096,refcount_bits=64";
+    qemuImg("create", "-q", "-f", "qcow2", "-o", options, image, "64M");
+    const opened = openDevice({ path: image });
+    const bytes = new Uint8Array(4096).fill(1);
+    {
+      const recovery = mmap(MIB, { fd: opened.fds.at(-1)! }).bytes;
+      const disk = openDisk(image, { recovery, lock: false });
+      for (let at = 0; at < 600; at++) disk.writeAt(at * 4096, IoVector.of(bytes));
+      if (!(disk instanceof Qcow2Image)) assert.fail();
+      disk.abandon();
+    }
+    using ballast = Deno.openSync(`${mount}/ballast`, { write: true, create: true });
+    assert.throws(() => {
+      while (ballast.writeSync(bytes) > 0);
+    });
+    const lines: string[] = [];
+    setLogSink((line) => lines.push(line));
+    try {
+      const device = BLOCK_DEVICE.make(opened.settings, opened.fds);
+      assert.equal(lines.length, 1, lines.join(""));
+      assert.match(lines[0]!, /warn .*block: .*image\.qcow2: .*ENOSPC.* no room on the host/);
+      Deno.removeSync(`${mount}/ballast`);
+      ballast.close();
+      device[Symbol.dispose]();
+    } finally {
+      setLogSink(undefined);
+    }
+    using disk = openDisk(image);
+    assert.ok(readAll(disk).subarray(0, 600 * 4096).every((byte) => byte === 1));
+  },
+});

@@ -16,8 +16,9 @@ export interface DiskErrorOptions {
 
 /**
  * A disk image cannot be opened, read or written. `code` tells a device what to answer: `ENOSPC` the
- * host has no room, `EINVAL` a request outside of the disk or an image that is none, `EROFS` a write to
- * a read-only disk, `EBUSY` another holds the lock, `EIO` everything else, damage of the image included.
+ * host has no room for it now, `EINVAL` a request outside of the disk or an image that is none, `EROFS` a write to
+ * a read-only disk, `EBUSY` another holds the lock, `EIO` everything else, damage of the image and any failure
+ * to make writes durable included.
  */
 export class DiskError extends VmctlError {
   override readonly name = "DiskError";

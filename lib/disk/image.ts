@@ -89,6 +89,8 @@ export interface DiskImage extends Disposable {
   readonly discardUnitBytes: number;
   /** Where transfers can be made by other means. */
   readonly transfers?: DiskTransfers;
+  /** Why requests fail that nothing is wrong with, such as a host without room; undefined where they do not. */
+  readonly trouble: string | undefined;
   /** Fills the pieces of `vector` with what is at `offset`. */
   readAt(offset: number, vector: IoVector): void;
   /** Writes the pieces of `vector` at `offset`. */

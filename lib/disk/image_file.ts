@@ -49,6 +49,11 @@ export interface ImageFileOptions {
   readonly readOnly: boolean;
   /** Whether transfers go past the host's page cache where their alignment allows it. */
   readonly direct?: boolean;
+  /**
+   * A word that outlives the process, 0 at first, for the number of the error with which making writes
+   * durable failed: what a next process wrote would be no more durable.
+   */
+  readonly syncErrno?: Int32Array | undefined;
 }
 
 /** A file or block device; owns its descriptor. Its failures are {@link DiskError}s. */
@@ -68,6 +73,7 @@ export class ImageFile implements Disposable {
   #unsynced = true;
   #syncing = 0;
   #syncFailure: DiskError | undefined;
+  readonly #syncErrno: Int32Array | undefined;
   /** Bytes that the last transfer has moved, also where it failed then. */
   #moved = 0;
 
@@ -76,6 +82,9 @@ export class ImageFile implements Disposable {
     this.path = options.path;
     this.readOnly = options.readOnly;
     this.#fd = fd;
+    this.#syncErrno = options.syncErrno;
+    const errno = this.#syncErrno?.[0] ?? 0;
+    if (errno !== 0) this.#syncFailure = this.#lost(errno);
     try {
       const status = fstat(fd);
       if (status.kind !== "file" && status.kind !== "block") {
@@ -108,6 +117,11 @@ export class ImageFile implements Disposable {
   /** Bytes of it. */
   get lengthBytes(): number {
     return this.#lengthBytes;
+  }
+
+  /** Why nothing that is written can be made durable any more, if that is so. */
+  get syncFailure(): DiskError | undefined {
+    return this.#syncFailure;
   }
 
   /** Number of the descriptor. */
@@ -198,13 +212,23 @@ export class ImageFile implements Disposable {
   endSync(errno: number): void {
     this.#syncing--;
     if (errno === 0) return;
-    // Linux may have dropped what it could not write, and says so only once: nothing that is written
-    // from now on makes the file whole again.
-    this.#syncFailure ??= DiskError.from(
-      new HostError("fdatasync", errno),
-      `${this.path}: making writes durable`,
-    );
+    if (this.#syncErrno !== undefined) this.#syncErrno[0] ||= errno;
+    this.#syncFailure ??= this.#lost(errno);
     throw this.#syncFailure;
+  }
+
+  /**
+   * Linux may have dropped what it could not write, and says so only once: nothing that is written from now
+   * on makes the file whole again. That holds for ENOSPC and EDQUOT as well, which a thin volume or a file
+   * system that allocates late has here, so that they are no lack of room that may pass.
+   */
+  #lost(errno: number): DiskError {
+    const cause = new HostError("fdatasync", errno);
+    return new DiskError(
+      `${this.path}: making writes durable: ${cause.message}; what was written since the last flush may ` +
+        "be lost, so that no flush succeeds any more until the disk is opened anew by a new VM",
+      { code: "EIO", cause },
+    );
   }
 
   /** Whether a transfer needs no detour. */

@@ -27,6 +27,7 @@ import { ImageFile } from "./image_file.ts";
 import { PROBE_BYTES, probeFormat } from "./probe.ts";
 import { Qcow2Image } from "./qcow2/qcow2_image.ts";
 import { readHeader } from "./qcow2/metadata.ts";
+import { syncErrnoOf } from "./qcow2/recovery_log.ts";
 import { RawImage } from "./raw_image.ts";
 
 /** Most images that are based on each other. */
@@ -56,7 +57,7 @@ export interface OpenDiskOptions {
   /**
    * Memory that outlives this process (a memfd's mapping), at least 16400 bytes, zeros at first, and used
    * for this image only. Where the process dies and another one opens the image with the same memory,
-   * nothing that was written is lost, flushed or not. Needed for qcow2 only; ignored elsewhere.
+   * nothing that was written is lost, flushed or not, and where a flush had failed, none succeeds.
    */
   readonly recovery?: Uint8Array;
 }
@@ -146,14 +147,20 @@ export function assembleDisk(files: DiskFiles, options: OpenDiskOptions = {}): D
   try {
     for (let entry = rest.pop(); entry !== undefined; entry = rest.pop()) {
       const { path, format, readOnly, probed } = entry.file;
-      const file = new ImageFile(entry.fd, { path, readOnly, direct: options.direct ?? false });
+      const recovery = readOnly ? undefined : options.recovery;
+      const file = new ImageFile(entry.fd, {
+        path,
+        readOnly,
+        direct: options.direct ?? false,
+        syncErrno: recovery === undefined ? undefined : syncErrnoOf(recovery),
+      });
       const sparse = options.sparse ?? true;
       const backing = image;
       image = undefined;
       image = format === "raw" ? new RawImage(file, { sparse, probed }) : new Qcow2Image(file, {
         backing,
         sparse,
-        recovery: readOnly ? undefined : options.recovery,
+        recovery,
         ...(options.cacheBytes === undefined ? {} : { cacheBytes: options.cacheBytes }),
       });
     }

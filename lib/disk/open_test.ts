@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import {
   dupFd,
+  Errno,
+  errnoName,
   Fd,
   flock,
   IoVector,
@@ -12,6 +14,9 @@ import {
 import { FileClaims } from "./claims.ts";
 import { createQcow2 } from "./create.ts";
 import { DiskError } from "./errors.ts";
+import { ImageFile } from "./image_file.ts";
+import { Qcow2Image } from "./qcow2/qcow2_image.ts";
+import { syncErrnoOf } from "./qcow2/recovery_log.ts";
 import {
   assembleDisk,
   DiskFiles,
@@ -374,4 +379,74 @@ Deno.test({
       }
     });
   },
+});
+
+for (const format of ["raw", "qcow2"] as const) {
+  for (const errno of [Errno.EIO, Errno.ENOSPC, Errno.EDQUOT]) {
+    Deno.test(`after a flush of a ${format} disk failed with ${errnoName(errno)}, none succeeds, in no process`, () => {
+      withFolder((file) => {
+        createQcow2(file("disk"), { sizeBytes: MIB });
+        const recovery = new Uint8Array(32_768);
+        const options = { format, recovery };
+        const one = new Uint8Array(512).fill(1);
+        const failed = openDisk(file("disk"), options);
+        assert.equal(failed.trouble, undefined);
+        failed.writeAt(0, IoVector.of(one));
+        assert.equal(failed.transfers?.beginSync(), true);
+        // No lack of room that may pass: what the kernel could not write it has dropped.
+        assert.throws(() => failed.transfers?.endSync(errno), code("EIO"));
+        assert.throws(() => failed.flush(), code("EIO"));
+        assert.throws(() => failed.transfers?.beginSync(), code("EIO"));
+        assert.match(String(failed.trouble), new RegExp(errnoName(errno)));
+        assert.throws(() => failed.close(), code("EIO"));
+        {
+          const next = openDisk(file("disk"), options);
+          assert.match(String(next.trouble), new RegExp(errnoName(errno)));
+          next.readAt(0, IoVector.of(one));
+          assert.throws(() => next.flush(), code("EIO"));
+          assert.throws(() => next.close(), code("EIO"));
+        }
+        using other = openDisk(file("disk"), { format });
+        other.flush();
+      });
+    });
+  }
+}
+
+Deno.test("a recovery log that cannot be made durable leaves a disk that fails all, in the next process too", () => {
+  withFolder((file) => {
+    createQcow2(file("disk"), { sizeBytes: MIB });
+    const recovery = new Uint8Array(32_768);
+    const one = new Uint8Array(512).fill(1);
+    {
+      const killed = openDisk(file("disk"), { recovery });
+      killed.writeAt(0, IoVector.of(one));
+      assert(killed instanceof Qcow2Image);
+      killed.abandon();
+    }
+    /** The kernel has found no room for what it took. */
+    class ThinFile extends ImageFile {
+      override sync(): void {
+        if (this.beginSync()) this.endSync(Errno.ENOSPC);
+      }
+    }
+    const open = (Kind: typeof ImageFile) => {
+      const fd = openFile(file("disk"), OpenFlag.ReadWrite);
+      const syncErrno = syncErrnoOf(recovery);
+      const image = new Kind(fd, { path: "disk", readOnly: false, syncErrno });
+      return new Qcow2Image(image, { sparse: true, recovery });
+    };
+    for (const Kind of [ThinFile, ImageFile]) {
+      const disk = open(Kind);
+      assert.match(String(disk.trouble), /ENOSPC.* 1 clusters .*fails/);
+      const uses = [
+        () => disk.readAt(0, IoVector.of(one)),
+        () => disk.writeAt(0, IoVector.of(one)),
+        () => disk.flush(),
+        () => disk.beginFlush(),
+      ];
+      for (const use of uses) assert.throws(use, code("EIO"));
+      disk.abandon();
+    }
+  });
 });

@@ -73,6 +73,10 @@ export class RawImage implements DiskImage {
     return this.#file.lengthBytes;
   }
 
+  get trouble(): string | undefined {
+    return this.#file.syncFailure?.message;
+  }
+
   readAt(offset: number, vector: IoVector): void {
     checkRange(this, offset, vector.lengthBytes);
     const count = this.#file.readVector(vector, offset);

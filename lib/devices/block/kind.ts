@@ -76,10 +76,9 @@ function openBlock(disk: ServedDisk): OpenedDevice {
   const { path, readOnly, lock, format, executor, claims, rootName = null, ...others } = disk;
   const { pciDevice: _pciDevice, bootIndex: _bootIndex, ...presentation } = others;
   using files = openDiskFiles(path, { readOnly, lock, format, claims });
-  const isQcow2 = files.list[0]?.format === "qcow2";
   const settings: BlockSettings = {
     files: files.list.map(({ fd: _fd, ...file }) => file),
-    recovery: isQcow2 && !readOnly,
+    recovery: !readOnly,
     executor,
     sparse: presentation.sparse,
     direct: presentation.direct,
@@ -150,6 +149,7 @@ function makeBlock(
     direct,
     ...(memory === undefined ? {} : { recovery: mmap(RECOVERY_BYTES, { fd: memory }).bytes }),
   });
+  if (image.trouble !== undefined) log.warn(`block: ${image.trouble}`);
   warnOfRest(image, blockBytes);
   if (settings.rootName !== null) hintAtPartitions(image, settings.rootName);
   const transfers = ring === undefined || image.transfers === undefined

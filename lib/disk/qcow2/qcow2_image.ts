@@ -10,7 +10,7 @@
  * @module
  */
 
-import { alignUp } from "../../base/mod.ts";
+import { alignUp, formatSize } from "../../base/mod.ts";
 import type { IoVector } from "../../host/mod.ts";
 import { DiskError } from "../errors.ts";
 import {
@@ -44,7 +44,8 @@ export interface Qcow2ImageOptions {
   /**
    * Memory that outlives the process, zeros at first: what it holds after the process that wrote to the
    * image died is applied, so that no write that was done is lost. Where the host has no room for that, all
-   * that is asked of the disk fails with ENOSPC until it has.
+   * that is asked of the disk fails with ENOSPC until it has. Where it cannot be made durable, and where
+   * that failed in a process before, all fails with EIO.
    */
   readonly recovery?: Uint8Array | undefined;
 }
@@ -76,6 +77,8 @@ export class Qcow2Image implements DiskImage {
   #open = true;
   /** Whether the recovery log is still to be applied. */
   #behind = false;
+  /** Why that is so, from the last time. */
+  #obstacle: DiskError | undefined;
 
   /**
    * Takes `file` and the backing image over, also when it throws.
@@ -124,8 +127,10 @@ export class Qcow2Image implements DiskImage {
         try {
           this.#catchUp();
         } catch (error) {
-          // Whoever uses the disk meanwhile is told so, and goes on once the host has room again.
-          if (!isLackOfRoom(error)) throw error;
+          // Whoever uses the disk is told so, and goes on once the host has room again. It also is where what was
+          // written may be lost: a process that is started in this one's place would find nothing wrong.
+          if (!isLackOfRoom(error) && file.syncFailure === undefined) throw error;
+          if (error instanceof DiskError) this.#obstacle = error;
         }
       }
     } catch (error) {
@@ -136,6 +141,21 @@ export class Qcow2Image implements DiskImage {
 
   get sizeBytes(): number {
     return this.#sizeBytes;
+  }
+
+  get trouble(): string | undefined {
+    const failure = this.#file.syncFailure;
+    if (!this.#behind || this.#obstacle === undefined) return failure?.message;
+    const { changes, tableBytes } = this.#writing!.tables.unrecovered;
+    const left =
+      `${this.#obstacle.message}; the process that served the disk before left changes of ` +
+      `${changes} clusters that are in no table of the image yet`;
+    return failure !== undefined
+      ? `${left}: all that is asked of the disk fails`
+      : `${left}, and tables for them of up to about ${
+        formatSize(tableBytes)
+      } have no room on the host: until ` +
+        "there is some, all that is asked of the disk fails";
   }
 
   readAt(offset: number, vector: IoVector): void {

@@ -13,6 +13,7 @@ import { DiskError } from "../errors.ts";
 const MAGIC = 0x766d_6c67;
 const HEADER_BYTES = 16;
 const ENTRY_BYTES = 16;
+const SYNC_ERRNO_OFFSET = 8;
 /** Least length of a log's memory in bytes. */
 export const MIN_LOG_BYTES = HEADER_BYTES + 1024 * ENTRY_BYTES;
 
@@ -23,6 +24,20 @@ export interface LogEntry {
   readonly low: number;
 }
 
+/** The word of the memory of a log, with a log or without, that is `ImageFileOptions.syncErrno`. */
+export function syncErrnoOf(memory: Uint8Array): Int32Array {
+  checkMemory(memory);
+  return new Int32Array(memory.buffer, memory.byteOffset + SYNC_ERRNO_OFFSET, 1);
+}
+
+function checkMemory(memory: Uint8Array): void {
+  if (memory.byteLength >= MIN_LOG_BYTES && memory.byteOffset % 8 === 0) return;
+  throw new DiskError(
+    `recovery log: expected at least ${MIN_LOG_BYTES} aligned bytes, got ${memory.byteLength}`,
+    { code: "EINVAL" },
+  );
+}
+
 /** The log of one image, over memory such as a memfd's mapping that is zeros at first. */
 export class RecoveryLog {
   readonly #words: Int32Array;
@@ -31,12 +46,7 @@ export class RecoveryLog {
 
   /** @throws {DiskError} EINVAL when the memory is too short, not aligned, or holds something else. */
   constructor(memory: Uint8Array) {
-    if (memory.byteLength < MIN_LOG_BYTES || memory.byteOffset % 8 !== 0) {
-      throw new DiskError(
-        `recovery log: expected at least ${MIN_LOG_BYTES} aligned bytes, got ${memory.byteLength}`,
-        { code: "EINVAL" },
-      );
-    }
+    checkMemory(memory);
     this.#words = new Int32Array(memory.buffer, memory.byteOffset, 2);
     this.#entries = new DataView(memory.buffer, memory.byteOffset + HEADER_BYTES);
     this.#capacity = Math.floor((memory.byteLength - HEADER_BYTES) / ENTRY_BYTES);

@@ -166,6 +166,14 @@ export class TableWriter implements MapWriter {
     this.#log?.clear();
   }
 
+  /** How many changes the log holds, and the most bytes of new tables that they may need. */
+  get unrecovered(): { readonly changes: number; readonly tableBytes: number } {
+    const changes = this.#log?.entries ?? [];
+    const tables = new Set(changes.map(({ guest }) => Math.floor(guest * 8 / this.#clusterBytes)));
+    // Counts of as many clusters again fit into one block for each table, whatever their width.
+    return { changes: changes.length, tableBytes: 2 * tables.size * this.#clusterBytes };
+  }
+
   /**
    * Applies the log of a process that died. What it had begun to free may stay counted. Where it fails it can
    * be done again.
@@ -173,6 +181,8 @@ export class TableWriter implements MapWriter {
   recover(): void {
     const entries = this.#log?.entries ?? [];
     if (entries.length === 0) return;
+    const failure = this.damage ?? this.#file.syncFailure;
+    if (failure !== undefined) throw failure;
     const inUse = new Set<number>();
     // Not those of the disk: it may have died while it made the disk larger.
     const mapped = this.#map.l1Entries * (this.#clusterBytes / 8);
