@@ -450,3 +450,57 @@ Deno.test("a recovery log that cannot be made durable leaves a disk that fails a
     }
   });
 });
+
+Deno.test("a recovery log whose image turns out to be damaged is not applied, now or later", () => {
+  withFolder((file) => {
+    createQcow2(file("disk"), { sizeBytes: MIB });
+    const recovery = new Uint8Array(32_768);
+    const one = new Uint8Array(512).fill(1);
+    {
+      const killed = openDisk(file("disk"), { recovery });
+      killed.writeAt(0, IoVector.of(one));
+      assert(killed instanceof Qcow2Image);
+      killed.abandon();
+    }
+    // The L1 table is not counted, so that it looks free to the L2 table that the log needs.
+    const bytes = Deno.readFileSync(file("disk"));
+    const view = new DataView(bytes.buffer);
+    const counts = Number(view.getBigUint64(Number(view.getBigUint64(48))));
+    view.setUint16(counts + Number(view.getBigUint64(40)) / 65_536 * 2, 0);
+    Deno.writeFileSync(file("disk"), bytes);
+    const before = recovery.slice();
+    let writes = 0;
+    let isFull = false;
+    class FullFile extends ImageFile {
+      override readVector(vector: IoVector, offset: number): number {
+        if (isFull && offset === counts) this.#fail();
+        return super.readVector(vector, offset);
+      }
+      override writeVector(_vector: IoVector, _offset: number): void {
+        writes++;
+        this.#fail();
+      }
+      #fail(): never {
+        throw new DiskError("no space", { code: "ENOSPC" });
+      }
+    }
+    const open = () => {
+      const fd = openFile(file("disk"), OpenFlag.ReadWrite);
+      const image = new FullFile(fd, { path: "disk", readOnly: false });
+      return new Qcow2Image(image, { sparse: true, recovery });
+    };
+    // That it cannot even be marked is no reason to wait for room.
+    assert.throws(open, /damaged/);
+    assert.equal(writes, 1);
+    isFull = true;
+    const disk = open();
+    isFull = false;
+    for (let turn = 0; turn < 3; turn++) {
+      assert.throws(() => disk.readAt(0, IoVector.of(one)), /damaged/);
+      assert.throws(() => disk.flush(), /damaged/);
+      assert.equal(writes, 2, "only the mark");
+    }
+    disk.close();
+    assert.deepEqual(recovery, before);
+  });
+});

@@ -279,30 +279,35 @@ export class ClusterMap {
 
   /** Like {@link lookup} for an entry that is given. */
   decode(high: number, low: number, guest: number): void {
+    const wrong = this.tryDecode(high, low, guest);
+    if (wrong !== undefined) this.#corrupt(wrong);
+  }
+
+  /** Like {@link decode}; returns what is wrong with an entry that cannot be one. */
+  tryDecode(high: number, low: number, guest: number): string | undefined {
     this.high = high;
     this.low = low;
     this.copied = high >= COPIED_HIGH;
     this.hostOffset = 0;
     if ((high & COMPRESSED_HIGH) !== 0) {
       this.kind = ClusterKind.Compressed;
-      return;
+      return undefined;
     }
     const offset = (high & OFFSET_HIGH) * TWO_32 + ((low & OFFSET_LOW) >>> 0);
     const isZero = (low & ZERO_LOW) !== 0;
     if (isZero && this.#version < 3) {
-      this.#corrupt(`L2 entry of cluster ${guest}: expected none of zeros in a version 2 image`);
+      return `L2 entry of cluster ${guest}: expected none of zeros in a version 2 image`;
     }
     if (
       offset % this.#clusterBytes !== 0 || !Number.isSafeInteger(offset + this.#clusterBytes)
     ) {
-      this.#corrupt(
-        `L2 entry of cluster ${guest}: expected an offset that is a multiple of ` +
-          `${this.#clusterBytes}, got ${offset}`,
-      );
+      return `L2 entry of cluster ${guest}: expected an offset that is a multiple of ` +
+        `${this.#clusterBytes}, got ${offset}`;
     }
     this.hostOffset = offset;
     if (isZero) this.kind = offset === 0 ? ClusterKind.Zero : ClusterKind.ZeroAllocated;
     else this.kind = offset === 0 ? ClusterKind.Unallocated : ClusterKind.Data;
+    return undefined;
   }
 
   #set(guest: number, high: number, low: number): void {

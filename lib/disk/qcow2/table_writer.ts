@@ -176,7 +176,8 @@ export class TableWriter implements MapWriter {
 
   /**
    * Applies the log of a process that died. What it had begun to free may stay counted. Where it fails it can
-   * be done again.
+   * be done again, unless it found the image damaged or cannot make it durable: then it fails the same way from
+   * there on and writes nothing, as all that changes the image.
    */
   recover(): void {
     const entries = this.#log?.entries ?? [];
@@ -188,9 +189,11 @@ export class TableWriter implements MapWriter {
     const mapped = this.#map.l1Entries * (this.#clusterBytes / 8);
     const fileClusters = Math.ceil(this.#file.lengthBytes / this.#clusterBytes);
     for (const { guest, high, low } of entries) {
-      this.#map.decode(high, low, guest);
+      // What is wrong with the log is no damage of the image.
+      const isEntry = this.#map.tryDecode(high, low, guest) === undefined;
       const host = this.#map.hostOffset / this.#clusterBytes;
-      const fits = this.#map.kind !== ClusterKind.Compressed && Number.isInteger(guest) &&
+      const fits = isEntry && this.#map.kind !== ClusterKind.Compressed &&
+        Number.isInteger(guest) &&
         guest >= 0 && guest < mapped && host < fileClusters &&
         (host === 0 || this.metadata.overlap(host, 1) === undefined);
       if (!fits) {
@@ -269,7 +272,12 @@ export class TableWriter implements MapWriter {
       if (this.#header.version >= 3) {
         const field = new DataView(new ArrayBuffer(8));
         field.setBigUint64(0, this.#header.incompatible | Incompatible.Corrupt);
-        this.#file.write(new Uint8Array(field.buffer), INCOMPATIBLE_FIELD);
+        try {
+          this.#file.write(new Uint8Array(field.buffer), INCOMPATIBLE_FIELD);
+        } catch (failure) {
+          // That is not what is wrong, nor does it pass, as a lack of room would.
+          if (!(failure instanceof DiskError)) throw failure;
+        }
       }
     }
     throw error;

@@ -160,7 +160,10 @@ Deno.test("a recovery log is read as written, and nothing else is taken for one"
     createQcow2(path, { sizeBytes: 2 ** 20 });
     const before = Deno.readFileSync(path);
     for (
-      const [guest, low] of [[9999, 0x20000], [0, 0x10000], [0.5, 0], [0, 0x7000_0000]] as const
+      const [guest, low] of [[9999, 0x20000], [0, 0x10000], [0.5, 0], [0, 0x7000_0000], [
+        0,
+        0x20200,
+      ]] as const
     ) {
       log.clear();
       log.append(guest, 0x8000_0000, low);
