@@ -306,6 +306,8 @@ export interface FileStatus {
   readonly uid: number;
   readonly gid: number;
   readonly sizeBytes: number;
+  /** Best unit of transfers in bytes; on hugetlbfs, of its pages. */
+  readonly blockBytes: number;
   /** Bytes that storage is held for. */
   readonly allocatedBytes: number;
   readonly links: number;
@@ -342,6 +344,7 @@ export function fstat(fd: FdLike): FileStatus {
     mode,
     uid: buffer.getUint32(20, true),
     gid: buffer.getUint32(24, true),
+    blockBytes: buffer.getUint32(4, true),
     links: buffer.getUint32(16, true),
     ino: Number(buffer.getBigUint64(32, true)),
     sizeBytes: Number(buffer.getBigUint64(40, true)),

@@ -260,7 +260,7 @@ export class VhostUserFrontend implements Disposable {
    * Lets no back end take up again what one held of queue `index`, which is stopped, or not started since a
    * death: its driver has taken it back.
    *
-   * @throws {HostError} where the record cannot be written to.
+   * @throws {HostError} where the record cannot be written to: the driver has to reset the device then.
    */
   forgetRequests(index: number): void {
     this.#live.clearRecord(index, { packed: this.#packed });

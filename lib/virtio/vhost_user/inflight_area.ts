@@ -7,6 +7,7 @@
 
 import {
   addSeals,
+  Errno,
   Fd,
   type FdLike,
   fstat,
@@ -15,6 +16,7 @@ import {
   type Mapping,
   memfdCreate,
   mmap,
+  pread,
   pwrite,
   Seal,
 } from "../../host/mod.ts";
@@ -138,9 +140,11 @@ export class InflightArea implements Disposable {
 
 /**
  * Makes queue `index` one of whose requests nothing is recorded, where nobody uses it. Whose file it is may be
- * another's: it is written to, and not mapped, as it may become shorter at any time.
+ * another's: it may become shorter at any time, have pages that are not there to be had, or be one that write(2)
+ * does not reach, as on hugetlbfs, or only at its end. So it is mapped, as by whom it serves, and the kernel
+ * writes to the mapping, which tells what is missing instead of ending the process.
  *
- * @throws {HostError} where it cannot be written to.
+ * @throws {HostError} where it cannot be written to, such as for a seal; a part of it may be written then.
  */
 export function clearRecord(
   fd: FdLike,
@@ -150,13 +154,31 @@ export function clearRecord(
   const { sizeBytes, fileOffset, queueCount, queueSize } = message;
   if (!isQueueSize(queueSize) || index >= queueCount) return;
   const length = queueBytes(queueSize, packed);
+  const end = (index + 1) * length;
   // In a layout that is not the protocol's, it is not known where it is.
-  if ((index + 1) * length > sizeBytes) return;
+  if (end > sizeBytes) return;
   const bytes = new Uint8Array(length);
   if (packed) new PackedInflightQueue(bytes, queueSize).begin(PACKED_BEGIN & 0xffff);
   else new InflightQueue(bytes, queueSize).recover(0);
   // The features before it are the back end's.
-  pwrite(fd, bytes.subarray(FEATURES_BYTES), fileOffset + index * length + FEATURES_BYTES);
+  const record = bytes.subarray(FEATURES_BYTES);
+  using source = memfdCreate("vmctl cleared record");
+  requireAll("pwrite", pwrite(source, record, 0), record.byteLength);
+  const status = fstat(fd);
+  // The mapping has all of the page in which the file ends.
+  requireAll("mmap", Math.max(0, Math.min(end, status.sizeBytes - fileOffset)), end);
+  // What is mapped of hugetlbfs is whole pages of it.
+  const unit = Math.max(PAGE_SIZE, status.blockBytes);
+  using mapping = mmap(Math.ceil(end / unit) * unit, { fd, offset: fileOffset });
+  const into = mapping.bytes.subarray(end - record.byteLength, end);
+  requireAll("pread", pread(source, into, 0), record.byteLength);
+}
+
+function requireAll(syscall: string, count: number, wanted: number): void {
+  if (count === wanted) return;
+  throw new HostError(syscall, Errno.EFAULT, {
+    subject: `${count} of ${wanted} bytes of a record`,
+  });
 }
 
 function queueBytes(queueSize: number, packed: boolean): number {
