@@ -376,10 +376,12 @@ export class AttachedDevice implements AsyncDisposable {
       }
     }
     if (wishes.halt) host.setHalted(true);
+    if (this.#untold.size === 0) return;
     for (const [offset, bytes] of [...this.#untold]) {
       await this.#writeConfig({ offset, bytes });
       this.#untold.delete(offset);
     }
+    host.showConfig(await this.#backend.readConfig());
   }
 
   /**

@@ -26,6 +26,37 @@ const CLASSES: Readonly<Record<number, number>> = {
 };
 const UNCLASSIFIED = 0x00ff;
 
+/**
+ * Fields of the device's own configuration that the driver may write (virtio 1.2, 5), from where and how many
+ * bytes, by the type of the device; of what is not here, all may be.
+ */
+const WRITABLE_FIELDS: Readonly<Record<number, readonly (readonly [number, number])[]>> = {
+  [DeviceType.Net]: [],
+  // writeback
+  [DeviceType.Block]: [[32, 1]],
+  // emerg_wr
+  [DeviceType.Console]: [[8, 4]],
+  [DeviceType.Entropy]: [],
+  // actual, poison_val
+  [DeviceType.Balloon]: [[4, 4], [12, 4]],
+  [DeviceType.P9]: [],
+  // events_clear
+  [DeviceType.Gpu]: [[4, 4]],
+  // select, subsel
+  [DeviceType.Input]: [[0, 2]],
+  [DeviceType.Vsock]: [],
+  [DeviceType.Fs]: [],
+  [DeviceType.Pmem]: [],
+};
+
+/** A byte for each of the device's own configuration: not 0 where the driver may write it. */
+export function writableConfig(deviceType: number, configBytes: number): Uint8Array {
+  const fields = WRITABLE_FIELDS[deviceType] ?? [[0, configBytes]];
+  const mask = new Uint8Array(configBytes);
+  for (const [start, length] of fields) mask.fill(1, start, start + length);
+  return mask;
+}
+
 /** What the space depends on. */
 export interface ConfigSpaceOptions {
   readonly deviceType: number;

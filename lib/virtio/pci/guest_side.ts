@@ -255,13 +255,19 @@ export class VirtioPciFunction {
   }
 
   #writeConfig(at: number, size: number, data: DataView): void {
-    const { config, words } = this.#state;
+    const { config, words, writableConfig } = this.#state;
     if (at + size > config.length || words[Word.Resetting] !== 0) return;
-    for (let n = 0; n < size; n++) config[at + n] = data.getUint8(n);
-    const clean = words[Word.DirtyTo] === 0;
-    words[Word.DirtyFrom] = clean ? at : Math.min(at, words[Word.DirtyFrom]!);
-    words[Word.DirtyTo] = Math.max(at + size, words[Word.DirtyTo]!);
-    this.#state.request();
+    let isWritten = false;
+    for (let n = 0; n < size; n++) {
+      // What it shall not write along with that (virtio 1.2, 2.5.2) stays the device's.
+      if (writableConfig[at + n] === 0) continue;
+      config[at + n] = data.getUint8(n);
+      const isClean = words[Word.DirtyTo] === 0;
+      words[Word.DirtyFrom] = isClean ? at + n : Math.min(at + n, words[Word.DirtyFrom]!);
+      words[Word.DirtyTo] = Math.max(at + n + 1, words[Word.DirtyTo]!);
+      isWritten = true;
+    }
+    if (isWritten) this.#state.request();
   }
 
   #fill(size: number, data: DataView): void {

@@ -66,6 +66,7 @@ export class VirtioPciHost {
     const { device, deviceType, maxQueueSize, queues, configEvent, configBytes } = options;
     this.#state = TransportState.create({
       device,
+      deviceType,
       queueCount: queues.length,
       maxQueueSize,
       configBytes,
@@ -190,11 +191,26 @@ export class VirtioPciHost {
 
   /** Shows the driver another configuration space, of which it is told. */
   changeConfig(config: Uint8Array): void {
-    const state = this.#state;
-    state.lock.withLock(() => {
-      state.config.set(config.subarray(0, state.config.length));
+    this.#state.lock.withLock(() => {
+      this.#show(config);
       this.#announce();
     });
+  }
+
+  /** Shows the driver what the device has made of what it wrote. */
+  showConfig(config: Uint8Array): void {
+    this.#state.lock.withLock(() => this.#show(config));
+  }
+
+  /** What the driver has written that nobody has heard of yet stays. */
+  #show(config: Uint8Array): void {
+    const { words, config: shown, writableConfig } = this.#state;
+    const from = words[Word.DirtyFrom]!;
+    const to = words[Word.DirtyTo]!;
+    const end = Math.min(config.length, shown.length);
+    for (let at = 0; at < end; at++) {
+      if (at < from || at >= to || writableConfig[at] === 0) shown[at] = config[at]!;
+    }
   }
 
   /** The device cannot go on before a reset (virtio 1.2, 2.1.2); the driver is told. */

@@ -5,6 +5,7 @@
  */
 
 import { SharedCarver, SharedLock } from "../../memory/mod.ts";
+import { writableConfig } from "./config_space.ts";
 import { MAX_QUEUES, NO_VECTOR, QueueWord, VectorWord, Word } from "./layout.ts";
 
 /** What does not change while the VM lives; posted to the vCPU workers. */
@@ -12,6 +13,8 @@ export interface VirtioPciHandle {
   readonly buffer: SharedArrayBuffer;
   /** Its number on the PCI bus. */
   readonly device: number;
+  /** Of `DeviceType`. */
+  readonly deviceType: number;
   readonly queueCount: number;
   readonly maxQueueSize: number;
   readonly configBytes: number;
@@ -44,6 +47,8 @@ export class TransportState {
   readonly vectors: Int32Array<SharedArrayBuffer>;
   /** The device's own configuration space. */
   readonly config: Uint8Array<SharedArrayBuffer>;
+  /** Which bytes of that the driver may write. */
+  readonly writableConfig: Uint8Array;
 
   constructor(handle: VirtioPciHandle) {
     const carver = new SharedCarver(handle.buffer);
@@ -52,6 +57,7 @@ export class TransportState {
     this.queues = carver.int32(QueueWord.Count * handle.queueCount);
     this.vectors = carver.int32(VectorWord.Count * vectorCountOf(handle.queueCount));
     this.config = carver.uint8(handle.configBytes);
+    this.writableConfig = writableConfig(handle.deviceType, handle.configBytes);
     this.lock = new SharedLock(this.words, Word.Lock);
   }
 
