@@ -70,6 +70,15 @@ Deno.test("the executable runs with an empty environment and no home", async () 
   assert.deepEqual(nowhere, bare);
 });
 
+Deno.test("the executable shows the licenses of all that is in it", async () => {
+  const { code, stdout, stderr } = await runVmctl(["--licenses"], { clearEnv: true, cwd: "/" });
+  assert.deepEqual([code, stderr], [0, ""]);
+  for (const whose of ["vmctl authors", "smol-toml", "Deno authors", "V8 project authors"]) {
+    assert.ok(stdout.includes(whose), whose);
+  }
+  assert.equal(stdout, await Deno.readTextFile(`${await vmctlBinary()}.licenses.txt`));
+});
+
 engineTest("a copy of the executable in an empty environment runs a guest", async (engine) => {
   await using place = await Place.create();
   const output = await runCommand(place.program, {

@@ -39,6 +39,12 @@ export const ROOT_OPTIONS = {
     help: "show the version",
     commandLineOnly: true,
   },
+  "licenses": {
+    type: { kind: "boolean" },
+    group: "Common",
+    help: "show the licenses of all that the executable contains",
+    commandLineOnly: true,
+  },
 } as const satisfies OptionTable;
 
 /** What the words say. */

@@ -45,6 +45,11 @@ async function dispatch(args: readonly string[]): Promise<number> {
     await print(`vmctl ${VERSION}\n`);
     return ExitStatus.Stop;
   }
+  if (parsed.options["licenses"] === true) {
+    const { licenses } = await import("./licenses.ts");
+    await print(licenses());
+    return ExitStatus.Stop;
+  }
   if (parsed.problems.length > 0) {
     const extendedStatus = parsed.options["extended-status"] === true;
     throw new ConfigError(parsed.problems, { extendedStatus });

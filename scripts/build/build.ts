@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { join } from "node:path";
 import { DEVICE_PROCESS_FLAG } from "../../lib/devices/mod.ts";
 import { WASM_FLAGS, writeExecutable } from "./executable.ts";
+import { collectLicenses } from "./licenses.ts";
 import { splitScripts } from "./split.ts";
 
 /** The checkout. */
@@ -183,6 +184,14 @@ async function removeIfThere(path: string): Promise<void> {
   }
 }
 
+async function licensesOf(entries: readonly string[]): Promise<string> {
+  try {
+    return await collectLicenses(ROOT, entries);
+  } catch (error) {
+    throw new BuildError(`licenses: ${error instanceof Error ? error.message : error}`);
+  }
+}
+
 /** One look whether the new file starts at all, away from everything that it must not need. */
 async function checkStarts(path: string): Promise<void> {
   const { success, code, signal, stdout, stderr } = await new Deno.Command(path, {
@@ -203,8 +212,8 @@ async function checkStarts(path: string): Promise<void> {
 
 /**
  * Bundles the program into one script, and its parts for workers and for processes of devices into others,
- * and makes an executable of them, which replaces an older one in one step. The program's script and its
- * source map are left beside it.
+ * and makes an executable of them, which replaces an older one in one step. The program's script, its source
+ * map and the licenses of all that is in it are left beside it.
  *
  * @throws {BuildError} when a step fails or the result does not start.
  */
@@ -216,6 +225,7 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
   try {
     const newScript = join(folder, "vmctl.js");
     const newOutput = join(folder, "vmctl");
+    const licenses = await licensesOf(["entry.ts", "worker_entry.ts", "device_entry.ts"]);
     if (options.compile) {
       await bundle(newScript, { entry: "entry.ts", format: "esm" });
       await nameBuild(newScript);
@@ -248,12 +258,13 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
         script: await Deno.readTextFile(newScript),
         worker: await Deno.readTextFile(worker),
         namedWorkers: { [ENGINE_WORKERS]: await Deno.readTextFile(engine) },
-        data: { ...await readAll(images), ...encodeAll(parts) },
+        data: { ...await readAll(images), ...encodeAll({ ...parts, licenses }) },
         earlyWorker: { argument: "run", name: "vcpu0" },
         others: { [DEVICE_PROCESS_FLAG]: await Deno.readTextFile(device) },
       });
     }
     await checkStarts(newOutput);
+    await Deno.writeTextFile(`${output}.licenses.txt`, licenses);
     await Deno.rename(newScript, script);
     await Deno.rename(`${newScript}.map`, `${script}.map`);
     await Deno.rename(newOutput, output);
