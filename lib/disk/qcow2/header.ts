@@ -14,6 +14,8 @@ export const QCOW2_MAGIC = 0x5146_49fb;
 export const V2_HEADER_BYTES = 72;
 /** Least length of a version 3 header in bytes. */
 export const V3_HEADER_BYTES = 104;
+/** Where the header holds the logarithm of the clusters' length. */
+export const CLUSTER_BITS_FIELD = 20;
 /** Where the header holds the disk's size, the encryption method and the L1 table's place. */
 export const SIZE_FIELD = 24;
 /** Where the header holds the refcount table's place. */
@@ -106,7 +108,7 @@ class HeaderReader {
     const version = view.getUint32(4);
     if (version !== 2 && version !== 3) this.#fail("version", "2 or 3", version);
     if (version === 3) this.#need(V3_HEADER_BYTES, "a version 3 header");
-    const clusterBits = view.getUint32(20);
+    const clusterBits = view.getUint32(CLUSTER_BITS_FIELD);
     if (clusterBits < 9 || clusterBits > 21) this.#fail("cluster_bits", "9 to 21", clusterBits);
     const clusterBytes = 2 ** clusterBits;
     const headerBytes = version === 3 ? view.getUint32(100) : V2_HEADER_BYTES;

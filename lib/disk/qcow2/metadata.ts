@@ -7,15 +7,28 @@
 import { alignUp } from "../../base/mod.ts";
 import { DiskError } from "../errors.ts";
 import type { ImageFile } from "../image_file.ts";
-import { Incompatible, MAX_L1_BYTES, parseHeader, type Qcow2Header } from "./header.ts";
+import {
+  CLUSTER_BITS_FIELD,
+  Incompatible,
+  MAX_L1_BYTES,
+  parseHeader,
+  type Qcow2Header,
+} from "./header.ts";
 import { type ClusterRange, MetadataMap } from "./metadata_map.ts";
 import { readSnapshots, type Snapshot } from "./snapshots.ts";
 
+const MIN_CLUSTER_BYTES = 2 ** 9;
 const MAX_CLUSTER_BYTES = 2 ** 21;
 
 /** Reads the header of the image in `file`. */
 export function readHeader(file: ImageFile): Qcow2Header {
-  const start = new Uint8Array(Math.min(MAX_CLUSTER_BYTES, file.lengthBytes));
+  // It has the first cluster for itself. What says how long that is lies in the shortest one.
+  const least = new Uint8Array(MIN_CLUSTER_BYTES);
+  file.read(least, 0);
+  const length = 2 ** new DataView(least.buffer).getUint32(CLUSTER_BITS_FIELD);
+  const start = length > MIN_CLUSTER_BYTES && length <= MAX_CLUSTER_BYTES
+    ? new Uint8Array(length)
+    : least;
   const count = file.read(start, 0);
   return parseHeader(start.subarray(0, count), file.lengthBytes, file.path);
 }
