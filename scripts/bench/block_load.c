@@ -1,7 +1,7 @@
 /*
  * Loads block devices and tells how many requests they serve: block_load SECONDS DEVICE... One line for each
  * pattern: its name, the requests, and the nanoseconds that they took. Of several devices, 1, 2, 4 and so on are
- * read at once, with the number behind the name.
+ * read at once, with the number behind the name. What is read-only is only read.
  *
  * Static and without libaio, so that it runs in an initramfs.
  */
@@ -148,16 +148,23 @@ int main(int argc, char **argv) {
   int count = argc - 2;
   if (count < 1 || count > 16) return 2;
   double seconds = atof(argv[1]);
+  int writable = 1;
   for (int i = 0; i < count; i++) {
+    int read_only = 0;
     devices[i].fd = open(argv[2 + i], O_RDWR | O_DIRECT);
     if (devices[i].fd < 0) fail(argv[2 + i]);
     if (ioctl(devices[i].fd, BLKGETSIZE64, &devices[i].size)) fail("BLKGETSIZE64");
+    if (ioctl(devices[i].fd, BLKROGET, &read_only)) fail("BLKROGET");
+    if (read_only) writable = 0;
   }
   unsigned number = sizeof patterns / sizeof patterns[0];
   /* First, let translators see the code. */
-  for (unsigned i = 0; i < number; i++) run(devices[0].fd, &patterns[i], devices[0].size, 0.5);
+  for (unsigned i = 0; i < number; i++) {
+    if (writable || !patterns[i].writes) run(devices[0].fd, &patterns[i], devices[0].size, 0.5);
+  }
   for (unsigned i = 0; i < number; i++) {
     const struct pattern *p = &patterns[i];
+    if (p->writes && !writable) continue;
     if (count == 1) {
       uint64_t begin = now_ns();
       tell(p->name, "", run(devices[0].fd, p, devices[0].size, seconds), begin);

@@ -1,7 +1,8 @@
 /**
  * What a guest gets of a disk, against QEMU with the same guest and the same image in the same run:
  * sequential requests of 1 MiB, random ones of 4 KiB one at a time and 32 at a time; what 1 to 8 disks give
- * that are read at once; and the memory that the process of a disk takes meanwhile.
+ * that are read at once; the memory that the process of a disk takes meanwhile; and what reading of compressed
+ * images takes.
  *
  * @module
  */
@@ -26,6 +27,7 @@ const SEVERAL = 8;
 const DISK_BYTES = 256 * 1024 * 1024;
 /** Each of several disks. */
 const SMALL_DISK_BYTES = 64 * 1024 * 1024;
+const COMPRESSIONS = ["zlib", "zstd"] as const;
 const TIMEOUT_MS = 300_000;
 /** How often the memory of a device is looked at. */
 const MEMORY_PERIOD_MS = 200;
@@ -55,6 +57,13 @@ const PATTERNS: Readonly<Record<string, string>> = {
 
 /** Microseconds a request, by pattern. */
 type Loads = ReadonlyMap<string, number>;
+
+/** A disk of the guest. */
+interface Disk {
+  readonly path: string;
+  readonly format: "raw" | "qcow2";
+  readonly readOnly: boolean;
+}
 
 /** Memory of a device at work, in MiB. */
 interface DeviceMemory {
@@ -102,7 +111,7 @@ async function loads(
 async function qemuLoads(
   qemu: string,
   guest: LinuxGuest,
-  disks: readonly string[],
+  disks: readonly Disk[],
 ): Promise<Loads> {
   return await loads(qemu, [
     ...["-M", "pc,memory-backend=ram", "-accel", "tcg", "-no-reboot", "-nographic", "-nodefaults"],
@@ -116,8 +125,9 @@ async function qemuLoads(
       "-append",
       "console=ttyS0 quiet no_timer_check",
     ],
-    ...disks.flatMap((disk, i) => [
-      ...["-drive", `file=${disk},format=raw,if=none,id=disk${i}`],
+    ...disks.flatMap(({ path, format, readOnly }, i) => [
+      "-drive",
+      `file=${path},format=${format},readonly=${readOnly ? "on" : "off"},if=none,id=disk${i}`,
       ...["-device", `virtio-blk-pci,drive=disk${i}`],
     ]),
   ]);
@@ -127,14 +137,17 @@ async function vmctlLoads(
   context: BenchContext,
   guest: LinuxGuest,
   { disks, options = [] }: {
-    readonly disks: readonly string[];
+    readonly disks: readonly Disk[];
     readonly options?: readonly string[];
   },
 ): Promise<Loads> {
   const [run, ...args] = vmctlArguments("soft", guest, "quiet");
   return await loads(context.vmctl, [
     ...[run!, ...options],
-    ...disks.flatMap((disk) => ["--block", `${disk},format=raw`]),
+    ...disks.flatMap(({ path, format, readOnly }) => [
+      "--block",
+      `${path},format=${format}${readOnly ? ",ro" : ""}`,
+    ]),
     ...args,
     // What other runs left would decide how warm the engine is.
   ], { XDG_CACHE_HOME: join(context.folder, "cache") });
@@ -144,7 +157,7 @@ async function vmctlLoads(
 async function memoryAtWork(
   context: BenchContext,
   guest: LinuxGuest,
-  disk: string,
+  disk: Disk,
 ): Promise<DeviceMemory> {
   const socket = join(context.folder, "disk.sock");
   const options = ["-s", socket, "--no-rng", "--no-balloon"];
@@ -173,6 +186,58 @@ async function makeDisk(path: string, lengthBytes: number): Promise<void> {
     bytes.fill(at >>> 20 & 0xff);
     await file.write(bytes);
   }
+}
+
+/** Makes images of what is about half as long when it is compressed. */
+async function makeCompressed(folder: string): Promise<(Disk & { readonly kind: string })[]> {
+  const raw = join(folder, "plain.img");
+  const bytes = new Uint8Array(SMALL_DISK_BYTES);
+  // Numbers of which each byte has four random bits.
+  for (let at = 0, number = 1; at < bytes.length; at++) {
+    number = Math.imul(number, 1_103_515_245) + 12_345 | 0;
+    bytes[at] = 0x60 | number >>> 24 & 15;
+  }
+  await Deno.writeFile(raw, bytes);
+  const disks: (Disk & { readonly kind: string })[] = [];
+  for (const kind of COMPRESSIONS) {
+    const path = join(folder, `${kind}.qcow2`);
+    const options = ["-c", "-o", `compression_type=${kind}`];
+    const { success, stderr } = await new Deno.Command("qemu-img", {
+      args: ["convert", "-f", "raw", "-O", "qcow2", ...options, raw, path],
+    }).output();
+    if (!success) throw new Error(`qemu-img: ${new TextDecoder().decode(stderr)}`);
+    disks.push({ kind, path, format: "qcow2", readOnly: true });
+  }
+  await Deno.remove(raw);
+  return disks;
+}
+
+/** What reading of compressed images takes, a line for each. */
+async function compressedNotes(
+  context: BenchContext,
+  guest: LinuxGuest,
+  qemu: string,
+): Promise<string[]> {
+  if (findProgram("qemu-img") === undefined) return ["no qemu-img here for compressed images"];
+  const notes: string[] = [];
+  for (const disk of await makeCompressed(context.folder)) {
+    context.progress(`devices: a disk compressed by ${disk.kind}`);
+    const theirs = await qemuLoads(qemu, guest, [disk]);
+    const ours = await vmctlLoads(context, guest, { disks: [disk] });
+    const rates = Object.entries(PATTERNS).flatMap(([name, what]) => {
+      const [us, qemuUs] = [ours.get(name), theirs.get(name)];
+      if (us === undefined || qemuUs === undefined) return [];
+      return [`${what} ${us.toFixed(0)} us, QEMU ${qemuUs.toFixed(0)} us`];
+    });
+    const memory = await memoryAtWork(context, guest, disk);
+    notes.push(`qcow2 compressed by ${disk.kind}: ${rates.join("; ")}; ${memoryNote(memory)}`);
+  }
+  return notes;
+}
+
+function memoryNote({ median, most }: DeviceMemory): string {
+  return `memory for itself of a jailed disk at work: ${median.toFixed(1)} MiB, at most ` +
+    `${most.toFixed(1)}; at most ${DEVICE_MEMORY_LIMIT_MIB} are asked for`;
 }
 
 /** Requests a second of 1, 2, 4 and 8 disks together, a line for each pattern. */
@@ -210,9 +275,11 @@ export async function guestDiskBench(context: BenchContext): Promise<BenchResult
     if (!(error instanceof FetchError)) throw error;
     return { measures: [], notes: [`no kernel to boot: ${error.message}`] };
   }
-  const disks = Array.from({ length: SEVERAL }, (_, i) => join(context.folder, `disk${i}.img`));
-  for (const [i, disk] of disks.entries()) {
-    await makeDisk(disk, i === 0 ? DISK_BYTES : SMALL_DISK_BYTES);
+  const disks = Array.from({ length: SEVERAL }, (_, i): Disk => {
+    return { path: join(context.folder, `disk${i}.img`), format: "raw", readOnly: false };
+  });
+  for (const [i, { path }] of disks.entries()) {
+    await makeDisk(path, i === 0 ? DISK_BYTES : SMALL_DISK_BYTES);
   }
   const qemu = findProgram("qemu-system-x86_64")!;
   const ours: Loads[] = [];
@@ -232,6 +299,7 @@ export async function guestDiskBench(context: BenchContext): Promise<BenchResult
   const several = await vmctlLoads(context, guest, { disks });
   context.progress("devices: memory at work");
   const memory = await memoryAtWork(context, guest, disks[0]!);
+  const compressed = await compressedNotes(context, guest, qemu);
   const of = (all: readonly Loads[], name: string) =>
     median(all.map((loads) => loads.get(name) ?? NaN));
   const measures = Object.entries(PATTERNS).map(([name, what]): Measure => ({
@@ -250,8 +318,8 @@ export async function guestDiskBench(context: BenchContext): Promise<BenchResult
           `${what} ${(first.get(name) ?? NaN).toFixed(0)} us`
         ).join(", ")
       }; the others have what that run left`,
-      `memory for itself of a jailed disk at work: ${memory.median.toFixed(1)} MiB, at most ` +
-      `${memory.most.toFixed(1)}; at most ${DEVICE_MEMORY_LIMIT_MIB} are asked for`,
+      memoryNote(memory),
+      ...compressed,
       ...scaling(several, "vmctl"),
       ...scaling(theirSeveral, "QEMU"),
     ],
