@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
+import { join } from "node:path";
 import { MIB } from "../lib/base/mod.ts";
 import { buildInitramfs, moduleEntries, tryFetchGuest } from "../scripts/guest/mod.ts";
 import { assertClean, HAS_QEMU_IMG, qemuImg } from "./support/disk.ts";
@@ -147,6 +148,12 @@ engineTest(
     bytes.fill(0, sector * 512, (sector + 1) * 512);
     new TextEncoder().encodeInto("the sector", bytes.subarray(sector * 512));
     Deno.writeFileSync(raw, bytes);
+    // The linker finds files that are no libraries, as on a host that has none.
+    const withoutLibraries = { LD_LIBRARY_PATH: bench.path("empty") };
+    Deno.mkdirSync(bench.path("empty"));
+    for (const name of ["libz.so.1", "libzstd.so.1"]) {
+      Deno.writeTextFileSync(join(bench.path("empty"), name), "");
+    }
     const compressed = ["-O", "qcow2", "-c"];
     for (const options of ["compat=0.10", "compression_type=zlib", "compression_type=zstd"]) {
       const path = bench.path(options.replace("=", "-"));
@@ -160,6 +167,17 @@ engineTest(
         );
         assert.equal(stdout, "interrupted\nthe sector", stderr);
         assert.equal(code, 0, stderr);
+        assert.doesNotMatch(stderr, /expanded by the runtime/);
+      }
+      for (const [args, env] of [[["--disable-sandbox"], {}], [[], withoutLibraries]] as const) {
+        const { code, stdout, stderr } = await bench.run(
+          sectorReader(sector),
+          [...args, "-b", path],
+          { env },
+        );
+        assert.equal(stdout, "interrupted\nthe sector", stderr);
+        assert.equal(code, 0, stderr);
+        assert.equal(/expanded by the runtime/.test(stderr), env === withoutLibraries, stderr);
       }
       // Behind the tables, which come first.
       const image = Deno.readFileSync(path);

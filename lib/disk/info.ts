@@ -10,6 +10,7 @@ import type { DiskFormat } from "./image.ts";
 import { ImageFile } from "./image_file.ts";
 import { type DiskFiles, openDiskFiles } from "./open.ts";
 import { checkQcow2, type CheckReport } from "./qcow2/check.ts";
+import type { Compression } from "./qcow2/decoders.ts";
 import { Incompatible } from "./qcow2/header.ts";
 import { readHeader } from "./qcow2/metadata.ts";
 import { readSnapshots, type Snapshot } from "./qcow2/snapshots.ts";
@@ -27,7 +28,7 @@ export interface DiskInfo {
     readonly version: number;
     readonly clusterBytes: number;
     readonly refcountBits: number;
-    readonly compression: "zlib" | "zstd";
+    readonly compression: Compression;
     /** Whether its reference counts are out of date. */
     readonly dirty: boolean;
     /** Whether it is marked as damaged. */

@@ -25,6 +25,8 @@ import { DiskError } from "./errors.ts";
 import type { DiskFormat, DiskImage } from "./image.ts";
 import { ImageFile } from "./image_file.ts";
 import { PROBE_BYTES, probeFormat } from "./probe.ts";
+import type { Compression } from "./qcow2/decoders.ts";
+import type { Qcow2Header } from "./qcow2/header.ts";
 import { Qcow2Image } from "./qcow2/qcow2_image.ts";
 import { readHeader } from "./qcow2/metadata.ts";
 import { syncErrnoOf } from "./qcow2/recovery_log.ts";
@@ -69,6 +71,8 @@ export interface DiskFile {
   readonly readOnly: boolean;
   /** Whether the format was guessed. */
   readonly probed: boolean;
+  /** How its clusters are compressed, if any are; of qcow2 images. */
+  readonly compression?: Compression | undefined;
   /** Number of the descriptor. */
   readonly fd: number;
 }
@@ -233,8 +237,10 @@ function addFile(
     // Buffered, so that no alignment matters; the descriptor's flags are set again for its use.
     using file = new ImageFile(fd.dup(), { path, readOnly: true });
     const format = request.format === "probe" ? probe(file) : request.format;
-    const backing = format === "qcow2" ? backingOf(file, path) : undefined;
-    files.add({ path, format, readOnly, probed: request.format === "probe" }, fd);
+    const header = format === "qcow2" ? readHeader(file) : undefined;
+    const backing = header === undefined ? undefined : backingOf(header, path);
+    const compression = header?.compression;
+    files.add({ path, format, readOnly, probed: request.format === "probe", compression }, fd);
     fd = undefined;
     return backing;
   } catch (error) {
@@ -287,10 +293,9 @@ function probe(file: ImageFile): DiskFormat {
 }
 
 function backingOf(
-  file: ImageFile,
+  { backingFile, backingFormat }: Qcow2Header,
   path: string,
 ): { target: string; format: DiskFormat | "probe" } | undefined {
-  const { backingFile, backingFormat } = readHeader(file);
   if (backingFile === undefined) return undefined;
   return {
     target: backingPath(backingFile, path),

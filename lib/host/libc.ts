@@ -1,5 +1,6 @@
 /**
- * The door to the C library: the one place of the project that calls `Deno.dlopen`.
+ * The door to the C library. Other libraries, which a host may lack, are loaded by shared_library.ts; nothing
+ * else of the project calls `Deno.dlopen`.
  *
  * A symbol costs about 70 us to bind, so each file binds its own group at its first use, and a command
  * that never touches a terminal binds no terminal functions. Two things make the calls fast: lengths

@@ -169,6 +169,9 @@ export {
 export { IoUring } from "./io_uring.ts";
 export { blockDeviceSize, blockDiscard, blockSectorSize, blockZeroOut } from "./block_device.ts";
 export { compareExchange16 } from "./exchange16.ts";
+export type { LoadableLibrary } from "./shared_library.ts";
+export { RawInflater, type RawInflaterOptions, ZLIB } from "./zlib.ts";
+export { ZSTD, ZstdDecoder, type ZstdDecoderOptions } from "./zstd.ts";
 export { NativeCode, protect, Protection } from "./native_code.ts";
 export {
   findSeccompListener,

@@ -8,12 +8,15 @@ import { log, MIB } from "../../base/mod.ts";
 import type { DiskConfig } from "../../config/mod.ts";
 import {
   assembleDisk,
+  type Compression,
   DiskError,
   type DiskFile,
   DiskFiles,
   type DiskFormat,
   type DiskImage,
   hasPartitions,
+  loadDecoder,
+  openDecoder,
   openDiskFiles,
   type OpenDiskOptions,
 } from "../../disk/mod.ts";
@@ -44,7 +47,10 @@ export interface ServedDisk extends DiskConfig {
   readonly claims?: OpenDiskOptions["claims"];
 }
 
-/** What the process that serves the disk is told; descriptors are the files', then the recovery memory. */
+/**
+ * What the process that serves the disk is told; descriptors are the files', then the recovery memory, then those
+ * of the libraries.
+ */
 interface BlockSettings {
   readonly files: readonly {
     readonly path: string;
@@ -53,6 +59,8 @@ interface BlockSettings {
     readonly probed: boolean;
   }[];
   readonly recovery: boolean;
+  /** The host's libraries for compressed clusters, as far as it has them. */
+  readonly decoders?: readonly Compression[];
   readonly executor: DiskConfig["executor"];
   readonly sparse: boolean;
   readonly direct: boolean;
@@ -68,7 +76,7 @@ interface BlockSettings {
 export const BLOCK_DEVICE: DeviceKind<ServedDisk> = {
   name: "block",
   open: openBlock,
-  prepare: (settings) => new PreparedBlock(settings as BlockSettings),
+  prepare: (settings, fds) => new PreparedBlock(settings as BlockSettings, fds),
   make: (settings, fds, prepared) => makeBlock(settings as BlockSettings, fds, prepared),
 };
 
@@ -76,9 +84,11 @@ function openBlock(disk: ServedDisk): OpenedDevice {
   const { path, readOnly, lock, format, executor, claims, rootName = null, ...others } = disk;
   const { pciDevice: _pciDevice, bootIndex: _bootIndex, ...presentation } = others;
   using files = openDiskFiles(path, { readOnly, lock, format, claims });
+  const decoders = openDecoders(files.list);
   const settings: BlockSettings = {
-    files: files.list.map(({ fd: _fd, ...file }) => file),
+    files: files.list.map(({ fd: _fd, compression: _compression, ...file }) => file),
     recovery: !readOnly,
+    decoders: decoders.map(({ compression }) => compression),
     executor,
     sparse: presentation.sparse,
     direct: presentation.direct,
@@ -94,6 +104,7 @@ function openBlock(disk: ServedDisk): OpenedDevice {
     ftruncate(memory, RECOVERY_BYTES);
     fds.push(memory);
   }
+  fds.push(...decoders.map(({ fd }) => fd));
   return {
     settings: { ...settings },
     fds,
@@ -104,11 +115,33 @@ function openBlock(disk: ServedDisk): OpenedDevice {
   };
 }
 
-/** The ring, where it is of use. */
+/** Opens the libraries that clusters of `files` are expanded with, each once. */
+function openDecoders(files: readonly DiskFile[]): { compression: Compression; fd: Fd }[] {
+  const found: { compression: Compression; fd: Fd }[] = [];
+  for (const compression of new Set(files.map(({ compression }) => compression))) {
+    const fd = compression === undefined ? undefined : openDecoder(compression);
+    if (compression !== undefined && fd !== undefined) found.push({ compression, fd });
+  }
+  return found;
+}
+
+/** The place of the libraries among the descriptors. */
+function decodersAt({ files, recovery }: BlockSettings): number {
+  return files.length + (recovery ? 1 : 0);
+}
+
+/** The libraries for compressed clusters, and the ring where it is of use. */
 class PreparedBlock implements Disposable {
   readonly ring: IoUring | undefined;
 
-  constructor({ executor }: BlockSettings) {
+  /** @param fds numbers of the descriptors of `settings` */
+  constructor(settings: BlockSettings, fds: readonly number[]) {
+    const { executor, decoders = [] } = settings;
+    const first = decodersAt(settings);
+    decoders.forEach((compression, index) => {
+      const fd = fds[first + index];
+      if (fd !== undefined) loadDecoder(compression, fd);
+    });
     if (executor === "epoll") return;
     try {
       this.ring = new IoUring(MAX_TRANSFERS);
@@ -126,7 +159,7 @@ class PreparedBlock implements Disposable {
 function makeBlock(
   settings: BlockSettings,
   fds: readonly Fd[],
-  prepared: PreparedDevice = new PreparedBlock(settings),
+  prepared: PreparedDevice = new PreparedBlock(settings, fds.map((fd) => fd.raw)),
 ): BlockDevice {
   using stack = new DisposableStack();
   stack.use(prepared);
@@ -138,6 +171,8 @@ function makeBlock(
     if (fd !== undefined) opened.push({ ...file, fd: fd.take() });
   });
   using disk = DiskFiles.adopt(opened);
+  // Loaded by now.
+  for (const fd of fds.slice(decodersAt(settings))) fd.close();
   using memory = settings.recovery ? fds[files.length] : undefined;
   if (opened.length !== files.length || settings.recovery !== (memory !== undefined)) {
     throw new DeviceError(

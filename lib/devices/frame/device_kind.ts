@@ -48,8 +48,10 @@ export interface DeviceKind<Options = never> {
   /**
    * Makes what needs system calls that a serving device may not make any more, before it is confined.
    * It must not look at anything that a guest can have written.
+   *
+   * @param fds numbers of the descriptors that {@link make} gets, whose they stay
    */
-  prepare?(settings: unknown): PreparedDevice;
+  prepare?(settings: unknown, fds: readonly number[]): PreparedDevice;
   /**
    * Makes the device of what {@link open} gave, here or in another process. It takes the descriptors
    * and what was prepared over, also when it throws, and opens nothing itself. What was not prepared is

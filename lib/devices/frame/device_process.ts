@@ -61,7 +61,7 @@ export async function runDeviceProcess(
     if (spec.logLevel !== undefined && isLogLevel(spec.logLevel)) setLogLevel(spec.logLevel);
     name = spec.kind;
     const kind = await load(name);
-    const prepared = kind.prepare?.(spec.settings);
+    const prepared = kind.prepare?.(spec.settings, spec.resourceFds);
     // What the device is made of, such as the tables of an image, is read under the filter already.
     if (spec.jail !== undefined) confine(spec.jail);
     serveHandedDevice(kind, spec, prepared);
@@ -80,7 +80,7 @@ export async function runDeviceProcess(
 export function serveHandedDevice(
   kind: DeviceKind,
   spec: DeviceProcessSpec,
-  prepared: PreparedDevice | undefined = kind.prepare?.(spec.settings),
+  prepared: PreparedDevice | undefined = kind.prepare?.(spec.settings, spec.resourceFds),
 ): void {
   const { settings, resourceFds, frontEndFd, controlFd } = spec;
   using device = kind.make(settings, resourceFds.map((fd) => Fd.adopt(fd)), prepared);
@@ -103,7 +103,8 @@ function confine({ filterFd, violationFd }: { filterFd: number; violationFd: num
 
 /**
  * Answers where the program is: the runtime asks when Node's modules are first used, as for a disk with
- * compressed clusters, and panics where there is no /proc/self/exe, as in a jail.
+ * compressed clusters on a host without the libraries for them, and panics where there is no /proc/self/exe, as
+ * in a jail.
  */
 function hideProgramPath(): void {
   Object.defineProperty(Deno, "execPath", { value: () => "/" });

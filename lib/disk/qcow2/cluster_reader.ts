@@ -20,7 +20,7 @@ export interface ClusterReaderOptions {
 }
 
 /** Reads an image's disk. */
-export class ClusterReader {
+export class ClusterReader implements Disposable {
   readonly #file: ImageFile;
   readonly #map: ClusterMap;
   readonly #backing: DiskImage | undefined;
@@ -35,6 +35,10 @@ export class ClusterReader {
     this.#backing = backing;
     this.#decompressor = new Decompressor(file, header);
     this.#clusterBytes = header.clusterBytes;
+  }
+
+  [Symbol.dispose](): void {
+    this.#decompressor[Symbol.dispose]();
   }
 
   /** Bytes of the disk behind which the backing file has none; 0 without one. */

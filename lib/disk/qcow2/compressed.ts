@@ -4,26 +4,16 @@
  * @module
  */
 
-import { collectYoungGarbage } from "../../host/mod.ts";
+import { IoVector, MemorySpan } from "../../host/mod.ts";
 import { DiskError } from "../errors.ts";
 import type { ImageFile } from "../image_file.ts";
+import { type Decoder, type DecoderMaker, makeDecoder } from "./decoders.ts";
 import type { Qcow2Header } from "./header.ts";
 
 const SECTOR_BYTES = 512;
 const ZSTD_MAGIC = 0xfd2f_b528;
-// QEMU compresses with a window of 4 KiB.
-const WINDOW_BITS = 12;
-/**
- * The decompressors leave several times as much garbage, outside of the heap that the collector watches: when
- * so much is expanded it is collected.
- */
-const COLLECT_BYTES = 2 ** 20;
-
-/** The runtime's decompressors; to load them costs 4 MiB, which most disks never need. */
-function zlib(): typeof import("node:zlib") {
-  // deno-lint-ignore no-process-global -- the module that has it is loaded with it
-  return process.getBuiltinModule("node:zlib");
-}
+/** Of a window of 128 MiB, the largest that decoders take without being asked to (RFC 8878, 3.1.1.1.2). */
+const MOST_WINDOW = 17 << 3;
 
 /** A place in the file. */
 export interface CompressedRange {
@@ -41,18 +31,31 @@ export function compressedRange(high: number, low: number, clusterBits: number):
   return { offset, lengthBytes: (more + 1) * SECTOR_BYTES - offset % SECTOR_BYTES };
 }
 
-/** Expands clusters; the last one stays in memory. */
-export class Decompressor {
-  readonly #file: ImageFile;
-  readonly #header: Qcow2Header;
-  #packed: Uint8Array<ArrayBuffer> | undefined;
-  #offset = -1;
-  #cluster: Uint8Array | undefined;
-  #uncollectedBytes = 0;
+/** What clusters are expanded with: made at the first of them, for most disks have none. */
+interface Workshop {
+  readonly packed: MemorySpan;
+  readonly cluster: Uint8Array<ArrayBuffer>;
+  readonly decoder: Decoder;
+}
 
-  constructor(file: ImageFile, header: Qcow2Header) {
+/** Expands clusters; the last one stays in memory. */
+export class Decompressor implements Disposable {
+  readonly #file: ImageFile;
+  readonly #header: Pick<Qcow2Header, "clusterBits" | "clusterBytes" | "compression">;
+  readonly #makeDecoder: DecoderMaker;
+  readonly #part = new IoVector(1);
+  #workshop: Workshop | undefined;
+  /** Where the cluster in memory is in the file. */
+  #offset = -1;
+
+  constructor(
+    file: ImageFile,
+    header: Pick<Qcow2Header, "clusterBits" | "clusterBytes" | "compression">,
+    decoders: DecoderMaker = makeDecoder,
+  ) {
     this.#file = file;
     this.#header = header;
+    this.#makeDecoder = decoders;
   }
 
   /**
@@ -62,64 +65,67 @@ export class Decompressor {
    */
   expand(high: number, low: number): Uint8Array {
     const range = compressedRange(high, low, this.#header.clusterBits);
-    if (this.#cluster !== undefined && this.#offset === range.offset) return this.#cluster;
+    const workshop = this.#workshop ??= this.#makeWorkshop();
+    if (this.#offset === range.offset) return workshop.cluster;
     if (!Number.isSafeInteger(range.offset + range.lengthBytes)) {
       throw this.#error(range, "an offset in the file");
     }
-    // At most two clusters, by the width of the length's field.
-    const packed = this.#packed ??= new Uint8Array(2 * this.#header.clusterBytes);
-    const count = this.#file.read(packed.subarray(0, range.lengthBytes), range.offset);
-    const cluster = this.#decode(packed.subarray(0, count), range);
-    if (cluster.byteLength !== this.#header.clusterBytes) {
-      throw this.#error(
-        range,
-        `${this.#header.clusterBytes} bytes when expanded, got ${cluster.byteLength}`,
-      );
+    this.#offset = -1;
+    const { packed, cluster, decoder } = workshop;
+    this.#part.clear();
+    this.#part.push(packed, 0, range.lengthBytes);
+    let count: number | undefined = this.#file.readVector(this.#part, range.offset);
+    const { clusterBytes, compression } = this.#header;
+    if (compression === "zstd") {
+      count = zstdFrameBytes(packed.bytes.subarray(0, count), clusterBytes);
+      if (count === undefined) throw this.#error(range, "one Zstandard frame of a cluster");
+    }
+    const expanded = decoder.expand(count);
+    if (expanded < 0) throw this.#error(range, `${compression} data of a cluster`);
+    if (expanded !== clusterBytes) {
+      throw this.#error(range, `${clusterBytes} bytes when expanded, got ${expanded}`);
     }
     this.#offset = range.offset;
-    this.#cluster = cluster;
-    this.#uncollectedBytes += cluster.byteLength;
-    if (this.#uncollectedBytes >= COLLECT_BYTES) {
-      this.#uncollectedBytes = 0;
-      collectYoungGarbage();
-    }
     return cluster;
   }
 
-  #decode(packed: Uint8Array<ArrayBuffer>, range: CompressedRange): Uint8Array {
-    const maxOutputLength = this.#header.clusterBytes;
-    // In one piece, which needs no putting together.
-    const options = { maxOutputLength, chunkSize: maxOutputLength };
-    try {
-      if (this.#header.compression === "zlib") {
-        return zlib().inflateRawSync(packed, { windowBits: WINDOW_BITS, ...options });
-      }
-      const frame = zstdFrameBytes(packed, maxOutputLength);
-      if (frame === undefined) throw this.#error(range, "one Zstandard frame of a cluster");
-      return zlib().zstdDecompressSync(packed.subarray(0, frame), options);
-    } catch (error) {
-      if (error instanceof DiskError) throw error;
-      throw this.#error(range, `${this.#header.compression} data`, error);
-    }
+  #makeWorkshop(): Workshop {
+    const { clusterBytes, compression } = this.#header;
+    // At most two clusters, by the width of the length's field.
+    const input = new Uint8Array(2 * clusterBytes);
+    const output = new Uint8Array(clusterBytes);
+    return {
+      packed: new MemorySpan(input),
+      cluster: output,
+      decoder: this.#makeDecoder(compression, { input, output }),
+    };
   }
 
-  #error(range: CompressedRange, expected: string, cause?: unknown): DiskError {
+  #error(range: CompressedRange, expected: string): DiskError {
     return new DiskError(
       `${this.#file.path}: compressed cluster at ${range.offset}: expected ${expected}`,
-      cause === undefined ? {} : { cause },
     );
+  }
+
+  /** Releases what it works with; it can be used again. */
+  [Symbol.dispose](): void {
+    this.#workshop?.decoder[Symbol.dispose]();
+    this.#workshop = undefined;
+    this.#offset = -1;
   }
 }
 
 /**
  * Bytes of the Zstandard frame that `bytes` begin with (RFC 8878, 3.1.1), for what follows it belongs to
- * another cluster. Undefined when it is none, is cut off, or certainly expands to more than `mostBytes`.
+ * another cluster. Undefined when it is none, is cut off, wants more memory than decoders take, or certainly expands
+ * to more than `mostBytes`.
  */
 export function zstdFrameBytes(bytes: Uint8Array, mostBytes: number): number | undefined {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (bytes.byteLength < 9 || view.getUint32(0, true) !== ZSTD_MAGIC) return undefined;
   const descriptor = bytes[4]!;
   const singleSegment = (descriptor & 0x20) !== 0;
+  if (!singleSegment && bytes[5]! > MOST_WINDOW) return undefined;
   const sizeFlag = descriptor >>> 6;
   const sizeField = sizeFlag === 0 ? (singleSegment ? 1 : 0) : 1 << sizeFlag;
   const dictionaryField = [0, 1, 2, 4][descriptor & 3]!;

@@ -7,6 +7,7 @@
 
 import { alignUp, formatSize, MIB } from "../../base/mod.ts";
 import { DiskError } from "../errors.ts";
+import type { Compression } from "./decoders.ts";
 
 /** First four bytes: `QFI` and 0xfb. */
 export const QCOW2_MAGIC = 0x5146_49fb;
@@ -65,7 +66,7 @@ export interface Qcow2Header {
   readonly incompatible: bigint;
   readonly compatible: bigint;
   readonly autoclear: bigint;
-  readonly compression: "zlib" | "zstd";
+  readonly compression: Compression;
   readonly backingFile: string | undefined;
   readonly backingFormat: string | undefined;
 }
@@ -179,7 +180,7 @@ class HeaderReader {
     };
   }
 
-  #compression(headerBytes: number, incompatible: bigint): "zlib" | "zstd" {
+  #compression(headerBytes: number, incompatible: bigint): Compression {
     const type = headerBytes > 104 ? this.#start[104] ?? 0 : 0;
     if (type > 1) this.#fail("compression_type", "0 (zlib) or 1 (zstd)", type);
     if ((type !== 0) !== ((incompatible & Incompatible.Compression) !== 0n)) {

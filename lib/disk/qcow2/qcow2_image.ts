@@ -287,6 +287,8 @@ export class Qcow2Image implements DiskImage {
 
   #release(): void {
     this.#open = false;
+    // There is none yet where the image cannot be opened.
+    this.#reader?.[Symbol.dispose]();
     try {
       this.#file.close();
     } finally {

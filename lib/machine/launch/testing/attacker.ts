@@ -219,7 +219,7 @@ async function attackingKind(name: string): Promise<DeviceKind> {
     ...kind,
     ...(prepare === undefined
       ? {}
-      : { prepare: (settings) => prepare((settings as AttackOrder).own) }),
+      : { prepare: (settings, fds) => prepare((settings as AttackOrder).own, fds) }),
     // The process is confined by now.
     make(settings, fds, prepared) {
       const { own, attack } = settings as AttackOrder;
