@@ -344,7 +344,8 @@ smallHostTest("a disk that is served from a full file system says so once, befor
     const opened = openDevice({ path: image });
     const bytes = new Uint8Array(4096).fill(1);
     {
-      const recovery = mmap(MIB, { fd: opened.fds.at(-1)! }).bytes;
+      // Behind the image's, and before those of libraries.
+      const recovery = mmap(MIB, { fd: opened.fds[1]! }).bytes;
       const disk = openDisk(image, { recovery, lock: false });
       for (let at = 0; at < 600; at++) disk.writeAt(at * 4096, IoVector.of(bytes));
       if (!(disk instanceof Qcow2Image)) assert.fail();
