@@ -211,10 +211,12 @@ export class ImageFile implements Disposable {
   /** It is done, or has failed with `errno`. */
   endSync(errno: number): void {
     this.#syncing--;
-    if (errno === 0) return;
-    if (this.#syncErrno !== undefined) this.#syncErrno[0] ||= errno;
-    this.#syncFailure ??= this.#lost(errno);
-    throw this.#syncFailure;
+    if (errno !== 0) {
+      if (this.#syncErrno !== undefined) this.#syncErrno[0] ||= errno;
+      this.#syncFailure ??= this.#lost(errno);
+    }
+    // Of several at once the kernel tells only one of what it has lost of them all.
+    if (this.#syncFailure !== undefined) throw this.#syncFailure;
   }
 
   /**
