@@ -146,10 +146,10 @@ export class Qcow2Image implements DiskImage {
   get trouble(): string | undefined {
     const failure = this.#file.syncFailure;
     if (!this.#behind || this.#obstacle === undefined) return failure?.message;
-    const { changes, tableBytes } = this.#writing!.tables.unrecovered;
+    const { clusters, tableBytes } = this.#writing!.tables.unrecovered;
     const left =
       `${this.#obstacle.message}; the process that served the disk before left changes of ` +
-      `${changes} clusters that are in no table of the image yet`;
+      `${clusters} clusters that are in no table of the image yet`;
     return failure !== undefined
       ? `${left}: all that is asked of the disk fails`
       : `${left}, and tables for them of up to about ${

@@ -166,12 +166,13 @@ export class TableWriter implements MapWriter {
     this.#log?.clear();
   }
 
-  /** How many changes the log holds, and the most bytes of new tables that they may need. */
-  get unrecovered(): { readonly changes: number; readonly tableBytes: number } {
+  /** How many clusters of the disk the log is about, and the most bytes of new tables that they may need. */
+  get unrecovered(): { readonly clusters: number; readonly tableBytes: number } {
     const changes = this.#log?.entries ?? [];
     const tables = new Set(changes.map(({ guest }) => Math.floor(guest * 8 / this.#clusterBytes)));
     // Counts of as many clusters again fit into one block for each table, whatever their width.
-    return { changes: changes.length, tableBytes: 2 * tables.size * this.#clusterBytes };
+    const clusters = new Set(changes.map(({ guest }) => guest)).size;
+    return { clusters, tableBytes: 2 * tables.size * this.#clusterBytes };
   }
 
   /**
@@ -190,16 +191,16 @@ export class TableWriter implements MapWriter {
     const fileClusters = Math.ceil(this.#file.lengthBytes / this.#clusterBytes);
     for (const { guest, high, low } of entries) {
       // What is wrong with the log is no damage of the image.
-      const isEntry = this.#map.tryDecode(high, low, guest) === undefined;
+      const wrong = this.#map.tryDecode(high, low, guest);
       const host = this.#map.hostOffset / this.#clusterBytes;
-      const fits = isEntry && this.#map.kind !== ClusterKind.Compressed &&
+      const fits = wrong === undefined && this.#map.kind !== ClusterKind.Compressed &&
         Number.isInteger(guest) &&
         guest >= 0 && guest < mapped && host < fileClusters &&
         (host === 0 || this.metadata.overlap(host, 1) === undefined);
       if (!fits) {
         throw new DiskError(
-          `${this.#file.path}: its recovery log belongs to another image: it puts cluster ${guest} ` +
-            `at ${this.#map.hostOffset}`,
+          `${this.#file.path}: its recovery log belongs to another image: ` +
+            (wrong ?? `it puts cluster ${guest} at ${this.#map.hostOffset}`),
           { code: "EINVAL" },
         );
       }

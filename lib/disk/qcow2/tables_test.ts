@@ -170,6 +170,7 @@ Deno.test("a recovery log is read as written, and nothing else is taken for one"
       assert.throws(() => openDisk(path, { recovery: memory }), /another image/);
       assert.deepEqual(Deno.readFileSync(path), before);
     }
+    assert.throws(() => openDisk(path, { recovery: memory }), /multiple of 65536, got 131584$/);
   } finally {
     Deno.removeSync(path);
   }
