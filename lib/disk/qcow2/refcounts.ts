@@ -158,8 +158,9 @@ export class Refcounts {
   }
 
   /** Counts clusters of the file that a log says are in use, and that may not be counted yet. */
-  claim(clusters: Iterable<number>): void {
-    // New blocks go behind the last of those clusters, and not behind the file's end, where a device has no room.
+  claim(clusters: ReadonlySet<number>): void {
+    // New blocks go into their own ranges, where the process had them that has left the log: there is room. Else
+    // they go behind the last of those clusters, and not behind the file's end, where a device has none.
     let end = 0;
     for (const cluster of clusters) end = Math.max(end, cluster + 1);
     for (const cluster of clusters) {
@@ -169,11 +170,26 @@ export class Refcounts {
       const index = Math.floor(cluster / this.#perBlock);
       if (index >= this.#table.length) this.#growTable(index);
       if ((this.#table[index] ?? 0) === 0) {
-        this.#addBlock(index);
+        const own = this.#ownPlace(index, clusters);
+        if (own === undefined) this.#addBlock(index);
+        else this.#createBlock(index, own);
       }
       this.#set(cluster, 1);
     }
     this.#hint = 0;
+  }
+
+  /** A cluster of the file for the block at `index`, in the range that it will count, where `taken` are in use. */
+  #ownPlace(index: number, taken: ReadonlySet<number>): number | undefined {
+    const first = index * this.#perBlock;
+    const end = Math.min(
+      first + this.#perBlock,
+      Math.floor(this.#file.lengthBytes / this.#clusterBytes),
+    );
+    for (let cluster = first; cluster < end; cluster++) {
+      if (!taken.has(cluster) && this.#metadata.overlap(cluster, 1) === undefined) return cluster;
+    }
+    return undefined;
   }
 
   #addBlock(index: number): void {

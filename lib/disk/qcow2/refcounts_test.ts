@@ -337,3 +337,26 @@ Deno.test("clusters of a log are counted also where that takes a longer table", 
   assert(rig.tables().every((cluster) => !clusters.includes(cluster)));
   assertCounted(file, [...expected]);
 });
+
+Deno.test("clusters of a log are counted also where they reach to the end of a device", () => {
+  const last = range(PER_BLOCK - 20, 60);
+  for (
+    const [end, clusters] of [
+      // All but the cluster that the block had in the process before.
+      [PER_BLOCK + 40, last.filter((cluster) => cluster !== PER_BLOCK)],
+      // A block for them has no room among them, and is counted by another one behind them.
+      [2 * PER_BLOCK + 2, range(PER_BLOCK, PER_BLOCK)],
+    ] as const
+  ) {
+    using rig = new Rig(PER_BLOCK - 20);
+    const { file, refcounts } = rig;
+    const before = new Set(rig.counted()).difference(new Set(rig.tables()));
+    rig.endAt(end);
+    refcounts.claim(new Set(clusters));
+    refcounts.writeBack();
+    const expected = new Set([...before, ...rig.tables(), ...clusters]);
+    assert.deepEqual([...expected.symmetricDifference(new Set(rig.counted()))], []);
+    assert(rig.tables().every((cluster) => !clusters.includes(cluster)));
+    assertCounted(file, [...expected]);
+  }
+});
