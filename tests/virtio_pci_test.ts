@@ -383,8 +383,14 @@ engineTest(
       offset: 4,
       bytes: Uint8Array.of(0x44, 0x33, 0x22, 0x11),
     });
+    const generation = () => rig.load(address + 0x15, 1);
+    let before = generation();
     host.showConfig(changed);
     assert.equal(rig.load(actual, 4), 0x0909_0909);
+    assert.notEqual(generation(), before, "who reads a field in parts learns of it");
+    before = generation();
+    host.showConfig(changed);
+    assert.equal(generation(), before);
   },
 );
 
@@ -404,6 +410,28 @@ engineTest(
       await rig.until("the next one knows", () => rig.device?.config[field] === value);
       assert.equal(rig.read(writeback, 1), value);
     }
+    assert.deepEqual(rig.lost, []);
+  },
+);
+
+engineTest(
+  "what a device makes of what a driver configured shows, also where it dies just behind that",
+  async ({ kind: engine }) => {
+    await using rig = await FunctionRig.start(engine, { restart: true });
+    const [field, writeback] = [32, 0x2000 + 32];
+    rig.enable();
+    await rig.activate();
+    const first = rig.device!;
+    let heard = 0;
+    first.writeConfig = () => {
+      heard++;
+      queueMicrotask(rig.killBackend);
+    };
+    rig.write(writeback, 1, 0xff);
+    await rig.until("the driver reads it", () => rig.read(writeback, 1) === 1);
+    assert.equal(heard, 1);
+    assert.notEqual(rig.device, first);
+    assert.equal(rig.device?.config[field], 1);
     assert.deepEqual(rig.lost, []);
   },
 );

@@ -377,11 +377,10 @@ export class AttachedDevice implements AsyncDisposable {
     }
     if (wishes.halt) host.setHalted(true);
     if (this.#untold.size === 0) return;
-    for (const [offset, bytes] of [...this.#untold]) {
-      await this.#writeConfig({ offset, bytes });
-      this.#untold.delete(offset);
-    }
+    for (const [offset, bytes] of this.#untold) await this.#writeConfig({ offset, bytes });
     host.showConfig(await this.#backend.readConfig());
+    // A back end that dies before that has its successor hear of all of it.
+    this.#untold.clear();
   }
 
   /**

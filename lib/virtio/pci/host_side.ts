@@ -208,9 +208,15 @@ export class VirtioPciHost {
     const from = words[Word.DirtyFrom]!;
     const to = words[Word.DirtyTo]!;
     const end = Math.min(config.length, shown.length);
+    let isChanged = false;
     for (let at = 0; at < end; at++) {
-      if (at < from || at >= to || writableConfig[at] === 0) shown[at] = config[at]!;
+      const isWritten = at >= from && at < to && writableConfig[at] !== 0;
+      if (isWritten || shown[at] === config[at]) continue;
+      shown[at] = config[at]!;
+      isChanged = true;
     }
+    // Who is just reading a field in parts begins again (virtio 1.2, 4.1.4.3.1).
+    if (isChanged) words[Word.ConfigGeneration] = words[Word.ConfigGeneration]! + 1;
   }
 
   /** The device cannot go on before a reset (virtio 1.2, 2.1.2); the driver is told. */
