@@ -42,7 +42,7 @@ export const ROOT_OPTIONS = {
   "licenses": {
     type: { kind: "boolean" },
     group: "Common",
-    help: "show the licenses of all that the executable contains",
+    help: "show the licenses of what the executable contains",
     commandLineOnly: true,
   },
 } as const satisfies OptionTable;

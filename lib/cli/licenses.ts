@@ -13,6 +13,7 @@ const LICENSES_PART = "licenses";
 export function licenses(): string {
   const part = embeddedPart(LICENSES_PART);
   return part === undefined
-    ? "vmctl: see LICENSE in its sources. The packages that deno.json names have licenses of their own.\n"
+    ? "vmctl: see LICENSE in its sources, or beside an executable the file .licenses.txt. The packages that " +
+      "deno.json names have licenses of their own.\n"
     : new TextDecoder().decode(part);
 }

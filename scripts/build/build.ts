@@ -297,7 +297,7 @@ export async function isStale(output: string = DEFAULT_OUTPUT): Promise<boolean>
   const built = await changedAt(output);
   if (built === undefined) return true;
   const newer = async (path: string) => (await changedAt(path) ?? 0) >= built;
-  for (const name of ["deno.json", "deno.lock"]) {
+  for (const name of ["deno.json", "deno.lock", "LICENSE"]) {
     if (await newer(join(ROOT, name))) return true;
   }
   for (const folder of ["lib", "policies", "scripts/build"]) {
