@@ -6,6 +6,7 @@
 
 import { describeError, log } from "../../base/mod.ts";
 import {
+  collectYoungGarbage,
   type Fd,
   type FdLike,
   microsBetween,
@@ -42,8 +43,8 @@ export interface ServeOptions {
 const IDLE_MS = 500;
 /** Turns without a rest after which it is looked whether that is due all the same. */
 const BUSY_TURNS = 256;
-/** How often it is done without a rest: what optimizing took lies there until then. */
-const BUSY_NS = 1e9;
+/** How often it is done without a rest: what optimizing took, and young garbage, lie there until then. */
+const BUSY_NS = 2e8;
 /** Turns that are too few to be worth it. */
 const TURNS_AT_REST = 16;
 
@@ -126,6 +127,7 @@ function serveFrontEnd(
       const now = monotonicNs();
       if (now - released < BUSY_NS) continue;
       released = now;
+      collectYoungGarbage();
       releaseFreeMemory();
     } else if (wakes >= 0 && microsBetween(begin, monotonicMicros32()) >= wakes * 1000) {
       releaseFreeMemory();
