@@ -5,7 +5,7 @@
  */
 
 import assert from "node:assert/strict";
-import { eventfd, takeEvent } from "../../../host/mod.ts";
+import { eventfd, type Fd, takeEvent } from "../../../host/mod.ts";
 import { at } from "../asm/mod.ts";
 import { installFaultHandler64 } from "../faults.ts";
 import type { GuestTest } from "../guest_case.ts";
@@ -38,6 +38,13 @@ function loadSleeper(m: TestMachine, pins: readonly { pin: number; low: number }
     a.label("sleep").op("cli").cmp(at(result(0)), "rbx").jcc("ae", "awake");
     a.op("sti").op("hlt").jmp("sleep").label("awake").out(Port.Done, "al");
   });
+}
+
+/** A device that is kicked by stores at `MMIO`, and answers by interrupt `VECTOR`. */
+function connectDevice(m: TestMachine, kick: Fd, call: Fd): void {
+  m.vm.setGsiRoutes(FREE_GSI, [{ type: "msi", address: 0xfee0_0000n, data: VECTOR }]);
+  m.vm.registerIrqfd(call.raw, FREE_GSI);
+  m.vm.registerIoeventfd({ space: "mmio", address: MMIO, length: 4 }, kick.raw);
 }
 
 /** The guests. */
@@ -173,9 +180,7 @@ export const EVENT_TESTS: readonly GuestTest[] = [
     run(m) {
       using kick = eventfd(0, { nonblock: true });
       using call = eventfd(0, { nonblock: true });
-      m.vm.setGsiRoutes(FREE_GSI, [{ type: "msi", address: 0xfee0_0000n, data: VECTOR }]);
-      m.vm.registerIrqfd(call.raw, FREE_GSI);
-      m.vm.registerIoeventfd({ space: "mmio", address: MMIO, length: 4 }, kick.raw);
+      connectDevice(m, kick, call);
       // About as often around each time at which an engine may go to sleep.
       const delaysUs = Array.from({ length: 400 }, (_, i) => (i & 32 ? 260 : 60) * Math.random());
       installFaultHandler64(m);
@@ -202,9 +207,7 @@ export const EVENT_TESTS: readonly GuestTest[] = [
     run(m) {
       using kick = eventfd(0, { nonblock: true });
       using call = eventfd(0, { nonblock: true });
-      m.vm.setGsiRoutes(FREE_GSI, [{ type: "msi", address: 0xfee0_0000n, data: VECTOR }]);
-      m.vm.registerIrqfd(call.raw, FREE_GSI);
-      m.vm.registerIoeventfd({ space: "mmio", address: MMIO, length: 4 }, kick.raw);
+      connectDevice(m, kick, call);
       const delaysUs = Array.from({ length: 100 }, () => 450);
       const [answers, times, firsts] = [result(0), result(1), result(2)];
       installFaultHandler64(m);
